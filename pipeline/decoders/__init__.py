@@ -1,0 +1,1 @@
+"""How latents become chunks of frames. A decoder calls `submit(frames_cthw)` for each chunk in order."""

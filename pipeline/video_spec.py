@@ -1,0 +1,38 @@
+"""What a run will carry, known before the first frame exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSpec:
+    """The frames one run carries; rings and sinks are sized from it before decoding starts.
+
+    Args:
+        frames: pictures in all, >= 1.
+        height: pixels, >= 1.
+        width: pixels, >= 1.
+        device: where the decoder leaves its output. On "cuda" the lanes are CUDA streams, on "cpu"
+            only the sink thread overlaps; no other device has lanes.
+        signed: True when the decoder's output spans [-1, 1] (a VAE's raw output), False when it
+            spans [0, 1] (an IMAGE).
+
+    Raises:
+        ValueError: a size below 1, or a device without lanes.
+    """
+
+    frames: int
+    height: int
+    width: int
+    device: torch.device
+    signed: bool = True
+
+    def __post_init__(self):
+        for name in ("frames", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"a video needs {name} >= 1, got {getattr(self, name)}")
+        if self.device.type not in ("cuda", "cpu"):
+            raise ValueError(f"frames on device '{self.device}' cannot be pipelined; supported are cuda and cpu")
