@@ -1,0 +1,15 @@
+"""ComfyUI's side: thin nodes over the engine. `host.py` is the only file that imports `comfy.*`."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .decode_to_video import AsyncVAEDecodeToVideo
+from .decode_video import AsyncVAEDecodeVideo
+from .sample_latent import SampleVideoLatent
+from .save_video import SaveVideoStreaming
+
+
+class AsyncFramePipelineExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [AsyncVAEDecodeVideo, AsyncVAEDecodeToVideo, SaveVideoStreaming, SampleVideoLatent]

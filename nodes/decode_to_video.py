@@ -1,0 +1,43 @@
+"""Async VAE Decode to Video: VAEDecode + Create Video, decoded when a saver asks for it."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .latent_video import LatentVideo, checked_fps
+
+
+class AsyncVAEDecodeToVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AsyncVAEDecodeToVideo",
+            display_name="Async VAE Decode to Video",
+            category="video",
+            description=(
+                "Stands for VAE Decode and Create Video. Decoding starts when the video is saved, and every chunk is "
+                "encoded while the next one is decoded, so the frames of the whole clip are never in memory."
+            ),
+            search_aliases=["vae decode", "create video", "latent to video", "images to video", "wan decode", "async"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The latent to be decoded."),
+                io.Vae.Input("vae", tooltip="The VAE used for decoding. Wan 2.1 and Wan 2.2 VAEs are streamed."),
+                io.Float.Input(
+                    "fps", default=16.0, min=0.01, max=1000.0, step=0.01,
+                    tooltip="Frames per second. Wan 2.1 and Wan 2.2 14B make 16, Wan 2.2 5B makes 24.",
+                ),
+                io.Audio.Input(
+                    "audio", optional=True,
+                    tooltip="Sound for the video; cut, or padded with silence, to its length when saved.",
+                ),
+                io.Int.Input(
+                    "bit_depth", optional=True, default=8, min=8, max=10, step=2,
+                    tooltip="Bits per colour in saved files. 10 keeps gradients smoother; some players cannot show it.",
+                ),
+            ],
+            outputs=[io.Video.Output(tooltip="A video for any saver or video node.")],
+        )
+
+    @classmethod
+    def execute(cls, samples, vae, fps, audio=None, bit_depth=8) -> io.NodeOutput:
+        return io.NodeOutput(LatentVideo(vae, samples, checked_fps(fps), audio, bit_depth))

@@ -1,0 +1,31 @@
+"""Async VAE Decode (Video): the stock VAEDecode with the copies off the GPU's path."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from . import host
+
+
+class AsyncVAEDecodeVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AsyncVAEDecodeVideo",
+            display_name="Async VAE Decode (Video)",
+            category="model/latent",
+            description=(
+                "Decodes a video latent into frames like VAE Decode, with the same pixels, but copies each chunk "
+                "off the GPU while the next one is decoded. Whatever it cannot stream is decoded the stock way."
+            ),
+            search_aliases=["vae decode", "decode latent", "latent to image", "wan decode", "async", "streaming"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The latent to be decoded."),
+                io.Vae.Input("vae", tooltip="The VAE used for decoding. Wan 2.1 and Wan 2.2 VAEs are streamed."),
+            ],
+            outputs=[io.Image.Output(tooltip="The decoded frames, bit for bit those of VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(cls, samples, vae) -> io.NodeOutput:
+        return io.NodeOutput(host.decode_image(vae, samples))

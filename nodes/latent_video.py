@@ -1,0 +1,160 @@
+"""A VIDEO that is still a latent: decoded when, and as far as, somebody asks for its frames."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import torch
+from comfy_api.latest import Input, Types
+
+from ..pipeline.report import Report
+from ..pipeline.sinks.audio import Audio
+from ..pipeline.sinks.tensor import TensorSink
+from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
+from . import host
+
+
+def checked_fps(fps: float) -> Fraction:
+    """A frame rate as the stock Create Video and Save Video make it of a float: in thousandths.
+
+    Raises:
+        ValueError: not a number above 0 and at most MAX_FPS.
+    """
+    if not (isinstance(fps, (int, float)) and math.isfinite(fps) and 0.001 <= fps <= MAX_FPS):
+        raise ValueError(f"fps must be a number above 0 and at most {MAX_FPS}, got {fps}. Wan 2.1 uses 16, Wan 2.2 5B 24.")
+    return Fraction(round(fps * 1000), 1000)
+
+
+def checked_audio(audio: dict | None) -> Audio | None:
+    """ComfyUI's AUDIO, {"waveform": (B, C, N) float, "sample_rate": Hz}, as the engine takes it: its first clip.
+
+    Raises:
+        ValueError: no such dict, or no samples in it.
+    """
+    if audio is None:
+        return None
+    waveform = audio.get("waveform") if isinstance(audio, dict) else None
+    if not isinstance(waveform, torch.Tensor) or waveform.ndim != 3 or 0 in waveform.shape or not audio.get("sample_rate"):
+        given = tuple(waveform.shape) if isinstance(waveform, torch.Tensor) else type(audio).__name__
+        raise ValueError(
+            f"The audio holds no samples: expected a waveform of shape (batch, channels, samples) with a sample_rate, "
+            f"got {given}. Connect an audio with sound in it, or disconnect the input."
+        )
+    return Audio(waveform[0].float().cpu().numpy(), int(audio["sample_rate"]))
+
+
+class LatentVideo(Input.Video):
+    """A VIDEO over a LATENT and a VAE.
+
+    Saving runs the lanes straight into the encoder and never holds the frames; asking for components
+    runs them into a tensor. Nothing decoded is kept, so each consumer decodes anew: ComfyUI could not
+    see, or free, frames kept in here.
+
+    Args:
+        vae, samples: VAE and LATENT.
+        fps: frames per second.
+        audio: ComfyUI's AUDIO or None.
+        bit_depth: 8 or 10, of files saved from it.
+        window: (start, stop) frames of the decoded video this one consists of; None for all of it.
+    Raises:
+        ValueError: a value that could not be saved, so that it shows where it was set and not where
+            the video is used.
+    """
+
+    def __init__(self, vae, samples: dict, fps: Fraction, audio: dict | None = None, bit_depth: int = 8, window=None):
+        host.check_latent(vae, samples)
+        self._vae, self._samples, self._audio_dict = vae, samples, audio
+        self._options = VideoOptions(fps=fps, bit_depth=bit_depth, audio=checked_audio(audio))
+        self._window = window
+
+    @property
+    def patcher(self):
+        """ComfyUI counts objects that show a patcher as users of the model behind it."""
+        return self._vae.patcher
+
+    # -- frames ---------------------------------------------------------------------------------
+
+    def get_components(self) -> Types.VideoComponents:
+        """Decode into one IMAGE, with the audio as it was given, or cut with the video."""
+        if self._window is None:
+            images = host.decode_image(self._vae, self._samples)
+        else:
+            sink = TensorSink(self._vae.vae_output_dtype())
+            host.decode_into(self._vae, self._samples, [sink], self._window)
+            images = sink.frames_thwc
+        return Types.VideoComponents(images=images, audio=self._audio_dict, frame_rate=self._options.fps)
+
+    def encode(self, target: str | io.BytesIO, metadata: dict | None = None, **changes) -> Report:
+        """Decode straight into an MP4; `changes` replace fields of `VideoOptions`."""
+        options = replace(self._options, metadata=metadata or {}, **changes)
+        return host.decode_into(self._vae, self._samples, [VideoFileSink(target, options)], self._window)
+
+    def save_to(self, path, format="auto", codec="auto", metadata=None, bit_depth=None, crf=None):
+        """Save as the stock savers ask for it: MP4 with H.264, x264's default quality."""
+        if format not in ("auto", "mp4") or codec not in ("auto", "h264"):
+            raise ValueError(f"This video saves as MP4 with H.264; got format '{format}' and codec '{codec}'.")
+        changes = {"bit_depth": bit_depth, "crf": crf}
+        self.encode(path, metadata, **{name: value for name, value in changes.items() if value is not None})
+
+    def as_trimmed(self, start_time=None, duration=None, strict_duration=False) -> "LatentVideo | None":
+        """The part from `start_time` (seconds; from the end if negative) for `duration` (0: all the rest).
+
+        A frame belongs to the part it begins in. None if nothing is left, or less than `duration` when that is strict.
+        """
+        fps, frames = self._options.fps, self.get_frame_count()
+        start, duration = Fraction(start_time or 0), Fraction(duration or 0)
+        if start < 0:
+            start = max(start + frames / fps, Fraction(0))
+        end = start + duration if duration else frames / fps
+        if strict_duration and end > frames / fps:
+            return None
+        # Times are floats: a frame that begins within a millionth of a second of the cut is on it.
+        slack = Fraction(1, 1_000_000)
+        first = math.ceil((start - slack) * fps)
+        stop = min(frames, math.ceil((end - slack) * fps))
+        if first >= stop:
+            return None
+        offset = self._window[0] if self._window else 0
+        return LatentVideo(
+            self._vae, self._samples, fps, self._trimmed_audio(first / fps, stop / fps), self._options.bit_depth,
+            (offset + first, offset + stop),
+        )
+
+    def _trimmed_audio(self, start: Fraction, end: Fraction) -> dict | None:
+        if self._audio_dict is None:
+            return None
+        rate = int(self._audio_dict["sample_rate"])
+        waveform = self._audio_dict["waveform"][..., round(start * rate) : math.ceil(end * rate)]
+        # Sound that ended before the part begins leaves silence, which the saver would pad with anyway.
+        return {**self._audio_dict, "waveform": waveform} if waveform.shape[-1] else None
+
+    # -- facts, told without decoding -----------------------------------------------------------
+
+    def _size(self) -> tuple[int, int, int]:
+        size = host.output_size(self._vae, self._samples)
+        if size is None:  # a VAE whose ratios do not tell
+            size = tuple(host.decode_image(self._vae, self._samples).shape[:3])
+        return size
+
+    def get_dimensions(self) -> tuple[int, int]:
+        _, height, width = self._size()
+        return width, height
+
+    def get_frame_count(self) -> int:
+        return self._window[1] - self._window[0] if self._window else self._size()[0]
+
+    def get_frame_rate(self) -> Fraction:
+        return self._options.fps
+
+    def get_duration(self) -> float:
+        return float(self.get_frame_count() / self._options.fps)
+
+    def get_bit_depth(self) -> int:
+        return self._options.bit_depth
+
+    def get_container_format(self) -> str:
+        # What PyAV calls an MP4 it reads.
+        return "mov,mp4,m4a,3gp,3g2,mj2"
