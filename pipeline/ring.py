@@ -190,6 +190,8 @@ class Ring:
         """Give all memory back. The caller has made sure that no copy is under way."""
         while self._pinned:
             self._unpin(self._pinned.pop())
+        for slot in self._slots:
+            # Emptied, not just forgotten: the traceback of a failed run may hold on to a slot.
+            slot.host.clear()
+            slot.device.clear()
         self._slots.clear()
-        while self.try_acquire() is not None:
-            pass

@@ -1,0 +1,115 @@
+"""What only shows on a GPU: the same pixels as on the CPU, memory given back, errors on the way."""
+
+import pytest
+import torch
+from async_frame_pipeline.pipeline import engine
+from async_frame_pipeline.pipeline.pixels import PixelFormat, convert
+from async_frame_pipeline.pipeline.ring import page_lock, page_unlock
+from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
+from async_frame_pipeline.pipeline.video_spec import VideoSpec
+
+from ..unit.streams import ListSink, as_image, clip, in_chunks
+
+
+@pytest.mark.parametrize("pixel_format", list(PixelFormat))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47)])
+def test_pixels_have_the_same_bits_as_on_the_cpu(device, pixel_format, dtype, height, width):
+    frames = clip(5, height, width).to(dtype)
+    outs = []
+    for where in ("cpu", device):
+        out = torch.zeros((5, *pixel_format.frame_shape(height, width)), dtype=pixel_format.dtype, device=where)
+        convert(frames.to(where), True, pixel_format, out)
+        outs.append(out.cpu())
+    assert torch.equal(*outs)
+
+
+class PinCount:
+    """page_lock and page_unlock, counting the bytes in between."""
+
+    def __init__(self, refuse=False):
+        self.bytes, self.most, self._refuse = 0, 0, refuse
+
+    def pin(self, host):
+        if self._refuse:
+            return False
+        assert page_lock(host) and host.is_pinned()
+        self.bytes += host.nbytes
+        self.most = max(self.most, self.bytes)
+        return True
+
+    def unpin(self, host):
+        page_unlock(host)
+        self.bytes -= host.nbytes
+
+
+def test_pinned_memory_goes_back_after_a_run_and_after_a_failure(device):
+    frames = clip(12, 64, 96, device)
+    spec = VideoSpec(12, 64, 96, device)
+    for sink in (TensorSink(), ListSink(fail_at=4)):
+        pinned = PinCount()
+        try:
+            engine.run(in_chunks(frames, 2), spec, [sink], pin=pinned.pin, unpin=pinned.unpin)
+            assert torch.equal(sink.frames_thwc, as_image(frames))
+        except OSError:
+            assert isinstance(sink, ListSink)
+        assert pinned.most == 2 * 4 * 64 * 96 * 3 * 4 and pinned.bytes == 0
+
+
+def test_memory_that_cannot_be_pinned_still_works(device):
+    frames, sink = clip(12, 64, 96, device), TensorSink()
+    pinned = PinCount(refuse=True)
+    engine.run(in_chunks(frames, 2), VideoSpec(12, 64, 96, device), [sink], pin=pinned.pin, unpin=pinned.unpin)
+    assert torch.equal(sink.frames_thwc, as_image(frames))
+
+
+def test_no_device_memory_is_left(device):
+    frames = clip(12, 64, 96, device)
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    for sink in (TensorSink(), ListSink(fail_at=4)):
+        try:
+            engine.run(in_chunks(frames, 2), VideoSpec(12, 64, 96, device), [sink])
+        except OSError:
+            pass
+        del sink
+    torch.cuda.synchronize(device)
+    assert torch.cuda.memory_allocated(device) == before
+
+
+def test_the_callers_stream_is_the_compute_stream(device):
+    """A chunk made on a stream of the caller's own is converted behind it there."""
+    source, stream = clip(8, 64, 96, device), torch.cuda.Stream(device)
+    torch.cuda.synchronize(device)
+    sink = TensorSink()
+
+    def decode(submit):
+        for start in range(0, 8, 2):
+            chunk = torch.full((3, 2, 64, 96), 9.0, device=device)
+            torch.cuda._sleep(20_000_000)
+            chunk.copy_(source[:, start : start + 2])
+            submit(chunk)
+
+    with torch.cuda.stream(stream):
+        engine.run(decode, VideoSpec(8, 64, 96, device), [sink])
+    assert torch.equal(sink.frames_thwc, as_image(source))
+
+
+def test_the_report_knows_the_gpus_time(device):
+    """A GPU that sleeps for a fixed time in each chunk is busy, and for at least that long."""
+    source = clip(8, 64, 96, device)
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    torch.cuda._sleep(100_000_000)
+    end.record()
+    torch.cuda.synchronize(device)
+    sleep_seconds = start.elapsed_time(end) / 1e3
+
+    def decode(submit):
+        for first in range(0, 8, 2):
+            torch.cuda._sleep(100_000_000)
+            submit(source[:, first : first + 2])
+
+    report = engine.run(decode, VideoSpec(8, 64, 96, device), [TensorSink()], slots=2)
+    assert report.span_seconds > 3 * sleep_seconds
+    assert report.copy_seconds > 0 and report.device_peak_bytes > 0
