@@ -38,7 +38,9 @@ def decode(
         pieces = output if isinstance(output, list) else [output]
         for piece in pieces:
             submit(to_pixels(piece)[0])
-        return [piece[:, :, :0] for piece in pieces] if isinstance(output, list) else output[:, :, :0]
+        # New tensors, not slices: an empty slice would keep its frames' memory alive in the model's list.
+        empty = [piece.new_empty((*piece.shape[:2], 0, *piece.shape[3:])) for piece in pieces]
+        return empty if isinstance(output, list) else empty[0]
 
     handle = _last_layer(model.decoder).register_forward_hook(take)
     try:
