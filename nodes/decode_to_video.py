@@ -23,7 +23,7 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
                 io.Latent.Input("samples", tooltip="The latent to be decoded."),
                 io.Vae.Input("vae", tooltip="The VAE used for decoding. Wan 2.1 and Wan 2.2 VAEs are streamed."),
                 io.Float.Input(
-                    "fps", default=16.0, min=0.01, max=1000.0, step=0.01,
+                    "fps", default=16.0, min=0.01, max=1000.0, step=0.001,
                     tooltip="Frames per second. Wan 2.1 and Wan 2.2 14B make 16, Wan 2.2 5B makes 24.",
                 ),
                 io.Audio.Input(

@@ -59,7 +59,7 @@ def latent_of(samples: dict) -> torch.Tensor:
 def output_size(vae, samples: dict) -> tuple[int, int, int] | None:
     """(frames, height, width) that decoding will give, or None for VAEs whose ratios do not tell."""
     latent = latent_of(samples)
-    if latent.ndim not in (4, 5) or vae.latent_dim not in (2, 3) or getattr(vae, "extra_1d_channel", None) is not None:
+    if latent.ndim not in (4, 5) or getattr(vae, "latent_dim", None) not in (2, 3) or getattr(vae, "extra_1d_channel", None):
         return None
     ratios = vae.upscale_ratio if isinstance(vae.upscale_ratio, tuple) else (1, vae.upscale_ratio, vae.upscale_ratio)
     latent_frames = latent.shape[2] if latent.ndim == 5 and vae.latent_dim == 3 else 1
@@ -93,8 +93,8 @@ def why_not_exact(vae, samples: dict) -> str | None:
     latent = samples["samples"]
     version = wan_version(vae)
     if version is None:
-        return f"{type(vae.first_stage_model).__name__} is not a Wan video VAE"
-    if type(vae).decode is not comfy.sd.VAE.decode or "decode" in vars(vae) or "decode" in vars(vae.first_stage_model):
+        return f"{type(getattr(vae, 'first_stage_model', vae)).__name__} is not a Wan video VAE"
+    if not (_is_cores_own(vae) and _is_cores_own(vae.first_stage_model)):
         return "another node or pack replaced the VAE's decode"
     if list(inspect.signature(comfy.sd.VAE.decode).parameters) != ["self", "samples_in", "vae_options"]:
         return "this ComfyUI decodes in a way this version of the pack does not know"
@@ -109,6 +109,12 @@ def why_not_exact(vae, samples: dict) -> str | None:
     if not _plain_output(vae):
         return "the VAE scales its output in its own way"
     return None
+
+
+def _is_cores_own(owner) -> bool:
+    """Whether `owner.decode` is the method its class was written with, not one patched in since."""
+    code = getattr(type(owner).decode, "__code__", None)
+    return "decode" not in vars(owner) and code is not None and code.co_filename == inspect.getfile(type(owner))
 
 
 def _plain_output(vae) -> bool:
@@ -211,6 +217,7 @@ def _decode_exact(
                     _unpatchify if version == "2.2" else lambda output: output,
                 )
 
+            decode = _telling_apart(decode)
             report = _run(
                 decode if window is None else within(decode, start, stop),
                 VideoSpec(stop - start, height, width, vae.device),
@@ -219,9 +226,8 @@ def _decode_exact(
             )
             say(f"exact Wan {version} decode, {report.text()}")
             return report
-        except engine.FrameCountError as error:
-            say(f"unexpected output of the Wan {version} decoder: {error}", logging.WARNING)
-            return "this ComfyUI's Wan decoder does not work as this version of the pack knows it"
+        except (_DecoderFailed, engine.FrameCountError) as error:
+            return f"streaming this ComfyUI's Wan {version} decoder failed: {error}"
         except Exception as error:
             model_management.raise_non_oom(error)
         # Out of the `except`: the error holds the tensors of every frame it passed through.
@@ -231,6 +237,42 @@ def _decode_exact(
         overlap = tile // 4
         pixels = vae.decode_tiled_3d(latent, tile_x=tile, tile_y=tile, overlap=(1, overlap, overlap))
     return pixels.to(vae.output_device).movedim(1, -1).flatten(0, 1)
+
+
+class _DecoderFailed(Exception):
+    """The decoder, not a lane, raised; the stock way may still work, and else has the better error."""
+
+
+def _telling_apart(decode: Callable) -> Callable:
+    """`decode`, with the errors of its own as `_DecoderFailed`; those of the lanes and OOM as they are."""
+
+    def decode_telling(submit):
+        lane_error = None
+
+        def submit_noting(frames_cthw):
+            nonlocal lane_error
+            try:
+                submit(frames_cthw)
+            except BaseException as error:
+                lane_error = error
+                raise
+
+        try:
+            decode(submit_noting)
+        except Exception as error:
+            if error is lane_error or _is_oom(error):
+                raise
+            raise _DecoderFailed(f"{type(error).__name__}: {error}") from error
+
+    return decode_telling
+
+
+def _is_oom(error: Exception) -> bool:
+    try:
+        model_management.raise_non_oom(error)
+    except Exception:
+        return False
+    return True
 
 
 def _unpatchify(output: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,142 @@
+"""The real frontend, in a real browser, on a real server with this pack.
+
+CHROMIUM_PATH names the browser; without it, Debian's. A missing browser fails these tests, so that
+a run cannot pass without them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+REPO = Path(__file__).resolve().parent.parent.parent
+sys.path.append(str(REPO / "scripts"))
+
+from host import PACK_NAME, Server  # noqa: E402
+
+# All of these only keep the browser quiet and let it run as root in a container.
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+# For what takes the frontend a moment on a busy machine. Nothing waits this long unless it fails.
+PATIENCE_MS = 60_000
+
+expect.set_options(timeout=PATIENCE_MS)
+
+# The default graph comes last in the frontend's own start; what is loaded before it would be replaced by it.
+READY = "() => window.app?.vueAppReady && app.extensionManager && !app.extensionManager.spinner && app.rootGraph.nodes.length"
+
+
+class Editor:
+    """One browser page with the frontend in it.
+
+    Args:
+        page: already at the server's address.
+    """
+
+    def __init__(self, page: Page):
+        self.page = page
+        page.wait_for_function(READY)
+
+    def open_template(self, name: str) -> None:
+        """Open one of our templates as a user does: in the template browser, by its card."""
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_role("dialog").get_by_text(PACK_NAME).click()
+        self.page.get_by_test_id(f"template-workflow-{name}").click()
+        expect(self.page.get_by_role("dialog")).to_have_count(0)
+        # The card's click loads the graph some moments later: only ours holds the sample node.
+        self.page.wait_for_function("() => app.rootGraph.nodes.some(node => node.type === 'SampleVideoLatent')")
+
+    def clear(self) -> None:
+        """Show an empty graph."""
+        self.page.evaluate("() => app.rootGraph.clear()")
+
+    def add(self, node_type: str) -> None:
+        """Show a graph of one new node, selected."""
+        self.clear()
+        self.page.evaluate(
+            """type => {
+                const node = LiteGraph.createNode(type)
+                app.rootGraph.add(node)
+                node.pos = [300, 300]
+                app.canvas.selectNode(node)
+            }""",
+            node_type,
+        )
+
+    def missing_node_types(self) -> list[str]:
+        """Types in the graph that the frontend does not know and shows in red."""
+        return self.page.evaluate(
+            """() => app.rootGraph.nodes.filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types))
+                .map(node => node.type)"""
+        )
+
+    def exported(self) -> dict:
+        """{"workflow": the graph as saved, "output": the API prompt as queued}."""
+        exported = self.page.evaluate("async () => JSON.parse(JSON.stringify(await app.graphToPrompt()))")
+        exported["workflow"]["extra"].pop("ds")  # where the user has scrolled to
+        return exported
+
+    def drop(self, url: str, filename: str) -> None:
+        """Drop a file that the server serves onto the empty part of the canvas."""
+        self.page.evaluate(
+            """async ([url, filename]) => {
+                const blob = await (await fetch(url)).blob()
+                const dataTransfer = new DataTransfer()
+                dataTransfer.items.add(new File([blob], filename, {type: 'video/mp4'}))
+                const where = {dataTransfer, bubbles: true, cancelable: true, clientX: 700, clientY: 700}
+                for (const kind of ['dragenter', 'dragover', 'drop'])
+                    document.getElementById('graph-canvas').dispatchEvent(new DragEvent(kind, where))
+            }""",
+            [url, filename],
+        )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all frontend tests."""
+    with Server(base=tmp_path_factory.mktemp("frontend")) as server:
+        # Else a new user is greeted by a dialog over the canvas.
+        server.post("/settings/Comfy.TutorialCompleted", True)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = os.environ.get("CHROMIUM_PATH", "/usr/bin/chromium")
+    if not Path(path).is_file():
+        pytest.fail(f"no browser at {path}: install Chromium (apt-get install chromium), or set CHROMIUM_PATH", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def open_editor(server: Server, browser: Browser) -> Callable[[], Editor]:
+    """Opens the frontend in a fresh page, as a browser that has never seen it."""
+
+    def open_editor() -> Editor:
+        context = browser.new_context(viewport={"width": 1500, "height": 900})
+        context.set_default_timeout(PATIENCE_MS)
+        # The tests must not depend on, or talk to, anything but the server under test.
+        context.route(lambda url: not url.startswith((server.url, "blob:", "data:")), lambda route: route.abort())
+        page = context.new_page()
+        page.goto(server.url)
+        return Editor(page)
+
+    return open_editor
+
+
+@pytest.fixture
+def editor(open_editor: Callable[[], Editor]) -> Iterator[Editor]:
+    """The frontend in a fresh page."""
+    editor = open_editor()
+    yield editor
+    editor.page.context.close()
