@@ -2,7 +2,12 @@
 
     AFP_REQUIRE_CUDA=1 python -m pytest tests/cuda
 
-fails rather than skips, so that a run on a GPU machine cannot pass by seeing none.
+fails rather than skips, so that a run on a GPU machine cannot pass by seeing none. For races and bad
+accesses, with racecheck and synccheck likewise:
+
+    AFP_REQUIRE_CUDA=1 compute-sanitizer --tool memcheck python -m pytest tests/cuda -k "not device_memory"
+
+(under the sanitizer torch keeps a tensor alive after a strided `copy_` into it, ours or not).
 """
 
 import os
