@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import host
+from . import decoding
 
 
 class AsyncVAEDecodeVideo(io.ComfyNode):
@@ -28,4 +28,4 @@ class AsyncVAEDecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples, vae) -> io.NodeOutput:
-        return io.NodeOutput(host.decode_image(vae, samples))
+        return io.NodeOutput(decoding.decode_image(vae, samples))

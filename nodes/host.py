@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
 import comfy.model_management as model_management
+import comfy.model_patcher
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -22,12 +23,10 @@ import torch
 from comfy.cli_args import args
 
 from ..pipeline import engine
-from ..pipeline.decoders import exact, whole
-from ..pipeline.decoders.window import within
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
-from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.video_spec import VideoSpec
+from . import live
 
 log = logging.getLogger("async-frame-pipeline")
 
@@ -126,148 +125,74 @@ def _plain_output(vae) -> bool:
 # -- decoding -------------------------------------------------------------------------------------
 
 
-def decode_image(vae, samples: dict) -> torch.Tensor:
-    """The IMAGE the stock VAEDecode would give, streamed off the GPU where that is possible.
-
-    Args:
-        vae, samples: VAE and LATENT.
-    Returns:
-        (T, H, W, 3), same shape, dtype, device and values as from the stock node.
-    Raises:
-        ValueError: see `check_latent`. Otherwise what the stock node raises.
-    """
-    check_latent(vae, samples)
-    reason = why_not_exact(vae, samples)
-    if reason is None and vae.output_device.type != "cpu":
-        reason = "the frames stay on the GPU (--gpu-only), there is no copy to overlap"
-    if reason is None and vae.vae_output_dtype() not in (torch.float32, torch.float16):
-        reason = f"the IMAGE is to be {vae.vae_output_dtype()}"
-    if reason is None:
-        sink = TensorSink(vae.vae_output_dtype())
-        outcome = _decode_exact(vae, samples, [sink], window=None)
-        if isinstance(outcome, Report):
-            return sink.frames_thwc
-        if isinstance(outcome, torch.Tensor):
-            return outcome
-        reason = outcome
-    return _decode_stock(vae, samples, reason)
-
-
-def decode_into(vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None = None) -> Report:
-    """Decode into sinks, while the GPU decodes where that is possible.
-
-    Args:
-        vae, samples: VAE and LATENT.
-        sinks: where the frames go.
-        window: (start, stop) frames to deliver, or None for all.
-    Returns:
-        The run's report.
-    Raises:
-        ValueError: see `check_latent`. Otherwise what decoding or a sink raises; the sinks are aborted.
-    """
-    check_latent(vae, samples)
-    outcome = why_not_exact(vae, samples)
-    if outcome is None:
-        outcome = _decode_exact(vae, samples, sinks, window)
-        if isinstance(outcome, Report):
-            return outcome
-    frames = outcome if isinstance(outcome, torch.Tensor) else _decode_stock(vae, samples, outcome)
-    return write_frames(frames if window is None else frames[slice(*window)], sinks)
-
-
-def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink]) -> Report:
-    """Send an IMAGE, (T, H, W, >= 3) in [0, 1] on any device, through the lanes into sinks."""
-    frames, height, width = frames_thwc.shape[:3]
-    device = frames_thwc.device if frames_thwc.device.type in ("cuda", "cpu") else torch.device("cpu")
-    spec = VideoSpec(frames, height, width, device, signed=False)
-    return _run(lambda submit: whole.feed(frames_thwc.to(device), submit), spec, sinks, frames_per_slot=4)
-
-
-def _decode_stock(vae, samples: dict, reason: str) -> torch.Tensor:
-    say(f"decoding the stock way: {reason}")
+def stock_decode(vae, samples: dict) -> torch.Tensor:
+    """What the stock VAEDecode node gives: it accepts what it accepts, and raises what it raises."""
     return core_nodes.VAEDecode().decode(vae, samples)[0]
 
 
-def _decode_exact(
-    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None
-) -> Report | torch.Tensor | str:
-    """Stream one video through the lanes, with what `VAE.decode` does before and around its model.
-
-    Returns:
-        A report; or, out of memory, the stock node's own answer to that: the tiled IMAGE; or the
-        reason why the stock way must be taken, should the model not behave as it was known to.
-    """
-    latent = samples["samples"]
-    version = wan_version(vae)
-    start, stop = window or (0, output_size(vae, samples)[0])
-    _, height, width = output_size(vae, samples)
-    vae.throw_exception_if_invalid()
-    with _device_context(vae.device):
-        try:
-            memory_used = vae.memory_used_decode(latent.shape, vae.vae_dtype)
-            model_management.load_models_gpu(
-                [vae.patcher], memory_required=memory_used, force_full_load=vae.disable_offload
-            )
-
-            def decode(submit):
-                exact.decode(
-                    vae.first_stage_model,
-                    latent.to(device=vae.device, dtype=vae.vae_dtype),
-                    submit,
-                    _unpatchify if version == "2.2" else lambda output: output,
-                )
-
-            decode = _telling_apart(decode)
-            report = _run(
-                decode if window is None else within(decode, start, stop),
-                VideoSpec(stop - start, height, width, vae.device),
-                sinks,
-                frames_per_slot=2 if version == "2.1" else 4,
-            )
-            say(f"exact Wan {version} decode, {report.text()}")
-            return report
-        except (_DecoderFailed, engine.FrameCountError) as error:
-            return f"streaming this ComfyUI's Wan {version} decoder failed: {error}"
-        except Exception as error:
-            model_management.raise_non_oom(error)
-        # Out of the `except`: the error holds the tensors of every frame it passed through.
-        say("out of memory, decoding in tiles as the stock node does", logging.WARNING)
-        model_management.soft_empty_cache()
-        tile = 256 // vae.spacial_compression_decode()
-        overlap = tile // 4
-        pixels = vae.decode_tiled_3d(latent, tile_x=tile, tile_y=tile, overlap=(1, overlap, overlap))
+def tiled_decode(vae, latent: torch.Tensor) -> torch.Tensor:
+    """What `VAE.decode` does with a video when the GPU's memory does not suffice: (T, H, W, 3), in tiles."""
+    model_management.soft_empty_cache()
+    tile = 256 // vae.spacial_compression_decode()
+    overlap = tile // 4
+    pixels = vae.decode_tiled_3d(latent, tile_x=tile, tile_y=tile, overlap=(1, overlap, overlap))
     return pixels.to(vae.output_device).movedim(1, -1).flatten(0, 1)
 
 
-class _DecoderFailed(Exception):
-    """The decoder, not a lane, raised; the stock way may still work, and else has the better error."""
+def load_for_decoding(vae, latent: torch.Tensor) -> None:
+    """Load the VAE and make room, as `VAE.decode` does before it decodes."""
+    vae.throw_exception_if_invalid()
+    memory_used = vae.memory_used_decode(latent.shape, vae.vae_dtype)
+    model_management.load_models_gpu([vae.patcher], memory_required=memory_used, force_full_load=vae.disable_offload)
 
 
-def _telling_apart(decode: Callable) -> Callable:
-    """`decode`, with the errors of its own as `_DecoderFailed`; those of the lanes and OOM as they are."""
+def patch_size_undone(vae) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What Wan's `decode` does to its joined outputs: nothing in 2.1, in 2.2 it spreads channels over 2x2 pixels."""
+    if wan_version(vae) == "2.2":
+        return lambda output: comfy.ldm.wan.vae2_2.unpatchify(output, patch_size=2)
+    return lambda output: output
 
-    def decode_telling(submit):
-        lane_error = None
 
-        def submit_noting(frames_cthw):
-            nonlocal lane_error
-            try:
+def run_lanes(decode: Callable, spec: VideoSpec, sinks: Sequence[Sink], frames_per_slot: int, ready: bool = False) -> Report:
+    """`engine.run` with ComfyUI's progress, cancel and page-locked memory."""
+    progress = comfy.utils.ProgressBar(spec.frames)
+    with live.watch(sinks, ready) as watch:
+
+        def decode_with_progress(submit):
+            def submit_and_tell(frames_cthw):
                 submit(frames_cthw)
-            except BaseException as error:
-                lane_error = error
-                raise
+                progress.update(frames_cthw.shape[1])
+                watch.look()
 
-        try:
-            decode(submit_noting)
-        except Exception as error:
-            if error is lane_error or _is_oom(error):
-                raise
-            raise _DecoderFailed(f"{type(error).__name__}: {error}") from error
+            decode(submit_and_tell)
 
-    return decode_telling
+        def check():
+            # Raises in this thread and clears ComfyUI's flag, which is why no other thread may call it.
+            model_management.throw_exception_if_processing_interrupted()
+            watch.look()
+
+        return engine.run(
+            decode_with_progress,
+            spec,
+            watch.sinks,
+            slots=SLOTS,
+            frames_per_slot=frames_per_slot,
+            check=check,
+            # ComfyUI's own, so that its budget of page-locked memory and --disable-pinned-memory hold.
+            pin=model_management.pin_memory,
+            unpin=model_management.unpin_memory,
+            report=watch.report,
+        )
 
 
-def _is_oom(error: Exception) -> bool:
+def device_context(device: torch.device):
+    """Makes `device` current for the kernels of a VAE on a second GPU; older ComfyUIs have no such thing."""
+    context = getattr(model_management, "cuda_device_context", None)
+    return context(device) if context is not None else contextlib.nullcontext()
+
+
+def is_oom(error: Exception) -> bool:
+    """Whether ComfyUI counts this error as out of memory."""
     try:
         model_management.raise_non_oom(error)
     except Exception:
@@ -275,38 +200,26 @@ def _is_oom(error: Exception) -> bool:
     return True
 
 
-def _unpatchify(output: torch.Tensor) -> torch.Tensor:
-    return comfy.ldm.wan.vae2_2.unpatchify(output, patch_size=2)
+# -- models of our own ----------------------------------------------------------------------------
 
 
-def _run(decode: Callable, spec: VideoSpec, sinks: Sequence[Sink], frames_per_slot: int) -> Report:
-    progress = comfy.utils.ProgressBar(spec.frames)
-
-    def decode_with_progress(submit):
-        def submit_and_tell(frames_cthw):
-            submit(frames_cthw)
-            progress.update(frames_cthw.shape[1])
-
-        decode(submit_and_tell)
-
-    return engine.run(
-        decode_with_progress,
-        spec,
-        sinks,
-        slots=SLOTS,
-        frames_per_slot=frames_per_slot,
-        # Raises in this thread and clears ComfyUI's flag, which is why no other thread may call it.
-        check=model_management.throw_exception_if_processing_interrupted,
-        # ComfyUI's own, so that its budget of page-locked memory and --disable-pinned-memory hold.
-        pin=model_management.pin_memory,
-        unpin=model_management.unpin_memory,
-    )
+def static_patcher(module: torch.nn.Module, vae):
+    """Put a module under ComfyUI's memory management, on the VAE's devices; loaded whole or not at all."""
+    return comfy.model_patcher.ModelPatcher(module, load_device=vae.device, offload_device=vae.patcher.offload_device)
 
 
-def _device_context(device: torch.device):
-    """Makes `device` current for the kernels of a VAE on a second GPU; older ComfyUIs have no such thing."""
-    context = getattr(model_management, "cuda_device_context", None)
-    return context(device) if context is not None else contextlib.nullcontext()
+def load_whole(patcher, memory_needed: int) -> None:
+    """Load a model of `static_patcher` to its GPU, with `memory_needed` bytes beside it free."""
+    model_management.load_models_gpu([patcher], memory_required=memory_needed, force_full_load=True)
+
+
+def why_not_enough_memory(vae, memory_needed: int) -> str | None:
+    """Whether the VAE's GPU, with all models unloaded, is too small for a decode; None if it is large enough."""
+    total = model_management.get_total_memory(vae.device)
+    # What ComfyUI and others keep for themselves, and the weights.
+    if memory_needed + 2 * 1024**3 <= total:
+        return None
+    return f"it needs {memory_needed / 1024**3:.1f} GiB of the GPU's {total / 1024**3:.1f}"
 
 
 # -- files ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ..pipeline.report import Report
 from ..pipeline.sinks.audio import Audio
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
-from . import host
+from . import decoding, host
 
 
 def checked_fps(fps: float) -> Fraction:
@@ -80,17 +80,18 @@ class LatentVideo(Input.Video):
     def get_components(self) -> Types.VideoComponents:
         """Decode into one IMAGE, with the audio as it was given, or cut with the video."""
         if self._window is None:
-            images = host.decode_image(self._vae, self._samples)
+            images = decoding.decode_image(self._vae, self._samples)
         else:
             sink = TensorSink(self._vae.vae_output_dtype())
-            host.decode_into(self._vae, self._samples, [sink], self._window)
+            decoding.decode_into(self._vae, self._samples, [sink], self._window)
             images = sink.frames_thwc
         return Types.VideoComponents(images=images, audio=self._audio_dict, frame_rate=self._options.fps)
 
     def encode(self, target: str | io.BytesIO, metadata: dict | None = None, **changes) -> Report:
         """Decode straight into an MP4; `changes` replace fields of `VideoOptions`."""
         options = replace(self._options, metadata=metadata or {}, **changes)
-        return host.decode_into(self._vae, self._samples, [VideoFileSink(target, options)], self._window)
+        sinks = [VideoFileSink(target, options)]
+        return decoding.decode_into(self._vae, self._samples, sinks, self._window)
 
     def save_to(self, path, format="auto", codec="auto", metadata=None, bit_depth=None, crf=None):
         """Save as the stock savers ask for it: MP4 with H.264, x264's default quality."""
@@ -136,7 +137,7 @@ class LatentVideo(Input.Video):
     def _size(self) -> tuple[int, int, int]:
         size = host.output_size(self._vae, self._samples)
         if size is None:  # a VAE whose ratios do not tell
-            size = tuple(host.decode_image(self._vae, self._samples).shape[:3])
+            size = tuple(decoding.decode_image(self._vae, self._samples).shape[:3])
         return size
 
     def get_dimensions(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..pipeline.report import Report
 from ..pipeline.sinks.video_file import VideoFileSink, VideoOptions
-from . import host
+from . import decoding, host
 from .latent_video import LatentVideo, checked_audio, checked_fps
 
 FORMATS = ["mp4 (h264)"]
@@ -79,4 +79,4 @@ def _save(video, path: str, crf: int, metadata: dict) -> Report:
         audio=checked_audio(components.audio),
         metadata=metadata,
     )
-    return host.write_frames(components.images, [VideoFileSink(path, options)])
+    return decoding.write_frames(components.images, [VideoFileSink(path, options)])

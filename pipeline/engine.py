@@ -43,6 +43,7 @@ def run(
     check: Callable[[], None] = lambda: None,
     pin: Callable[[torch.Tensor], bool] = page_lock,
     unpin: Callable[[torch.Tensor], object] = page_unlock,
+    report: Report | None = None,
 ) -> Report:
     """Decode a video into sinks while the decoder goes on.
 
@@ -57,6 +58,7 @@ def run(
         frames_per_slot: longer chunks are cut to this. 2 suits decoders that emit few frames at a time.
         check: called between chunks and every 20 ms while waiting; raise from it to cancel.
         pin, unpin: page-lock host memory through the host application's accounting.
+        report: a new one to fill in; give it to read it from another thread while the lanes run.
 
     Returns:
         The report, after every sink has been closed.
@@ -67,7 +69,7 @@ def run(
     Stream: `decode` runs on the caller's current stream; copies run on a stream of their own. Blocks
         until both are done with everything of this run.
     """
-    with _Lanes(spec, sinks, slots, frames_per_slot, check, pin, unpin) as lanes:
+    with _Lanes(spec, sinks, slots, frames_per_slot, check, pin, unpin, report or Report()) as lanes:
         decode(lanes.submit)
         return lanes.finish()
 
@@ -75,14 +77,16 @@ def run(
 class _Lanes:
     """One run's streams, ring and thread; gives all of it back on exit, however the run ends."""
 
-    def __init__(self, spec, sinks, slots, frames_per_slot, check, pin, unpin):
+    def __init__(self, spec, sinks, slots, frames_per_slot, check, pin, unpin, report):
         self._spec = spec
         self._sinks = list(sinks)
         self._frames_per_slot = frames_per_slot
         self._check = check
         self._submitted_frames = 0
         self._stalls: list[tuple] = []  # (output was ready, slot was there), two events each
-        self._report = Report(slots=slots)
+        self._report = report
+        report.total_frames, report.slots, report.device = spec.frames, slots, spec.device.type
+        report.writer, report.advice = self._sinks[0].name, self._sinks[0].advice
         self._on_cuda = spec.device.type == "cuda"
         formats = [sink.pixel_format for sink in self._sinks]
         self._began_seconds = time.perf_counter()
@@ -90,8 +94,8 @@ class _Lanes:
             torch.cuda.reset_peak_memory_stats(spec.device)
         self._copy_stream = torch.cuda.Stream(spec.device) if self._on_cuda else None
         self._ring = Ring(spec, formats, slots, frames_per_slot, pin, unpin)
-        self._report.ring_bytes = self._ring.host_bytes
-        self._thread = SinkThread(self._ring, self._sinks, self._report, spec.device)
+        report.ring_bytes = self._ring.host_bytes
+        self._thread = SinkThread(self._ring, self._sinks, report, spec.device)
         self._decode_began = make_event(spec.device)
         self._decode_ended = make_event(spec.device)
 
@@ -103,7 +107,10 @@ class _Lanes:
         except BaseException:
             self._abort()
             raise
+        self._decode_began_seconds = time.perf_counter()
         self._decode_began.record()
+        if self._report.timeline is not None:
+            self._report.timeline.begin(self._decode_began)
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -124,6 +131,8 @@ class _Lanes:
         for chunk in frames_cthw.split(self._frames_per_slot, dim=1):
             self._check_all()
             slot = self._ring.try_acquire() or self._stall()
+            if self._report.timeline is not None:
+                self._report.timeline.expect(slot)
             slot.fill(chunk, self._spec.signed)
             slot.start_copy(self._copy_stream)
             self._submitted_frames += slot.frames
@@ -148,7 +157,9 @@ class _Lanes:
         report.stalled_seconds = sum(ready.elapsed_time(got) for ready, got in self._stalls) / 1e3
         if self._on_cuda:
             report.device_peak_bytes = torch.cuda.max_memory_allocated(self._spec.device)
-        report.total_seconds = time.perf_counter() - self._began_seconds
+        ended_seconds = time.perf_counter()
+        report.tail_seconds = max(0.0, ended_seconds - self._decode_began_seconds - report.span_seconds)
+        report.total_seconds = ended_seconds - self._began_seconds
         return report
 
     def _stall(self):
@@ -158,6 +169,7 @@ class _Lanes:
         slot = self._ring.acquire(self._check_all)
         got.record()
         self._stalls.append((ready, got))
+        slot.stall = (ready, got)
         return slot
 
     def _check_all(self) -> None:

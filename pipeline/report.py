@@ -5,38 +5,56 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from .timeline import Timeline
+
+# What takes less than this share of a run is not worth a user's while.
+NOTEWORTHY_SHARE = 0.05
+
 
 @dataclass(slots=True)
 class Report:
     """Counts, seconds and bytes of one run; filled in as it goes, complete when `engine.run` returns.
 
     Attributes:
+        total_frames: what the run is to deliver.
         frames, chunks: what went through the lanes.
         slots: size of the ring.
+        device: "cuda" or "cpu", where the frames came from.
+        ready: the frames were there before the run, so there was nothing to decode.
+        writer, advice: the first sink's `name` and `advice`.
         span_seconds: from the start of decoding to the last decoded chunk, on the GPU's own clock
             (on the CPU: the wall clock).
         copy_seconds: GPU time of the device-to-host copies, added up. 0 on the CPU.
         write_seconds: time the sink thread spent inside the sinks, added up.
+        tail_seconds: from the last decoded chunk to the last sink closed.
         total_seconds: wall time of the run, flushing and closing the sinks included.
         stalls: chunks that found no free slot. Some are harmless: the GPU may still have work queued.
         stalled_seconds: how long the GPU had nothing to do because of them.
         host_peak_bytes: largest resident size of the process seen while the lanes ran.
         device_peak_bytes: most GPU memory allocated at once, decoder and weights included. 0 on the CPU.
         ring_bytes: host memory of all slots; their GPU halves are as large.
+        timeline: the lanes over time; None unless somebody watches.
     """
 
+    total_frames: int = 0
     frames: int = 0
     chunks: int = 0
     slots: int = 0
+    device: str = "cuda"
+    ready: bool = False
+    writer: str = "the writer"
+    advice: str = ""
     span_seconds: float = 0.0
     copy_seconds: float = 0.0
     write_seconds: float = 0.0
+    tail_seconds: float = 0.0
     total_seconds: float = 0.0
     stalls: int = 0
     stalled_seconds: float = 0.0
     host_peak_bytes: int = 0
     device_peak_bytes: int = 0
     ring_bytes: int = 0
+    timeline: Timeline | None = None
 
     @property
     def busy_share(self) -> float:
@@ -47,8 +65,74 @@ class Report:
         return 1.0 - self.stalled_seconds / self.span_seconds if self.span_seconds > 0 else 1.0
 
     def as_dict(self) -> dict:
-        """All figures and `text`, ready for JSON."""
-        return dataclasses.asdict(self) | {"busy_share": self.busy_share, "text": self.text()}
+        """All figures, `limit`, `verdict`, `text` and, where somebody watched, the `chart`; ready for JSON."""
+        figures = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "timeline"}
+        return figures | {
+            "busy_share": self.busy_share,
+            "limit": self.limit,
+            "verdict": self.verdict(),
+            "chart": self.timeline.chart() if self.timeline else None,
+            "text": self.text(),
+        }
+
+    def progress(self, seconds: float) -> dict:
+        """The figures of a run that has been going for `seconds`, ready for JSON; needs a `timeline`.
+
+        "fps" and "left", the seconds to go, are for written frames, and None as long as `Pace` cannot tell.
+        """
+        written = self.frames
+        copied = max(written, self.timeline.copied)
+        fps, left = self.timeline.pace.see(written, self.total_frames, seconds)
+        return {
+            "total": self.total_frames,
+            "decoded": max(copied, self.timeline.decoded),
+            "copied": copied,
+            "written": written,
+            "seconds": seconds,
+            "fps": fps,
+            "left": left,
+            "busy_share": self.timeline.busy_share,
+            "device": self.device,
+            "ready": self.ready,
+            "chart": self.timeline.chart(),
+        }
+
+    @property
+    def limit(self) -> str:
+        """The lane that would have shortened the run most by taking no time: "decode", "copy" or "write".
+
+        Without the lanes behind it the decoder would have had no stalls, and the run no tail; without the
+        decoder the longest of those would remain.
+        """
+        longest = max(self.write_seconds, self.copy_seconds)
+        if not self.ready and self.stalled_seconds + self.tail_seconds <= self.total_seconds - longest:
+            return "decode"
+        return "copy" if self.copy_seconds > self.write_seconds else "write"
+
+    def verdict(self) -> str:
+        """What limited the run, in a sentence or two, from these figures and nothing else."""
+        if self.ready:
+            return f"The frames were already decoded. Writing them took {_seconds(self.write_seconds)}."
+        decoder = "the GPU" if self.device == "cuda" else "the decoder"
+        noteworthy = NOTEWORTHY_SHARE * self.total_seconds
+        late = self.tail_seconds >= noteworthy
+        if self.limit == "decode":
+            who = "The GPU" if self.device == "cuda" else "Decoding on the CPU"
+            if not late:
+                return f"{who} was the limit: it was busy {self.busy_share:.0%} of the time."
+            return (
+                f"{who} was the limit: it was busy {self.busy_share:.0%} of the time until the last frame. "
+                f"{_capital(self.writer)} took {_seconds(self.tail_seconds)} more."
+            )
+        waits = []
+        if self.stalled_seconds >= noteworthy or not late:
+            waits.append(f"{decoder} waited {_seconds(self.stalled_seconds)} for it")
+        if late:
+            waits.append(f"it ended {_seconds(self.tail_seconds)} after {decoder}")
+        if self.limit == "copy":
+            return f"Copying to main memory was the limit: {' and '.join(waits)}."
+        advice = f"; {self.advice} would help" if self.advice else ""
+        return f"{_capital(self.writer)} was the limit: {' and '.join(waits)}{advice}."
 
     def text(self) -> str:
         """The report for people, one lane a line."""
@@ -64,3 +148,11 @@ class Report:
                 f"device {self.device_peak_bytes / mib:.0f} MiB, ring {self.ring_bytes / mib:.1f} MiB",
             )
         )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{seconds:.2f} s"
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]

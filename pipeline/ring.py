@@ -54,6 +54,9 @@ class Instant:
     def synchronize(self):
         pass
 
+    def query(self) -> bool:
+        return True
+
     def elapsed_time(self, end: "Instant") -> float:
         return (end._at_seconds - self._at_seconds) * 1e3
 
@@ -82,6 +85,8 @@ class Slot:
         self.decoded = make_event(spec.device)
         self.copy_began = make_event(spec.device)
         self.copied = make_event(spec.device)
+        # Where the decoder waited for this slot: (its output was ready, the slot was there), for a timeline.
+        self.stall: tuple | None = None
 
     def fill(self, frames_cthw: torch.Tensor, signed: bool) -> None:
         """Convert a chunk into `device` on the current stream and record `decoded` behind it."""

@@ -66,6 +66,8 @@ class SinkThread(threading.Thread):
         process, report = psutil.Process(), self._report
         while (slot := self._filled.get()) is not None and not self._abandoned.is_set():
             slot.wait_copied()
+            if report.timeline is not None:
+                report.timeline.arrived(slot)
             with self._timed_write():
                 for sink in self._sinks:
                     sink.write(slot.host[sink.pixel_format][: slot.frames])
@@ -83,4 +85,7 @@ class SinkThread(threading.Thread):
     def _timed_write(self):
         began = time.perf_counter()
         yield
-        self._report.write_seconds += time.perf_counter() - began
+        ended = time.perf_counter()
+        self._report.write_seconds += ended - began
+        if self._report.timeline is not None:
+            self._report.timeline.wrote(began, ended)

@@ -5,8 +5,13 @@ name gives tests and nodes one copy of each module, and keeps our `nodes` from s
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+# Before torch starts its threads: they spin while they wait, and with one per core any second busy process
+# makes the tiny decodes of these tests many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "async_frame_pipeline"

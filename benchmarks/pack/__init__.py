@@ -35,13 +35,13 @@ ARCHITECTURES = {
 }
 
 
-def ours(node_id="AsyncVAEDecodeToVideo"):
+def ours(node_id):
     """The module of one of this pack's nodes, as ComfyUI loaded it."""
     return sys.modules[nodes.NODE_CLASS_MAPPINGS[node_id].__module__]
 
 
-def host():
-    return ours("AsyncVAEDecodeVideo").host
+def decoding():
+    return ours("AsyncVAEDecodeVideo").decoding
 
 
 def random_vae(version):
@@ -69,26 +69,34 @@ def natural_frames(path, frames, height, width):
 
 
 class Overlay:
-    """Replaces the decoder's output by natural frames, wherever the decoder is in the clip."""
+    """Replaces the decoders' output by natural frames, wherever the decoder is in the clip."""
 
     def __init__(self, vae, version, frames_cthw):
-        pictures = frames_cthw[None]
-        if version == "2.2":
-            pictures = comfy.ldm.wan.vae2_2.patchify(pictures, patch_size=2)
-        self._pictures = pictures.to(vae.device)
+        self._pictures = frames_cthw.to(vae.device)
+        self._patchify = comfy.ldm.wan.vae2_2.patchify if version == "2.2" else (lambda pictures, patch_size: pictures)
         self._position = 0
         self._hook = vae.first_stage_model.decoder.head[-1].register_forward_hook(self._replace)
+        self._decode_fast = decoding()._decode_fast
+        decoding()._decode_fast = self._decode_fast_replaced
 
     def _replace(self, module, args, output):
-        first = self._position % self._pictures.shape[2]
-        self._position = first + output.shape[2]
-        return output.mul_(0.0).add_(self._pictures[:, :, first : self._position])
+        return output.mul_(0.0).add_(self._patchify(self._next(output.shape[2])[None], patch_size=2))
+
+    def _decode_fast_replaced(self, *args):
+        *args, submit = args
+        self._decode_fast(*args, lambda frames: submit(frames.mul_(0.0).add_(self._next(frames.shape[1]))))
+
+    def _next(self, frames):
+        first = self._position % self._pictures.shape[1]
+        self._position = first + frames
+        return self._pictures[:, first : self._position]
 
     def restart(self):
         self._position = 0
 
     def remove(self):
         self._hook.remove()
+        decoding()._decode_fast = self._decode_fast
 
 
 def busy_seconds(profile):
@@ -112,6 +120,15 @@ def profiled(function):
     return busy_seconds(profile)
 
 
+def peak_bytes(function):
+    """Most GPU memory allocated at once, weights included."""
+    model_management.soft_empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
 def timed(function):
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -123,9 +140,9 @@ def timed(function):
 class Case:
     """One VAE, one latent, and the ways to decode and save it."""
 
-    def __init__(self, version, width, height, frames, clip):
+    def __init__(self, version, width, height, frames, clip, vae=None):
         channels, scale = {"2.1": (16, 8), "2.2": (48, 16)}[version]
-        self.vae = random_vae(version)
+        self.vae = vae or random_vae(version)
         shape = (1, channels, (frames + 3) // 4, height // scale, width // scale)
         self.samples = {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(1))}
         self.frames = frames
@@ -155,17 +172,19 @@ class Case:
         self._restart()
         return nodes.VAEDecode().decode(self.vae, self.samples)[0]
 
-    def our_image(self):
+    def our_image(self, decoder="exact"):
         self._restart()
-        return host().decode_image(self.vae, self.samples)
+        return decoding().decode_image(self.vae, self.samples, decoder)
 
     def stock_file(self):
         components = Types.VideoComponents(images=self.stock_image(), audio=None, frame_rate=Fraction(16))
         InputImpl.VideoFromComponents(components).save_to(self.path("stock"))
 
-    def our_file(self, crf=23):
+    def our_file(self, decoder="exact"):
         self._restart()
-        return ours().LatentVideo(self.vae, self.samples, Fraction(16)).encode(self.path("ours"), crf=crf)
+        saver = ours("SaveVideoStreaming")
+        sink = saver.VideoFileSink(self.path("ours"), saver.VideoOptions(Fraction(16)))
+        return decoding().decode_into(self.vae, self.samples, [sink], None, decoder)
 
 
 class BenchDecodeSave:
@@ -186,19 +205,26 @@ class BenchDecodeSave:
     CATEGORY = "benchmarks"
 
     def measure(self, version, width, height, frames, clip, slots, repeats):
-        case = Case(version, width, height, frames, clip)
+        plain = Case(version, 320, 192, 17, clip="")
+        stock, fast = plain.stock_image(), plain.our_image("fast")
+        figures = dict(version=version, width=width, height=height, frames=frames)
+        figures["fast_rms_from_stock"] = (fast - stock).square().mean().sqrt().item()
+        case = Case(version, width, height, frames, clip, plain.vae)
         try:
-            figures = self._measure(case, slots, repeats)
+            figures |= self._measure(case, slots, repeats)
         finally:
             case.close()
-        figures |= dict(version=version, width=width, height=height, frames=frames)
+            plain.close()
         return {"ui": {"figures": [figures]}}
 
     def _measure(self, case, slots, repeats):
         def best(function):
             return min(timed(function)[0] for _ in range(repeats))
 
-        equal = torch.equal(case.stock_image(), case.our_image())  # also the warm-up
+        stock = case.stock_image()  # also the warm-up
+        equal = torch.equal(stock, case.our_image())
+        first_fast = timed(lambda: case.our_image("fast"))[0]
+        del stock
         kernels, span = profiled(case.decoder_alone)
         figures = {
             "bit_equal": equal, "kernel_seconds": kernels, "decoder_busy": kernels / span,
@@ -206,17 +232,30 @@ class BenchDecodeSave:
             "stock_image_seconds": best(case.stock_image), "our_image_seconds": best(case.our_image),
             "stock_file_seconds": best(case.stock_file), "ours_by_slots": {},
         }  # fmt: skip
-        usual = host().SLOTS
+        usual = decoding().host.SLOTS
         try:
             for count in map(int, slots.split(",")):
-                host().SLOTS = count
+                decoding().host.SLOTS = count
                 seconds, report = min((timed(case.our_file) for _ in range(repeats)), key=lambda run: run[0])
                 busy, span = profiled(case.our_file)
                 figures["ours_by_slots"][count] = {
                     "file_seconds": seconds, "kernel_busy": busy / span, "kernel_span": span, "report": report.as_dict(),
                 }  # fmt: skip
         finally:
-            host().SLOTS = usual
+            decoding().host.SLOTS = usual
+        ways = {
+            "stock_image": case.stock_image, "exact_image": case.our_image, "exact_file": case.our_file,
+            "fast_image": lambda: case.our_image("fast"), "fast_file": lambda: case.our_file("fast"),
+        }  # fmt: skip
+        figures["peak_bytes"] = {name: peak_bytes(way) for name, way in ways.items()}
+        figures["fast"] = {
+            "first_image_seconds": first_fast,
+            "image_seconds": best(ways["fast_image"]), "file_seconds": best(ways["fast_file"]),
+        }  # fmt: skip
+        busy, span = profiled(ways["fast_image"])
+        figures["fast"] |= {"image_kernel_seconds": busy, "image_busy": busy / span}
+        busy, span = profiled(ways["fast_file"])
+        figures["fast"]["file_busy"] = busy / span
         busy, span = profiled(case.our_image)
         figures["our_image_busy"] = busy / span
         busy, span = profiled(case.stock_file)
@@ -243,8 +282,8 @@ class BenchMemory:
         rows = []
         vae = None
         for count in [int(frames.split(",")[0]), *map(int, frames.split(","))]:  # the first warms up
-            case = Case(version, width, height, count, clip="")
-            case.vae = vae = vae or case.vae
+            case = Case(version, width, height, count, "", vae)
+            vae = case.vae
             gc.collect()
             Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
             seconds, report = timed(case.our_file)

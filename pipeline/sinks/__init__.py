@@ -11,9 +11,17 @@ from ..video_spec import VideoSpec
 
 
 class Sink(Protocol):
-    """`open` once, `write` for each chunk, then `close` or `abort`; after either, `open` may start anew."""
+    """`open` once, `write` for each chunk, then `close` or `abort`; after either, `open` may start anew.
+
+    Attributes:
+        pixel_format: the pixels it wants.
+        name, advice: for the verdict on a run that had to wait for it: what it is, and what would make it
+            faster, or "": "the encoder", "a lower quality".
+    """
 
     pixel_format: PixelFormat
+    name: str
+    advice: str
 
     def open(self, spec: VideoSpec) -> None:
         """Get ready, before decoding starts, on the caller's thread; raise what makes writing impossible."""

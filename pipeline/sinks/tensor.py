@@ -19,6 +19,9 @@ class TensorSink:
         ValueError: another dtype.
     """
 
+    name = "main memory"
+    advice = ""
+
     def __init__(self, dtype: torch.dtype = torch.float32):
         formats = {torch.float32: PixelFormat.RGB_F32, torch.float16: PixelFormat.RGB_F16}
         if dtype not in formats:

@@ -73,6 +73,9 @@ class VideoFileSink:
         options: how to encode.
     """
 
+    name = "the encoder"
+    advice = "a lower quality"
+
     def __init__(self, target: str | os.PathLike | io.BytesIO, options: VideoOptions):
         self.pixel_format = _FORMATS[options.bit_depth]
         self._options = options

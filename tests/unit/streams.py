@@ -34,6 +34,8 @@ class ListSink:
     """Keeps a copy of all it is given, and what was done to it; can be told to fail or to wait."""
 
     pixel_format = PixelFormat.RGB_F32
+    name = "the list"
+    advice = "a shorter list"
 
     def __init__(self, fail_at: int | None = None, fail_on: str | None = None, gate: threading.Event | None = None):
         self.calls: list[str] = []

@@ -1,0 +1,193 @@
+"""Which way a video is decoded, and what follows when that way fails.
+
+fast     our own decoder over the same weights, on GPUs that can run it
+exact    the VAE's own modules, streamed: the stock pixels bit for bit
+stock    whatever the stock VAEDecode does; always right, nothing overlaps
+
+Each falls back to the next with one log line that says why, and starts its sinks anew. Out of memory in the
+exact decoder ends where it ends in the stock node: in tiles.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..pipeline import engine
+from ..pipeline.decoders import exact, whole
+from ..pipeline.decoders.window import within
+from ..pipeline.report import Report
+from ..pipeline.sinks import Sink
+from ..pipeline.sinks.tensor import TensorSink
+from ..pipeline.video_spec import VideoSpec
+from . import fast, host, live
+
+DECODERS = ("auto", "exact", "fast")
+# For whoever starts the server, until the nodes have an input for it.
+DECODER = os.environ.get("ASYNC_FRAME_PIPELINE_DECODER", "exact")
+if DECODER not in DECODERS:
+    raise ValueError(f"ASYNC_FRAME_PIPELINE_DECODER is '{DECODER}'; it can be {', '.join(DECODERS)}")
+OUT_OF_MEMORY = "out of memory"
+
+
+def decode_image(vae, samples: dict, decoder: str = DECODER) -> torch.Tensor:
+    """The frames as an IMAGE, streamed off the GPU where that is possible.
+
+    Args:
+        vae, samples: VAE and LATENT.
+        decoder: one of DECODERS. "auto" takes the fast one where it is supported, else the exact one.
+    Returns:
+        (T, H, W, 3), same shape, dtype and device as from the stock node, and unless decoded fast the same values.
+    Raises:
+        ValueError: see `host.check_latent`. Otherwise what the stock node raises.
+    """
+    host.check_latent(vae, samples)
+    dtype, reason = torch.float32, None
+    if host.why_not_exact(vae, samples) is None:
+        dtype = vae.vae_output_dtype()
+        if vae.output_device.type != "cpu":
+            reason = "the frames stay on the GPU (--gpu-only), there is no copy to overlap"
+        elif dtype not in (torch.float32, torch.float16):
+            reason = f"the IMAGE is to be {dtype}"
+    if reason is None:
+        sink = TensorSink(dtype)
+        outcome = _stream(vae, samples, [sink], None, decoder)
+        if isinstance(outcome, Report):
+            return sink.frames_thwc
+        if isinstance(outcome, torch.Tensor):
+            return outcome
+        reason = outcome
+    return _stock(vae, samples, reason)
+
+
+def decode_into(
+    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None = None, decoder: str = DECODER
+) -> Report:
+    """Decode into sinks, while the GPU decodes where that is possible.
+
+    Args:
+        vae, samples: VAE and LATENT.
+        sinks: where the frames go.
+        window: (start, stop) frames to deliver, or None for all.
+        decoder: one of DECODERS.
+    Returns:
+        The run's report.
+    Raises:
+        ValueError: see `host.check_latent`. Otherwise what decoding or a sink raises; the sinks are aborted.
+    """
+    host.check_latent(vae, samples)
+    outcome = _stream(vae, samples, sinks, window, decoder)
+    if isinstance(outcome, Report):
+        return outcome
+    frames = outcome if isinstance(outcome, torch.Tensor) else _stock(vae, samples, outcome)
+    return write_frames(frames if window is None else frames[slice(*window)], sinks)
+
+
+def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink]) -> Report:
+    """Send an IMAGE, (T, H, W, >= 3) in [0, 1] on any device, through the lanes into sinks."""
+    frames, height, width = frames_thwc.shape[:3]
+    device = frames_thwc.device if frames_thwc.device.type in ("cuda", "cpu") else torch.device("cpu")
+    spec = VideoSpec(frames, height, width, device, signed=False)
+    return host.run_lanes(lambda submit: whole.feed(frames_thwc.to(device), submit), spec, sinks, 4, ready=True)
+
+
+def _stock(vae, samples: dict, reason: str) -> torch.Tensor:
+    host.say(f"decoding the stock way: {reason}")
+    live.tell_stock(reason)
+    return host.stock_decode(vae, samples)
+
+
+def _stream(
+    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None, decoder: str
+) -> Report | torch.Tensor | str:
+    """Decode through the lanes, the fast or the exact way.
+
+    Returns:
+        A report; or, out of memory, the stock node's own answer to that: the tiled IMAGE; or the reason why the
+        stock way must be taken.
+    """
+    reason = host.why_not_exact(vae, samples)
+    if reason is not None:
+        return reason
+    latent = samples["samples"]
+    frames, height, width = host.output_size(vae, samples)
+    start, stop = window or (0, frames)
+    spec = VideoSpec(stop - start, height, width, vae.device)
+    named = f"Wan {host.wan_version(vae)} decode"
+
+    def attempt(decode: Callable, frames_per_slot: int) -> Report | str:
+        """A report, or why it failed: as text, since an error holds the memory of every frame it passed through."""
+        decode = _telling_apart(decode)
+        try:
+            return host.run_lanes(decode if window is None else within(decode, start, stop), spec, sinks, frames_per_slot)
+        except (_DecoderFailed, engine.FrameCountError) as error:
+            return str(error)
+        except Exception as error:
+            if not host.is_oom(error):
+                raise
+            return OUT_OF_MEMORY
+
+    with host.device_context(vae.device):
+        note = "as asked"
+        if decoder != "exact":
+            reason = fast.why_not_fast(vae, height, width)
+            if reason is None:
+                outcome = attempt(lambda submit: _decode_fast(vae, latent, height, width, submit), frames_per_slot=4)
+                if isinstance(outcome, Report):
+                    host.say(f"fast {named}, {outcome.text()}")
+                    return outcome
+                reason = outcome
+            note = f"not fast: {reason}"
+
+        def decode_exactly(submit):
+            host.load_for_decoding(vae, latent)
+            latents = latent.to(device=vae.device, dtype=vae.vae_dtype)
+            exact.decode(vae.first_stage_model, latents, submit, host.patch_size_undone(vae))
+
+        # What the hook sees at a time: 2.1's decoder recurses in pieces of two frames, 2.2's puts out four.
+        outcome = attempt(decode_exactly, frames_per_slot=2 if host.wan_version(vae) == "2.1" else 4)
+        if isinstance(outcome, Report):
+            host.say(f"exact {named} ({note}), {outcome.text()}")
+            return outcome
+        if outcome == OUT_OF_MEMORY:
+            host.say("out of memory, decoding in tiles as the stock node does", logging.WARNING)
+            return host.tiled_decode(vae, latent)
+        return f"streaming this ComfyUI's Wan decoder failed: {outcome}"
+
+
+def _decode_fast(vae, latent: torch.Tensor, height: int, width: int, submit: Callable) -> None:
+    decoder = fast.decoder(vae, height, width)
+    latents = latent.to(device=vae.device, dtype=vae.vae_dtype)
+    for t in range(latents.shape[2]):
+        submit(decoder.step(latents[:, :, t]))
+
+
+class _DecoderFailed(Exception):
+    """The decoder, not a lane, raised; the next way may still work, and else has the better error."""
+
+
+def _telling_apart(decode: Callable) -> Callable:
+    """`decode`, with the errors of its own as `_DecoderFailed`; those of the lanes and OOM as they are."""
+
+    def decode_telling(submit):
+        lane_error = None
+
+        def submit_noting(frames_cthw):
+            nonlocal lane_error
+            try:
+                submit(frames_cthw)
+            except BaseException as error:
+                lane_error = error
+                raise
+
+        try:
+            decode(submit_noting)
+        except Exception as error:
+            if error is lane_error or host.is_oom(error):
+                raise
+            raise _DecoderFailed(f"{type(error).__name__}: {error}") from error
+
+    return decode_telling

@@ -1,0 +1,130 @@
+"""Tells the browser that queued a prompt what the lanes are doing; the only place that sends events.
+
+Where no browser listens, nothing is counted, made or sent. Events of type EVENT hold the id of the "node"
+that runs and a "state":
+    "running"   four times a second, with `Report.progress` and now and then a new "frame" (a data URL)
+    "done"      at the end, with `Report.as_dict` under "report"
+    "stopped"   after an error or a cancel, with the last progress
+    "stock"     decoding went the stock way, with the "reason"
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+from server import PromptServer
+
+from ..pipeline.report import Report
+from ..pipeline.sinks import Sink
+from ..pipeline.sinks.latest_frame import LatestFrame
+from ..pipeline.sinks.video_file import VideoFileSink
+from ..pipeline.timeline import Timeline
+
+EVENT = "async-frame-pipeline.lanes"
+FRAME_SETTING = "AsyncFramePipeline.ShowLatestFrame"
+SECONDS_BETWEEN = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a run is to be made with, so that it can be watched.
+
+    Attributes:
+        report: for `engine.run`.
+        sinks: those of the run, and one for the latest frame.
+        look: to be called on the submitting thread, often.
+    """
+
+    report: Report
+    sinks: Sequence[Sink]
+    look: Callable[[], None] = lambda: None
+
+
+@contextlib.contextmanager
+def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
+    """For the length of one run, show it to whoever queued the prompt.
+
+    Args:
+        sinks: of the run.
+        ready: see `Report`.
+    """
+    report = Report(ready=ready)
+    client = _listener()
+    if client is None:
+        yield Watch(report, sinks)
+        return
+    report.timeline = Timeline()
+    latest = None
+    if isinstance(sinks[0], VideoFileSink) and _frames_wanted():
+        latest = LatestFrame(sinks[0].pixel_format)
+        sinks = [*sinks, latest]
+    teller = _Teller(report, latest, client)
+    teller.start()
+    try:
+        yield Watch(report, sinks, report.timeline.look)
+    except BaseException:
+        teller.end("stopped")
+        raise
+    teller.end("done")
+
+
+def tell_stock(reason: str) -> None:
+    """Say in the node why decoding takes no lanes."""
+    client = _listener()
+    if client is not None:
+        client({"state": "stock", "reason": reason})
+
+
+class _Teller(threading.Thread):
+    """Sends what the report says, at a steady rate: a thread of its own, so that no lane is ever held up."""
+
+    def __init__(self, report: Report, latest: LatestFrame | None, send: Callable[[dict], None]):
+        super().__init__(name="async-frame-pipeline-live", daemon=True)
+        self._report = report
+        self._latest = latest
+        self._send = send
+        self._ended = threading.Event()
+        self._began_seconds = time.perf_counter()
+
+    def run(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN):
+            frame = self._latest.take_jpeg() if self._latest is not None else None
+            self._send(self._progress("running") | ({"frame": _data_url(frame)} if frame else {}))
+
+    def end(self, state: str) -> None:
+        """Stop, and send the last event."""
+        self._ended.set()
+        self.join()
+        self._send({"state": "done", "report": self._report.as_dict()} if state == "done" else self._progress(state))
+
+    def _progress(self, state: str) -> dict:
+        return {"state": state} | self._report.progress(time.perf_counter() - self._began_seconds)
+
+
+def _listener() -> Callable[[dict], None] | None:
+    """Sends to the client that queued the running prompt, naming the running node; None if it is not connected."""
+    server = PromptServer.instance
+    client_id, node_id, prompt_id = server.client_id, server.last_node_id, server.last_prompt_id
+    if client_id is None or client_id not in server.sockets:
+        return None
+    return lambda event: server.send_sync(EVENT, {"node": node_id, "prompt_id": prompt_id} | event, client_id)
+
+
+def _frames_wanted() -> bool:
+    """The setting of the frontend, which stores it here. With --multi-user nobody knows whose prompt runs: always."""
+    settings = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(settings.read_text(encoding="utf-8")).get(FRAME_SETTING) is not False
+    return True
+
+
+def _data_url(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
