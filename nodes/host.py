@@ -248,7 +248,9 @@ def output_path(filename_prefix: str, extension: str, width: int, height: int) -
     root = folder_paths.get_output_directory()
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root, width, height)
-    except Exception as error:  # ComfyUI raises a bare Exception here
+    except OSError:  # something is in the way; the error names it
+        raise
+    except Exception as error:  # ComfyUI raises a bare Exception where the prefix leads out
         raise ValueError(
             f"filename_prefix '{filename_prefix}' does not name a place inside the output folder. "
             "Use a name or a relative path without '..', for example 'video/ComfyUI'."

@@ -111,10 +111,10 @@ class _Teller(threading.Thread):
 
 def _listener() -> Callable[[dict], None] | None:
     """Sends to the client that queued the running prompt, naming the running node; None if it is not connected."""
-    server = PromptServer.instance
-    client_id, node_id, prompt_id = server.client_id, server.last_node_id, server.last_prompt_id
-    if client_id is None or client_id not in server.sockets:
+    server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
+    if server is None or server.client_id is None or server.client_id not in server.sockets:
         return None
+    client_id, node_id, prompt_id = server.client_id, server.last_node_id, getattr(server, "last_prompt_id", None)
     return lambda event: server.send_sync(EVENT, {"node": node_id, "prompt_id": prompt_id} | event, client_id)
 
 

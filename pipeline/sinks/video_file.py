@@ -109,6 +109,11 @@ class VideoFileSink:
             self._container.start_encoding()
         except OSError as error:
             raise OSError(error.errno, f"cannot write {self._path}: {error.strerror}") from error
+        except av.error.FFmpegError as error:
+            raise RuntimeError(
+                f"the H.264 encoder cannot be opened for {self._width}x{self._height}, {self.pixel_format.value}, at "
+                f"{float(options.fps):g} frames a second (it ends at 16384 pixels a side): {error.strerror}"
+            ) from error
 
     def write(self, pixels: torch.Tensor) -> None:
         for frame_pixels in pixels.split(1):

@@ -88,7 +88,11 @@ def close_the_page(server):
     server.sockets.clear()
 
 
-@pytest.mark.parametrize("leave", [disconnect, close_the_page])
+def use_no_server(server):
+    del sys.modules["server"].PromptServer.instance
+
+
+@pytest.mark.parametrize("leave", [disconnect, close_the_page, use_no_server])
 def test_where_nobody_listens_nothing_is_counted_made_or_sent(live, server, leave, tmp_path):
     leave(server)
     sink = VideoFileSink(tmp_path / "out.mp4", VideoOptions(Fraction(16)))

@@ -208,7 +208,7 @@ def test_a_folder_that_is_not_there_fails_before_decoding(tmp_path):
 def test_an_encoder_that_cannot_open_fails_before_decoding(tmp_path):
     """x264 refuses pictures wider than 16384."""
     sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16)))
-    with pytest.raises(Exception, match="(?i)invalid|generic error|external|libx264"):
+    with pytest.raises(RuntimeError, match="cannot be opened for 20000x2, yuv420p, at 16 frames a second"):
         engine.run(lambda submit: pytest.fail("decoded"), VideoSpec(1, 2, 20000, torch.device("cpu")), [sink])
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,52 @@
+"""Real ComfyUI servers for the tests in this folder, each with this pack and the test nodes in pack/."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent.parent / "scripts")]
+
+import host  # noqa: E402
+
+TEST_NODES = HERE / "pack"
+_seeds = itertools.count(1)
+
+
+# Two threads: torch's spin while they wait, and with one per core, a second busy process on the machine makes
+# these small decodes 30 times slower.
+ENVIRONMENT = {"OMP_NUM_THREADS": "2"}
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory):
+    """Start a server of one's own: `with start_server("--argument") as server`."""
+    return lambda *args: host.Server(*args, base=tmp_path_factory.mktemp("server"), env=ENVIRONMENT, packs=[TEST_NODES])
+
+
+@pytest.fixture(scope="session")
+def server(start_server):
+    """The server that most tests share, as a user starts it."""
+    with start_server() as server:
+        yield server
+
+
+@pytest.fixture
+def seed():
+    """A seed no other test uses, so that no result comes from ComfyUI's cache."""
+    return next(_seeds)
+
+
+@pytest.fixture(scope="session")
+def fp16_server(start_server):
+    """A server with other defaults, each for its own tests; together, to start one instead of two."""
+    with start_server("--fp16-intermediates", "--disable-metadata") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def deterministic_server(start_server):
+    with start_server("--deterministic") as server:
+        yield server

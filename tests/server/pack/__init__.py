@@ -1,0 +1,18 @@
+"""Test-only ComfyUI nodes, loaded by the servers under test as a second custom node pack.
+
+Owns what a test can only do or see inside the server: VAEs and latents to decode, faults, comparisons.
+Never imports the pack under test.
+"""
+
+from . import inputs, probes, vaes
+
+NODE_CLASS_MAPPINGS = {
+    "AFPTestVAE": vaes.TestVAE,
+    "AFPTestLatent": inputs.Latent,
+    "AFPTestCropLatent": inputs.CropLatent,
+    "AFPTestAudio": inputs.Audio,
+    "AFPTestCompareImages": probes.CompareImages,
+    "AFPTestCompareAudio": probes.CompareAudio,
+    "AFPTestDumpImages": probes.DumpImages,
+    "AFPTestState": probes.State,
+}

@@ -1,0 +1,85 @@
+"""Output nodes that report to the test, through the prompt's history, what is only visible inside the server."""
+
+import threading
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import torch
+
+from .watch import WATCHES
+
+
+class Probe:
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "report"
+    CATEGORY = "_tests"
+
+
+class CompareImages(Probe):
+    """Whether two IMAGEs are the same in every way that a node downstream can notice."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"a": ("IMAGE",), "b": ("IMAGE",)}}
+
+    def report(self, a, b):
+        same_shape = a.shape == b.shape
+        result = {
+            "equal": torch.equal(a, b),
+            "max_difference": float((a.float() - b.float()).abs().max()) if same_shape else None,
+            "shapes": [list(a.shape), list(b.shape)],
+            "dtypes": [str(a.dtype), str(b.dtype)],
+            "devices": [str(a.device), str(b.device)],
+            "has_nan": bool(a.isnan().any() or b.isnan().any()),
+            "distinct_values": len(torch.unique(a[0])),
+        }
+        return {"ui": {"comparison": [result]}}
+
+
+class CompareAudio(Probe):
+    """Whether two AUDIOs hold the same samples."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"a": ("AUDIO",), "b": ("AUDIO",)}}
+
+    def report(self, a, b):
+        result = {
+            "equal": torch.equal(a["waveform"], b["waveform"]),
+            "shapes": [list(a["waveform"].shape), list(b["waveform"].shape)],
+            "sample_rates": [a["sample_rate"], b["sample_rate"]],
+        }
+        return {"ui": {"comparison": [result]}}
+
+
+class DumpImages(Probe):
+    """Write an IMAGE to `<base>/<name>.npy` for the test to load."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"images": ("IMAGE",), "name": ("STRING", {})}}
+
+    def report(self, images, name):
+        np.save(Path(folder_paths.base_path) / f"{name}.npy", images.cpu().numpy())
+        return {"ui": {"images_dumped": [name]}}
+
+
+class State(Probe):
+    """Threads of this process; calls and hooks of every watched VAE."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    @classmethod
+    def IS_CHANGED(cls):
+        return float("nan")  # never answer from the cache
+
+    def report(self):
+        state = {
+            "threads": [thread.name for thread in threading.enumerate()],
+            "vaes": {name: {"decoder_calls": w.decoder_calls, "hooks": w.hooks()} for name, w in WATCHES.items()},
+        }
+        return {"ui": {"state": [state]}}

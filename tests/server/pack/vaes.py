@@ -1,0 +1,96 @@
+"""VAEs with random weights, small enough for a CPU, loaded the way ComfyUI loads any VAE: `comfy.sd.VAE(sd=...)`."""
+
+import functools
+from unittest import mock
+
+import comfy.ldm.modules.diffusionmodules.model
+import comfy.ldm.wan.vae
+import comfy.ldm.wan.vae2_2
+import comfy.sd
+import comfy.taesd.taehv
+import torch
+
+from .watch import WATCHES, Watch
+
+# comfy.sd hard-codes everything of the Wan configurations except what is given here.
+WAN = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
+WAN_21_DIM = 2
+WAN_22_DIMS = {"dim": 8, "dec_dim": 8}
+
+
+def random_state_dict(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Weights that keep activations near unit size, so that outputs are neither constant nor all clamped."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, parameter in module.state_dict().items():
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_gain = name.endswith("gamma") or (name.endswith("weight") and parameter.ndim == 1)
+        fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1
+        weights[name] = 1 + 0.1 * noise if is_gain else noise * 0.7 / fan_in**0.5
+    return weights
+
+
+def wan_21(seed: int) -> comfy.sd.VAE:
+    module = comfy.ldm.wan.vae.WanVAE(dim=WAN_21_DIM, z_dim=16, **WAN)
+    return comfy.sd.VAE(sd=random_state_dict(module, seed))
+
+
+def wan_22(seed: int) -> comfy.sd.VAE:
+    """comfy.sd hard-codes the real dims (704 M weights); only the size is swapped, while it builds the module."""
+    real = comfy.ldm.wan.vae2_2.WanVAE
+    weights = random_state_dict(real(z_dim=48, **WAN, **WAN_22_DIMS), seed)
+    with mock.patch.object(comfy.ldm.wan.vae2_2, "WanVAE", lambda **config: real(**{**config, **WAN_22_DIMS})):
+        return comfy.sd.VAE(sd=weights)
+
+
+def image(seed: int) -> comfy.sd.VAE:
+    """The SD 1 decoder at a quarter of its width; the encoder is left as it comes, nothing encodes."""
+    decoder = comfy.ldm.modules.diffusionmodules.model.Decoder(
+        ch=32, out_ch=3, ch_mult=(1, 2, 4, 4), num_res_blocks=2, attn_resolutions=[], in_channels=3, resolution=256,
+        z_channels=4,
+    )  # fmt: skip
+    weights = {f"decoder.{name}": weight for name, weight in random_state_dict(decoder, seed).items()}
+    weights["post_quant_conv.weight"] = torch.eye(4)[:, :, None, None]
+    weights["post_quant_conv.bias"] = torch.zeros(4)
+    return comfy.sd.VAE(sd=weights)
+
+
+def taehv(seed: int) -> comfy.sd.VAE:
+    return comfy.sd.VAE(sd=random_state_dict(comfy.taesd.taehv.TAEHV(latent_channels=16), seed))
+
+
+KINDS = {"wan 2.1": wan_21, "wan 2.2": wan_22, "image": image, "taehv": taehv}
+
+
+class TestVAE:
+    """A watched VAE.
+
+    `oom_at` and `hold_at` name the decoder call (from 1) that fails or waits, 0 for none. `wrapped` replaces the
+    decoder's `forward`, as packs that compile or cache models do.
+    """
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"kind": (list(KINDS),), "seed": ("INT", {"default": 0})},
+            "optional": {
+                "name": ("STRING", {"default": "vae"}),
+                "oom_at": ("INT", {"default": 0}),
+                "hold_at": ("INT", {"default": 0}),
+                "wrapped": ("BOOLEAN", {"default": False}),
+            },
+        }
+
+    RETURN_TYPES = ("VAE",)
+    FUNCTION = "make"
+    CATEGORY = "_tests"
+
+    def make(self, kind, seed, name="vae", oom_at=0, hold_at=0, wrapped=False):
+        vae = KINDS[kind](seed)
+        if wrapped:
+            decoder = vae.first_stage_model.decoder
+            decoder.forward = functools.partial(
+                lambda forward, *args, **kwargs: forward(*args, **kwargs), decoder.forward
+            )
+        WATCHES[name] = Watch(name, vae, oom_at, hold_at)
+        return (vae,)

@@ -1,0 +1,166 @@
+"""When something goes wrong in the middle: what the user sees, and that nothing stays behind."""
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import host
+import pytest
+from graph import Graph, Link, assert_clean, run, state
+from mp4 import read
+
+CONSUMERS = ["SaveVideoStreaming", "SaveVideo", "GetVideoComponents", "AsyncVAEDecodeVideo"]
+SAVERS = CONSUMERS[:2]
+
+
+@pytest.fixture(scope="module")
+def server(start_server):
+    """A server of this file's own: `full_disk` limits its log too, which must be small by then."""
+    with start_server() as server:
+        yield server
+
+
+def latent(graph: Graph, seed: int, **shape: int) -> Link:
+    return graph("AFPTestLatent", **{"batch": 1, "channels": 16, "seed": seed, **shape})
+
+
+def consume(graph: Graph, consumer: str, samples: Link, vae: Link, prefix: str) -> Link:
+    """Decode through one of our nodes, into one of its consumers; returns the node in which decoding happens."""
+    if consumer == "AsyncVAEDecodeVideo":
+        node = graph("AsyncVAEDecodeVideo", samples=samples, vae=vae)
+        graph("AFPTestCompareImages", a=node, b=node)
+        return node
+    video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=16)
+    if consumer == "GetVideoComponents":
+        node = graph("GetVideoComponents", video=video)
+        graph("AFPTestCompareImages", a=node[0], b=node[0])
+        return node
+    how = {"format": "mp4 (h264)", "quality": "very high"}  # a constant rate factor of 14
+    if consumer == "SaveVideo":
+        how = {"format": "mp4", "codec": "h264", "codec.encoding": "re-encode", "codec.encoding.crf": 14}
+    return graph(consumer, video=video, filename_prefix=prefix, **how)
+
+
+def saved_file(server, outcome, node: Link) -> Path:
+    [file] = outcome.ui(node)["images"]
+    return server.output_dir / file["subfolder"] / file["filename"]
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} never came"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def full_disk(server, free_bytes: int) -> Iterator[None]:
+    """Let no file of the server grow beyond its log plus `free_bytes`: writes then fail as on a full disk."""
+    pid = server.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    limit = server.log_path.stat().st_size + free_bytes
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_interrupt_in_mid_decode(server, seed, consumer):
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"held {seed}", hold_at=3)
+    samples = latent(graph, seed, latent_frames=9, height=4, width=4)
+    consume(graph, consumer, samples, vae, f"interrupted_{seed}")
+    prompt_id = server.submit(graph.prompt)
+    wait_for(server.base / f"hold-held {seed}.reached")
+    server.interrupt()
+    (server.base / f"hold-held {seed}.go").touch()
+    events = [event for event, _ in server.wait(prompt_id)["status"]["messages"]]
+    assert "execution_interrupted" in events
+    assert "execution_error" not in events
+    assert state(server)["vaes"][f"held {seed}"]["decoder_calls"] < 5, "the decode went on to its end"
+    assert_clean(server)
+    assert list(server.output_dir.rglob(f"interrupted_{seed}*")) == []
+
+    run(server, graph)
+    assert_clean(server)
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+def test_disk_full_in_mid_file(start_server, seed, saver):
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"full {seed}")
+    samples = latent(graph, seed, latent_frames=30, height=16, width=16)
+    node = consume(graph, saver, samples, vae, f"full_{seed}")
+    # A server of its own: the limit holds for its log too, which grows with every test.
+    with start_server() as server:
+        with full_disk(server, free_bytes=65536), pytest.raises(host.PromptFailed) as failed:
+            server.run(graph.prompt)
+        assert failed.value.error["node_id"] == node.node
+        assert "File too large" in failed.value.error["exception_message"]
+        assert any("pipeline" in line for line in failed.value.error["traceback"])
+        assert_clean(server)
+        assert list(server.output_dir.rglob(f"full_{seed}*")) == []
+
+        outcome = run(server, graph)
+        video = read(saved_file(server, outcome, node))
+        assert len(video.pts) == 117
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+def test_encoder_that_cannot_open(server, seed, saver):
+    """H.264 ends at 16384 pixels: said before the decode, not after it."""
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"wide {seed}")
+    node = consume(graph, saver, latent(graph, seed, latent_frames=2, height=2, width=2080), vae, f"wide_{seed}")
+    with pytest.raises(host.PromptFailed) as failed:
+        server.run(graph.prompt)
+    assert failed.value.error["node_id"] == node.node
+    assert "16640x16" in failed.value.error["exception_message"], "the message should name the size that is too large"
+    assert state(server)["vaes"][f"wide {seed}"]["decoder_calls"] == 0
+    assert_clean(server)
+    assert list(server.output_dir.rglob(f"wide_{seed}*")) == []
+
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"narrow {seed}")
+    node = consume(graph, saver, latent(graph, seed, latent_frames=2, height=2, width=2), vae, f"narrow_{seed}")
+    assert len(read(saved_file(server, run(server, graph), node)).pts) == 5
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+def test_out_of_memory_while_saving_restarts_the_file(server, seed, saver):
+    """The file holds the stock node's tiled pictures from the first frame on, none of those from before."""
+    graph = Graph()
+    samples = latent(graph, seed, latent_frames=5, height=6, width=48)
+    vaes = [
+        graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"oom {seed} {which}", oom_at=2)
+        for which in ("ours", "stock")
+    ]
+    ours = consume(graph, saver, samples, vaes[0], f"oom_{seed}")
+    stock_video = graph("CreateVideo", images=graph("VAEDecode", samples=samples, vae=vaes[1]), fps=16)
+    reference = graph(
+        "SaveVideoStreaming", video=stock_video, filename_prefix=f"reference_{seed}", format="mp4 (h264)",
+        quality="very high",
+    )  # fmt: skip
+    outcome = run(server, graph)
+    video, expected = (read(saved_file(server, outcome, node)) for node in (ours, reference))
+    assert len(video.pts) == 17
+    assert video.frames_equal(expected)
+    assert_clean(server)
+
+
+def test_error_in_one_consumer_leaves_the_video_usable_for_another(server, seed):
+    """A failed save never costs the generation: the same VIDEO, saved again, is whole."""
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed)
+    video = graph(
+        "AsyncVAEDecodeToVideo", samples=latent(graph, seed, latent_frames=3, height=4, width=4), vae=vae, fps=16
+    )
+    node = graph("SaveVideoStreaming", video=video, filename_prefix="../outside", format="mp4 (h264)", quality="high")
+    with pytest.raises(host.PromptFailed):
+        server.run(graph.prompt)
+    graph.prompt[node.node]["inputs"]["filename_prefix"] = f"inside_{seed}"
+    assert len(read(saved_file(server, run(server, graph), node)).pts) == 9
