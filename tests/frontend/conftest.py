@@ -44,6 +44,17 @@ class Editor:
         self.page = page
         page.wait_for_function(READY)
 
+    @classmethod
+    def open(cls, browser: Browser, url: str) -> Editor:
+        """The frontend of the server at `url` in a fresh page, as a browser that has never seen it."""
+        context = browser.new_context(viewport={"width": 1500, "height": 900})
+        context.set_default_timeout(PATIENCE_MS)
+        # The tests must not depend on, or talk to, anything but the server under test.
+        context.route(lambda each: not each.startswith((url, "blob:", "data:")), lambda route: route.abort())
+        page = context.new_page()
+        page.goto(url)
+        return cls(page)
+
     def open_template(self, name: str) -> None:
         """Open one of our templates as a user does: in the template browser, by its card."""
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
@@ -80,7 +91,7 @@ class Editor:
     def exported(self) -> dict:
         """{"workflow": the graph as saved, "output": the API prompt as queued}."""
         exported = self.page.evaluate("async () => JSON.parse(JSON.stringify(await app.graphToPrompt()))")
-        exported["workflow"]["extra"].pop("ds")  # where the user has scrolled to
+        exported["workflow"]["extra"].pop("ds", None)  # where the user has scrolled to
         return exported
 
     def drop(self, url: str, filename: str) -> None:
@@ -120,18 +131,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def open_editor(server: Server, browser: Browser) -> Callable[[], Editor]:
-    """Opens the frontend in a fresh page, as a browser that has never seen it."""
-
-    def open_editor() -> Editor:
-        context = browser.new_context(viewport={"width": 1500, "height": 900})
-        context.set_default_timeout(PATIENCE_MS)
-        # The tests must not depend on, or talk to, anything but the server under test.
-        context.route(lambda url: not url.startswith((server.url, "blob:", "data:")), lambda route: route.abort())
-        page = context.new_page()
-        page.goto(server.url)
-        return Editor(page)
-
-    return open_editor
+    """Opens the frontend in a fresh page."""
+    return lambda: Editor.open(browser, server.url)
 
 
 @pytest.fixture

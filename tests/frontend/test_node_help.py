@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import TimeoutError, expect
 
 from .conftest import PATIENCE_MS, REPO, Editor, Server
 
+DOCS = REPO / "web" / "docs"
+LOCALES = {path.name for path in (REPO / "locales").iterdir()}
 NODES = ("AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo", "SaveVideoStreaming", "SampleVideoLatent")
 
 
@@ -34,16 +38,55 @@ def test_the_info_panel_shows_the_help_page(editor: Editor, server: Server, node
     name = definition(server, node_id)["display_name"]
     expect(editor.page.get_by_role("heading", name=name, level=1)).to_be_visible()
     # A page of ours, not the description that the frontend shows where there is no page.
-    first_words = (REPO / "web" / "docs" / f"{node_id}.md").read_text().split("\n\n")[1].split(".")[0]
+    first_words = (DOCS / f"{node_id}.md").read_text().split("\n\n")[1].split(".")[0]
     expect(editor.page.get_by_text(re.sub(r"[*`]", "", first_words))).to_be_visible()
+    see_the_picture(editor, node_id)
 
 
 @pytest.mark.parametrize("node_id", NODES)
-def test_the_help_page_names_every_input_and_output(server: Server, node_id: str):
+@pytest.mark.parametrize("path", ["{}.md", "{}/zh.md"])
+def test_the_help_page_names_every_input_and_output(server: Server, node_id: str, path: str):
     node = definition(server, node_id)
-    page = (REPO / "web" / "docs" / f"{node_id}.md").read_text()
+    page = (DOCS / path.format(node_id)).read_text(encoding="utf-8")
     documented = set(re.findall(r"^- \*\*(\w+)\*\* \(", page, flags=re.MULTILINE))
     assert documented == set(input_options(node)) | set(node["output_name"])
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_a_translated_page_has_all_parts_of_the_english_one(node_id: str):
+    def parts(path: Path) -> list[str]:
+        """What the page consists of, without its words."""
+        page = path.read_text(encoding="utf-8")
+        return re.findall(r"^(#+|-|!|\*\*)", page, flags=re.MULTILINE)
+
+    translated = sorted((DOCS / node_id).glob("*.md"))
+    assert translated, "no translated page"
+    for path in translated:
+        assert path.stem in LOCALES, "a language that the frontend looks for"
+        assert parts(path) == parts(DOCS / f"{node_id}.md"), path
+        title = json.loads((REPO / "locales" / path.stem / "nodeDefs.json").read_text(encoding="utf-8"))[node_id]["display_name"]
+        assert path.read_text(encoding="utf-8").startswith(f"# {title}\n")
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_the_info_panel_shows_the_page_in_chinese(editor: Editor, node_id: str):
+    editor.page.add_init_script("Object.defineProperty(navigator, 'languages', {get: () => ['zh-CN']})")
+    editor.page.reload()
+    editor = Editor(editor.page)
+    editor.add(node_id)
+    editor.page.get_by_test_id("info-button").click()
+    page = (DOCS / node_id / "zh.md").read_text(encoding="utf-8")
+    expect(editor.page.get_by_role("heading", name=page.splitlines()[0].removeprefix("# "), level=1)).to_be_visible()
+    first_words = re.sub(r"[*`]", "", page.split("\n\n")[1].split("。")[0])
+    expect(editor.page.get_by_text(first_words)).to_be_visible()
+    see_the_picture(editor, node_id)
+
+
+def see_the_picture(editor: Editor, node_id: str) -> None:
+    picture = editor.page.locator(f"img[src*='{node_id}/graph.jpg']")
+    picture.wait_for()
+    editor.page.wait_for_function("image => image.naturalWidth >= 400", arg=picture.element_handle())
+    assert picture.get_attribute("alt")
 
 
 @pytest.mark.parametrize("node_id", NODES)

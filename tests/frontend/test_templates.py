@@ -1,17 +1,36 @@
-"""The two demo workflows: found in the template browser, whole, and equal to their API forms."""
+"""The bundled workflows: found in the template browser, whole, and equal to their API forms."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shutil
 import urllib.request
+from collections.abc import Callable, Iterator
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from .conftest import PACK_NAME, REPO, Editor, Server
 
-TEMPLATES = ("demo", "demo_stock")
+from host import PromptRejected  # isort: skip  (in scripts/, which conftest put on the path)
+
+TEMPLATES = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
+NEED_MODELS = [name for name in TEMPLATES if name.startswith("wan")]
+
+
+def stored(name: str) -> dict:
+    return json.loads((REPO / "workflows" / f"{name}.json").read_text())
+
+
+def api_form(name: str) -> dict:
+    return json.loads((REPO / "workflows" / "api" / f"{name}.json").read_text())
+
+
+def models(name: str) -> list[dict]:
+    return [model for node in stored(name)["nodes"] for model in node["properties"].get("models", [])]
 
 
 def without_titles(prompt: dict) -> dict:
@@ -19,57 +38,154 @@ def without_titles(prompt: dict) -> dict:
     return {node_id: {key: node[key] for key in ("class_type", "inputs")} for node_id, node in prompt.items()}
 
 
+def browse(editor: Editor) -> None:
+    """Show our templates in the template browser."""
+    editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    editor.page.get_by_role("dialog").get_by_text(PACK_NAME).click()
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """What the frontend made of one template.
+
+    Attributes:
+        red: types of the nodes that it shows in red: it does not know them, or something of theirs is missing.
+        output: the prompt it would queue.
+        boxes: name and bounding box of each node.
+        groups: name and bounding box of each group.
+        cut_off: notes that show only a part of their text.
+        downloads: the missing models that it offers to download.
+    """
+
+    name: str
+    red: list[str]
+    output: dict
+    boxes: list[tuple]
+    groups: list[tuple]
+    cut_off: list[str]
+    downloads: list[str]
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def opened(request: pytest.FixtureRequest, open_editor: Callable[[], Editor], server: Server) -> Iterator[Opened]:
+    """Each template, opened once for all tests here as a user does: by its card."""
+    shutil.copy(server.host.root / "input" / "example.png", server.base / "input")
+    editor = open_editor()
+    try:
+        yield look_at(editor, request.param)
+    finally:
+        editor.page.context.close()
+
+
+def look_at(editor: Editor, name: str) -> Opened:
+    page = editor.page
+    browse(editor)
+    page.get_by_test_id(f"template-workflow-{name}").click()
+    # The card's click loads the graph some moments later.
+    page.wait_for_function("id => app.rootGraph.id === id", arg=stored(name)["id"])
+    boxes = page.evaluate("() => app.rootGraph.nodes.map(node => [node.title, ...node.getBounding()])")
+    groups = page.evaluate("() => app.rootGraph.groups.map(group => [group.title, ...group._bounding])")
+    downloads = []
+    if models(name):
+        page.get_by_text("View details").click()
+        buttons = page.get_by_role("button", name=".safetensors").filter(has_text="Download")
+        expect(buttons).to_have_count(len(models(name)))
+        downloads = [button.get_attribute("aria-label").removeprefix("Download ") for button in buttons.all()]
+    # Notes are elements over the canvas; they have a size once they have been shown.
+    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [600, 100]; app.canvas.setDirty(true, true) }")
+    notes = page.locator(".comfy-markdown .tiptap:visible")
+    expect(notes).to_have_count(sum(node["type"] == "MarkdownNote" for node in stored(name)["nodes"]))
+    cut_off = [note.text_content()[:40] for note in notes.all() if note.evaluate("note => note.scrollHeight > note.clientHeight + 1")]
+    return Opened(name, editor.missing_node_types(), editor.exported()["output"], boxes, groups, cut_off, downloads)
+
+
 def test_the_server_lists_the_templates_and_nothing_else(server: Server):
     # workflows/api and workflows/sample must not show up as templates.
-    assert sorted(server.get("/workflow_templates")[PACK_NAME]) == sorted(TEMPLATES)
+    assert sorted(server.get("/workflow_templates")[PACK_NAME]) == TEMPLATES
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_has_a_thumbnail(server: Server, name: str):
     with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{PACK_NAME}/{name}.jpg") as answer:
         assert answer.headers["Content-Type"] == "image/jpeg"
-        picture = Image.open(io.BytesIO(answer.read())).convert("RGB")
+        content = answer.read()
+    picture = Image.open(io.BytesIO(content))
+    assert picture.format == "JPEG" and len(content) < 200_000
     assert min(picture.size) >= 256, "too small for the card in the template browser"
-    assert all(high - low > 100 for low, high in picture.getextrema()), "the picture is nearly one colour"
+    assert all(high - low > 100 for low, high in picture.convert("RGB").getextrema()), "the picture is nearly one colour"
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_the_template_browser_shows_the_thumbnail(editor: Editor, name: str):
-    editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    editor.page.get_by_role("dialog").get_by_text(PACK_NAME).click()
-    image = editor.page.get_by_test_id(f"template-workflow-{name}").locator("img")
-    image.wait_for()
-    editor.page.wait_for_function("image => image.naturalWidth > 0", arg=image.element_handle())
+def test_the_template_browser_shows_the_thumbnails(editor: Editor):
+    browse(editor)
+    for name in TEMPLATES:
+        card = editor.page.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()
+        image = card.locator("img")
+        image.wait_for()
+        editor.page.wait_for_function("image => image.naturalWidth > 0", arg=image.element_handle())
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_opens_with_no_missing_node(editor: Editor, name: str):
-    editor.open_template(name)
-    assert editor.missing_node_types() == []
+def test_a_template_opens_with_nothing_missing_but_models(opened: Opened):
+    assert opened.red == [node["type"] for node in stored(opened.name)["nodes"] if node["properties"].get("models")]
 
 
 def test_a_missing_node_would_be_noticed(editor: Editor):
     # The check of the test above, on a graph where it must find something.
-    graph = json.loads((REPO / "workflows" / "demo.json").read_text())
+    graph = stored("demo")
     graph["nodes"][0]["type"] = "NoSuchNode"
     editor.page.evaluate("graph => app.loadGraphData(graph)", graph)
     assert editor.missing_node_types() == ["NoSuchNode"]
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_the_api_form_is_what_the_frontend_queues(editor: Editor, name: str):
-    editor.open_template(name)
-    api_form = json.loads((REPO / "workflows" / "api" / f"{name}.json").read_text())
-    assert without_titles(editor.exported()["output"]) == without_titles(api_form)
+def test_the_api_form_is_what_the_frontend_queues(opened: Opened):
+    assert without_titles(opened.output) == without_titles(api_form(opened.name)), "run tests/workflows/export.py"
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_no_two_nodes_of_a_template_overlap(editor: Editor, name: str):
-    editor.open_template(name)
-    boxes = editor.page.evaluate(
-        "() => app.rootGraph.nodes.map(node => [node.type, ...node.getBounding()])"
-    )
-    for i, (type_a, xa, ya, wa, ha) in enumerate(boxes):
-        for type_b, xb, yb, wb, hb in boxes[:i]:
-            apart = xa + wa <= xb or xb + wb <= xa or ya + ha <= yb or yb + hb <= ya
-            assert apart, f"{type_a} and {type_b} overlap"
+def test_no_two_nodes_of_a_template_overlap(opened: Opened):
+    assert overlaps(opened.boxes) == []
+
+
+def test_no_two_groups_of_a_template_overlap(opened: Opened):
+    assert overlaps(opened.groups) == []
+
+
+def test_every_node_but_the_notes_is_in_a_group_of_the_larger_templates(opened: Opened):
+    if not opened.groups:
+        assert len(opened.boxes) < 10
+        return
+    notes = {node["title"] for node in stored(opened.name)["nodes"] if node["type"] == "MarkdownNote"}
+    outside = [title for title, *box in opened.boxes if not any(contains(group, box) for _, *group in opened.groups)]
+    assert set(outside) == notes
+
+
+def test_notes_show_all_their_text(opened: Opened):
+    assert opened.cut_off == []
+
+
+def test_the_frontend_offers_every_missing_model_for_download(opened: Opened):
+    assert sorted(opened.downloads) == sorted(model["name"] for model in models(opened.name))
+
+
+@pytest.mark.parametrize("name", NEED_MODELS)
+def test_nothing_but_the_models_is_missing(server: Server, name: str):
+    # What the server itself says of the prompt: the model files that are not there, and nothing else.
+    shutil.copy(server.host.root / "input" / "example.png", server.base / "input")
+    with pytest.raises(PromptRejected) as rejected:
+        server.submit(api_form(name))
+    errors = [error for node in rejected.value.body["node_errors"].values() for error in node["errors"]]
+    assert {error["type"] for error in errors} == {"value_not_in_list"}
+    assert {error["extra_info"]["received_value"] for error in errors} == {model["name"] for model in models(name)}
+
+
+def overlaps(boxes: list[tuple]) -> list[tuple[str, str]]:
+    pairs = []
+    for i, (name_a, xa, ya, wa, ha) in enumerate(boxes):
+        for name_b, xb, yb, wb, hb in boxes[:i]:
+            if not (xa + wa <= xb or xb + wb <= xa or ya + ha <= yb or yb + hb <= ya):
+                pairs.append((name_a, name_b))
+    return pairs
+
+
+def contains(outer: list[float], inner: list[float]) -> bool:
+    (x, y, w, h), (xi, yi, wi, hi) = outer, inner
+    return x <= xi and y <= yi and xi + wi <= x + w and yi + hi <= y + h

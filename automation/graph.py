@@ -1,0 +1,183 @@
+"""A workflow file as graphs of nodes and links; changes go to the JSON itself. web/js/swap_graph.js is its twin.
+
+Knows the format, not the swap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+# What stands for a subgraph's own inputs and outputs in the links inside it.
+INPUTS_ID, OUTPUTS_ID = -10, -20
+LINK_FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+
+
+def inputs(node: dict) -> list[dict]:
+    return node.get("inputs") or []
+
+
+def named(node: dict, name: str) -> dict:
+    """A node's input of this name; an empty one where it has none."""
+    return next((slot for slot in inputs(node) if slot["name"] == name), {})
+
+
+def with_links_of(node: dict, slots: list[dict]) -> list[dict]:
+    """Inputs that are linked as the inputs of the same names are in a node now."""
+    return [{**slot, "link": named(node, slot["name"]).get("link")} for slot in slots]
+
+
+def properties_of(node: dict) -> dict:
+    return node.get("properties") or {}
+
+
+def xy(pair: list | dict) -> list:
+    return pair if isinstance(pair, list) else [pair["0"], pair["1"]]  # very old files have an object
+
+
+def get(link: list | dict, field: str) -> object:
+    """A field of a link: an array in most workflows, an object in subgraphs."""
+    return link[LINK_FIELDS.index(field)] if isinstance(link, list) else link[field]
+
+
+def put(link: list | dict, field: str, value: object) -> None:
+    link[LINK_FIELDS.index(field) if isinstance(link, list) else field] = value
+
+
+class Graph:
+    """A workflow, or the definition of a subgraph; changes go to the JSON itself.
+
+    Attributes:
+        id, name: None and "" for the workflow.
+        links: as they are in the JSON.
+        nodes: by id.
+        node_positions, link_positions: where each was in the file, by id.
+    """
+
+    def __init__(self, raw: dict, id: str | None, name: str):
+        self.raw, self.id, self.name = raw, id, name
+        self.links = raw.get("links") or []
+        self.nodes = {node["id"]: node for node in raw["nodes"]}
+        self.node_positions = {node["id"]: position for position, node in enumerate(raw["nodes"])}
+        self.link_positions = {get(link, "id"): position for position, link in enumerate(self.links)}
+        self._to_place = []  # (list, position, item)
+
+    def links_from(self, node_id: object, slot: int | None = None) -> Iterator[list | dict]:
+        """Links out of one output of a node, or out of all."""
+        for link in self.links:
+            if get(link, "origin_id") == node_id and slot in (None, get(link, "origin_slot")):
+                yield link
+
+    def links_to(self, node_id: object) -> Iterator[list | dict]:
+        return (link for link in self.links if get(link, "target_id") == node_id)
+
+    def is_known_to_target(self, link: list | dict) -> bool:
+        slots = inputs(self.nodes[get(link, "target_id")])
+        slot = get(link, "target_slot")
+        return slot < len(slots) and slots[slot].get("link") == get(link, "id")
+
+    def is_rerouted(self, link: list | dict) -> bool:
+        """Whether a link goes through reroute points (the dots on a link; Reroute nodes are nodes)."""
+        if isinstance(link, dict):
+            return link.get("parentId") is not None
+        return any(bend["id"] == link[0] for bend in (self.raw.get("extra") or {}).get("linkExtensions") or [])
+
+    def aim_links(self, node: dict) -> None:
+        """Make the links of a node's inputs end in it."""
+        links = {get(link, "id"): link for link in self.links}
+        for position, slot in enumerate(inputs(node)):
+            if slot.get("link") in links:
+                put(links[slot["link"]], "target_id", node["id"])
+                put(links[slot["link"]], "target_slot", position)
+
+    def new_link(self, kind: str) -> list | dict:
+        link = dict.fromkeys(LINK_FIELDS, 0) | {"id": None, "type": kind}
+        as_object = isinstance(self.links[0], dict) if self.links else self.id is not None
+        return link if as_object else list(link.values())
+
+    def remove(self, node: dict, link: list | dict) -> None:
+        self.raw["nodes"].remove(node)
+        self.links.remove(link)
+        del self.nodes[node["id"]], self.link_positions[get(link, "id")]
+
+    def add(self, node: dict, link: list | dict, node_position: int | None, link_position: int | None) -> None:
+        """Add a node and a link: last, until put_in_place moves them to their positions in the file."""
+        self.nodes[node["id"]] = node
+        self.link_positions[get(link, "id")] = link_position
+        self.raw["links"] = self.links
+        for items, position, item in ((self.raw["nodes"], node_position, node), (self.links, link_position, link)):
+            items.append(item)
+            if position is not None:
+                self._to_place.append((items, position, item))
+
+    def put_in_place(self) -> None:
+        for items, _, item in self._to_place:
+            items.remove(item)
+        # Lowest first: each then finds everything that was before it back in place.
+        for items, position, item in sorted(self._to_place, key=lambda entry: entry[1]):
+            items.insert(position, item)
+
+
+class Workflow:
+    """A workflow with its subgraph definitions. Attribute graphs: the workflow itself comes first."""
+
+    def __init__(self, workflow: dict):
+        self.workflow = workflow
+        self.graphs = [Graph(workflow, None, "")]
+        self._definitions: dict[str, Graph] = {}
+        self._collect(workflow)
+
+    def _collect(self, owner: dict) -> None:
+        for definition in (owner.get("definitions") or {}).get("subgraphs") or []:
+            graph = Graph(definition, definition["id"], definition.get("name") or "")
+            self.graphs.append(graph)
+            self._definitions[graph.id] = graph
+            self._collect(definition)
+
+    def hosts(self, graph: Graph) -> list[tuple[Graph, dict]]:
+        """The nodes that stand for a subgraph, and the graphs they are in."""
+        return [(outer, node) for outer in self.graphs for node in outer.nodes.values() if node["type"] == graph.id]
+
+    def ends(self, graph: Graph, node: dict, kinds: tuple[str, ...], hands_on: Callable[[dict], bool]) -> list[dict]:
+        """Where a node's outputs end up.
+
+        Args:
+            kinds: link types to follow; links of any type ("*") are followed too.
+            hands_on: whether a node that is reached hands on what it gets, so that its own outputs are followed.
+        Returns:
+            The nodes reached that do not hand on, each as often as a link reaches it.
+        """
+        ends, seen, todo = [], set(), [(graph, node["id"], None)]
+        while todo:
+            graph, origin_id, origin_slot = todo.pop()
+            for link in graph.links_from(origin_id, origin_slot):
+                if get(link, "type") not in (*kinds, "*") or (graph.id, get(link, "id")) in seen:
+                    continue
+                seen.add((graph.id, get(link, "id")))
+                target_id, slot = get(link, "target_id"), get(link, "target_slot")
+                if target_id == OUTPUTS_ID:
+                    todo += [(outer, host["id"], slot) for outer, host in self.hosts(graph)]
+                elif (target := graph.nodes.get(target_id)) is None:
+                    continue
+                elif inner := self._definitions.get(target["type"]):
+                    todo.append((inner, INPUTS_ID, self._inner_slot(inner, target, slot)))
+                elif hands_on(target):
+                    todo.append((graph, target_id, None))
+                else:
+                    ends.append(target)
+        return ends
+
+    def _inner_slot(self, inner: Graph, host: dict, slot: int) -> int:
+        """Position among a subgraph's inputs. Its node may show them in another order, and widgets between them."""
+        name = inputs(host)[slot]["name"]
+        return next((i for i, entry in enumerate(inner.raw.get("inputs") or []) if entry["name"] == name), slot)
+
+    def new_id(self, kind: str) -> int:
+        """An id that no node ("node") or link ("link") has, and that none will get."""
+        used = [id for graph in self.graphs for id in (graph.nodes if kind == "node" else graph.link_positions)]
+        states = [graph.raw["state"] for graph in self.graphs if isinstance(graph.raw.get("state"), dict)]
+        counters = [(self.workflow, f"last_{kind}_id")] + [(state, f"last{kind.title()}Id") for state in states]
+        counters = [(owner, key) for owner, key in counters if key in owner]
+        new = 1 + max(id for id in [0, *used, *(owner[key] for owner, key in counters)] if isinstance(id, int))
+        for owner, key in counters:
+            owner[key] = new
+        return new

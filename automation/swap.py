@@ -1,0 +1,36 @@
+"""The swap as a function: of workflow files and of API prompts."""
+
+from __future__ import annotations
+
+import copy
+
+from . import api_prompt, workflow_file
+from .rules import Change, FormatError
+
+
+def swap(workflow: dict, *, reverse: bool = False, tiled: bool = False) -> tuple[dict, list[Change]]:
+    """Put this pack's decoders in the place of the stock ones, by the rules in rules.py.
+
+    Args:
+        workflow: a workflow as the editor saves it, or a prompt in API format. It is not modified.
+        reverse: put the stock nodes back. What was swapped becomes exactly what it was; links, titles and values that
+            have been changed since stay as they are.
+        tiled: swap VAE Decode (Tiled) too. Its tile settings are remembered for the reverse.
+    Returns:
+        The new workflow, and one Change for each decode in it, those left alone included.
+    Raises:
+        FormatError: it is neither, or damaged.
+    """
+    for format in (workflow_file, api_prompt):
+        if format.recognises(workflow):
+            break
+    else:
+        raise FormatError(
+            "this is no workflow: expected what ComfyUI saves (an object with 'nodes' and 'links') "
+            "or what it exports for the API (node ids, each with 'class_type' and 'inputs')"
+        )
+    workflow = copy.deepcopy(workflow)
+    try:
+        return workflow, format.restore(workflow) if reverse else format.swap(workflow, tiled)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"this workflow is damaged: {type(error).__name__}: {error}") from error

@@ -1,0 +1,93 @@
+"""The worked example of the API, and swapped prompts, against a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import pytest
+
+from async_frame_pipeline.automation import swap
+
+REPO = Path(__file__).resolve().parent.parent.parent
+sys.path.append(str(REPO / "scripts"))
+
+from host import Server  # noqa: E402
+
+FRAMES = 5
+# Encodes and decodes with no model: this VAE's latents are the pixels.
+VIDEO = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": FRAMES, "color": 0x336699}},
+    "2": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
+    "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["2", 0]}},
+    "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 0]}},
+    "9": {"class_type": "CreateVideo", "inputs": {"images": ["8", 0], "fps": 12.0}},
+    "10": {"class_type": "SaveVideo", "inputs": {"video": ["9", 0], "filename_prefix": "example", "format": "auto", "codec": "auto"}},
+}
+FAILING = {
+    "1": {"class_type": "RegexReplace", "inputs": {"string": "a", "regex_pattern": "(", "replace": "b"}},
+    "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(base=tmp_path_factory.mktemp("automation")) as server:
+        yield server
+
+
+def run(server: Server, prompt: dict, folder: Path) -> subprocess.CompletedProcess:
+    (folder / "prompt.json").write_text(json.dumps(prompt))
+    command = [sys.executable, "-m", "automation.run", folder / "prompt.json", "--server", server.url, "--out", folder / "out"]
+    env = {**os.environ, "no_proxy": "127.0.0.1"}
+    return subprocess.run(list(map(str, command)), cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("form", ["stock", "swapped", "swapped and back"])
+def test_it_fetches_the_video(server: Server, tmp_path: Path, form: str):
+    prompt = VIDEO
+    if form != "stock":
+        prompt, _ = swap(prompt)
+        assert prompt["9"]["class_type"] == "AsyncVAEDecodeToVideo"
+    if form == "swapped and back":
+        prompt, _ = swap(prompt, reverse=True)
+    done = run(server, prompt, tmp_path)
+    assert done.returncode == 0, done.stderr
+    [file] = (tmp_path / "out").iterdir()
+    assert done.stdout.splitlines()[-1] == f"saved {file}"
+    with av.open(file) as container:
+        assert sum(1 for _ in container.decode(video=0)) == FRAMES
+        assert container.streams.video[0].average_rate == 12
+
+
+def test_it_tells_which_node_is_at_work(server: Server, tmp_path: Path):
+    prompt = {**VIDEO, "1": {**VIDEO["1"], "inputs": {**VIDEO["1"]["inputs"], "color": 1}}}  # not from the cache
+    lines = run(server, prompt, tmp_path).stdout.splitlines()
+    assert [line for line in lines if line in ("EmptyImage #1", "VAEDecode #8", "SaveVideo #10")] == [
+        "EmptyImage #1", "VAEDecode #8", "SaveVideo #10",
+    ]  # fmt: skip
+
+
+def test_a_prompt_that_fails(server: Server, tmp_path: Path):
+    done = run(server, FAILING, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: RegexReplace #1 failed: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("also_valid", [False, True])
+def test_a_prompt_that_is_refused(server: Server, tmp_path: Path, also_valid: bool):
+    broken = {"20": {"class_type": "PreviewAny", "inputs": {}}}
+    done = run(server, {**VIDEO, **broken} if also_valid else broken, tmp_path)
+    assert done.returncode == 1
+    assert "PreviewAny #20: Required input is missing: source" in done.stderr
+
+
+def test_no_server(tmp_path: Path):
+    nowhere = type("Nowhere", (), {"url": "http://127.0.0.1:9"})
+    done = run(nowhere, VIDEO, tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr

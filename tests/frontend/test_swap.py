@@ -1,0 +1,295 @@
+"""Swapping decodes in the real frontend: the pinned one and the newest, canvas and Nodes 2.0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from async_frame_pipeline.automation import swap
+
+from ..automation.graphs import by_id, connections, flaws, subgraph, workflow
+from ..automation.templates import graphs_of, is_counted_version, official_templates
+from host import PromptRejected
+
+from .conftest import Server
+from .newest_frontend import static_folder
+from .swap_editor import RESTORE, SERIALIZED, SETTLED, SPEED_UP, SwapEditor
+
+TO_IMAGES = "Swap for Async VAE Decode (Video)"
+TO_VIDEO = "Swap with Create Video for Async VAE Decode to Video"
+BACK = "Restore stock VAE Decode"
+NODES_2 = "/settings/Comfy.VueNodes.Enabled"
+
+
+@pytest.fixture(scope="module", params=["pinned", "newest"])
+def frontend(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of this frontend."""
+    if request.param == "pinned":
+        yield server
+        return
+    with Server("--front-end-root", str(static_folder()), base=tmp_path_factory.mktemp("newest")) as newest:
+        newest.post("/settings/Comfy.TutorialCompleted", True)
+        yield newest
+
+
+@pytest.fixture(scope="module", params=["canvas", "nodes 2.0"])
+def editor(request: pytest.FixtureRequest, frontend: Server, browser: Browser) -> Iterator[SwapEditor]:
+    """One page for all tests; each shows its workflow in a tab of its own."""
+    frontend.post(NODES_2, request.param == "nodes 2.0")
+    editor = SwapEditor.open(browser, frontend.url)
+    yield editor
+    editor.page.context.close()
+    frontend.post(NODES_2, False)
+
+
+on_canvas = pytest.mark.parametrize("editor", ["canvas"], indirect=True)
+
+IN_GROUP = """id => {
+    const [group] = app.rootGraph.groups
+    group.recomputeInsideNodes()
+    return group.nodes.some((node) => node.id == id)
+}"""
+MINE = {"title": "My decode", "color": "#432", "bgcolor": "#653", "size": [300, 90]}
+SHARED = workflow(
+    {1: "SampleVideoLatent", 8: "VAEDecode", 9: "CreateVideo", 10: "SaveVideo", 11: "PreviewImage"},
+    "1>8.samples 1.1>8.vae 8>9.images 9>10.video 8>11.images",
+    n8=MINE,
+)
+PAIR = workflow(
+    {1: "SampleVideoLatent", 4: "PrimitiveFloat", 8: "VAEDecode", 9: "CreateVideo", 10: "SaveVideo"},
+    "1>8.samples 1.1>8.vae 8>9.images 4>9.fps 9>10.video",
+    n9={"title": "My video", "widgets_values": [30, 10]},
+)
+INSIDE = "c0ffee00-0000-4000-8000-000000000000"
+NESTED = workflow(
+    {1: "SampleVideoLatent", 7: INSIDE, 10: "SaveVideo"},
+    "1>7.samples 1.1>7.vae 7>10.video",
+    n7={"inputs": "samples:LATENT vae:VAE", "outputs": "VIDEO:VIDEO"},
+    subgraphs=[
+        subgraph(
+            INSIDE, {8: "VAEDecode", 9: "CreateVideo", 11: "PreviewImage"}, "-10.0>8.samples -10.1>8.vae 8>9.images 9>-20.0 8>11.images",
+            inputs="samples:LATENT vae:VAE", outputs="VIDEO:VIDEO",
+        )
+    ],
+)  # fmt: skip
+
+
+def unordered(serialized: str) -> dict:
+    """A workflow without what the editor makes anew each time it loads one: the order of links and of execution."""
+    workflow = json.loads(serialized)
+    for graph in graphs_of(workflow):
+        graph["links"].sort(key=lambda link: link["id"] if isinstance(link, dict) else link[0])
+        for node in graph["nodes"]:
+            del node["order"]
+    return workflow
+
+
+def without_new_sizes(workflow: dict) -> dict:
+    """A workflow in which our nodes have no size: the editor makes them as large as their names need."""
+    for graph in graphs_of(workflow):
+        for node in graph["nodes"]:
+            if node["type"].startswith("Async"):
+                del node["size"]
+    return workflow
+
+
+def swap_by_menu(editor: SwapEditor, node_id: int, item: str) -> None:
+    editor.menu_of(node_id)
+    editor.page.get_by_text(item, exact=True).click()
+
+
+def expect_undo_restores(editor: SwapEditor, before: str, steps: int) -> None:
+    assert editor.undo_steps() == steps + 1, "a swap is one step"
+    editor.undo()
+    editor.page.wait_for_function(f"before => ({SERIALIZED})() === before", arg=before)
+    assert editor.undo_steps() == steps
+
+
+# ---------------------------------------------------------------------------- right-click
+
+
+def test_right_click_on_a_decode(editor: SwapEditor):
+    editor.show(SHARED)
+    before, steps = editor.serialized(), editor.undo_steps()
+    editor.menu_of(8)
+    expect(editor.page.get_by_text(TO_IMAGES, exact=True)).to_be_visible()
+    expect(editor.page.get_by_text(TO_VIDEO, exact=True)).to_have_count(0)  # the decode feeds a preview as well
+    editor.page.get_by_text(TO_IMAGES, exact=True).click()
+    editor.expect_toast("Swapped 1 decode", "VAE Decode → Async VAE Decode (Video)")
+
+    after = editor.workflow()
+    node, was = by_id(after)[8], by_id(json.loads(before))[8]
+    assert node["type"] == "AsyncVAEDecodeVideo"
+    for key in ("pos", "size", "title", "color", "bgcolor", "mode", "flags"):
+        assert node[key] == was[key], key
+    assert connections(after) == connections(json.loads(before))
+    assert editor.page.evaluate(IN_GROUP, 8), "still in its group"
+    assert editor.page.evaluate("() => [...app.canvas.selectedItems].map(item => Number(item.id))") == [8]
+    assert editor.missing_node_types() == []
+    expect_undo_restores(editor, before, steps)
+
+
+def test_right_click_on_a_pair_and_back(editor: SwapEditor):
+    editor.show(PAIR)
+    before, steps = editor.serialized(), editor.undo_steps()
+    swap_by_menu(editor, 8, TO_VIDEO)
+    editor.expect_toast("Swapped 1 decode", "VAE Decode + Create Video → Async VAE Decode to Video")
+    after = editor.workflow()
+    node = by_id(after)[9]
+    assert node["type"] == "AsyncVAEDecodeToVideo" and node["title"] == "My video" and node["widgets_values"] == [30, 10]
+    assert node["properties"]["Node name for S&R"] == "CreateVideo", "or %CreateVideo.fps% in a file name would break"
+    assert connections(after) == {"1.0>9.samples", "1.1>9.vae", "4.0>9.fps", "9.0>10.video"}
+    assert editor.prompt()["9"]["inputs"] == {"samples": ["1", 0], "vae": ["1", 1], "fps": ["4", 0], "bit_depth": 10}
+
+    swap_by_menu(editor, 9, BACK)
+    editor.expect_toast("Restored 1 decode", "Async VAE Decode to Video → VAE Decode + Create Video")
+    editor.page.evaluate(SETTLED)
+    assert unordered(editor.serialized()) == unordered(before)
+    editor.undo()
+    editor.page.wait_for_function("() => app.rootGraph.getNodeById(9).type === 'AsyncVAEDecodeToVideo'")
+    editor.page.evaluate(SETTLED)
+    expect_undo_restores(editor, before, steps)
+
+
+def test_right_click_in_a_subgraph(editor: SwapEditor):
+    editor.show(NESTED)
+    editor.enter_subgraph(7)
+    before, steps = editor.serialized(), editor.undo_steps()
+    swap_by_menu(editor, 8, TO_IMAGES)
+    editor.expect_toast("Swapped 1 decode", "VAE Decode → Async VAE Decode (Video)")
+    assert editor.page.evaluate("() => app.canvas.graph.id") == INSIDE, "the subgraph stays open"
+    [inside] = editor.workflow()["definitions"]["subgraphs"]
+    assert by_id(inside)[8]["type"] == "AsyncVAEDecodeVideo"
+    assert connections(inside) == {"-10.0>8.samples", "-10.1>8.vae", "8.0>9.images", "9.0>-20.0", "8.0>11.images"}
+    expect_undo_restores(editor, before, steps)
+
+
+@on_canvas
+def test_right_click_on_tiles(editor: SwapEditor):
+    tiled = json.loads(json.dumps(SHARED))
+    by_id(tiled)[8].update(type="VAEDecodeTiled", widgets_values=[256, 32, 16, 4])
+    editor.show(tiled)
+    before = editor.serialized()
+    swap_by_menu(editor, 8, TO_IMAGES)
+    editor.expect_toast(
+        "Swapped 1 decode", "VAE Decode (Tiled) → Async VAE Decode (Video) (its tile settings are back when you restore it)"
+    )
+    swap_by_menu(editor, 8, BACK)
+    editor.expect_toast("Restored 1 decode", "Async VAE Decode (Video) → VAE Decode (Tiled)")
+    assert unordered(editor.serialized()) == unordered(before)
+
+
+@on_canvas
+def test_other_nodes_have_no_such_entry(editor: SwapEditor):
+    editor.show(SHARED)
+    editor.menu_of(9)
+    expect(editor.page.get_by_text("Pin", exact=True)).to_be_visible()
+    assert editor.page.get_by_text("Async VAE").count() == 0
+
+
+# ---------------------------------------------------------------------------- the commands
+
+
+@on_canvas
+def test_the_commands_are_in_the_menu(editor: SwapEditor):
+    editor.show(PAIR)
+    page = editor.page
+    for command, told in (
+        ("Speed up video decoding in this workflow", "Swapped 1 decode"),
+        ("Restore stock video decoding", "Restored 1 decode"),
+    ):
+        page.locator(".comfyui-logo").first.click()
+        page.get_by_text("Edit", exact=True).first.hover()
+        page.get_by_text(command, exact=True).click()
+        expect(page.get_by_text(told, exact=True).first).to_be_visible()
+
+
+@on_canvas
+def test_the_toast_tells_what_was_left_alone_and_why(editor: SwapEditor):
+    types = {
+        1: "SampleVideoLatent", 8: "VAEDecode", 9: "CreateVideo", 18: "VAEDecode", 19: "CreateVideo",
+        28: "VAEDecode", 29: "SaveWEBM", 30: "PreviewImage", 38: "VAEDecode", 39: "PreviewImage",
+        48: "VAEDecodeTiled", 49: "CreateVideo",
+    }  # fmt: skip
+    links = "8>9.images 18>19.images 28>29.images 28>30.images 38>39.images 48>49.images"
+    editor.show(workflow(types, " ".join(f"1>{id}.samples 1.1>{id}.vae" for id in (8, 18, 28, 38, 48)) + " " + links))
+    editor.run_command(SPEED_UP)
+    editor.expect_toast(
+        "Swapped 3 decodes",
+        "2 × VAE Decode + Create Video → Async VAE Decode to Video",
+        "VAE Decode → Async VAE Decode (Video)",
+        "VAE Decode left alone: its frames do not go into a video",
+        "VAE Decode (Tiled) left alone: it decodes in tiles, which somebody chose to save memory",
+    )
+    before, steps = editor.serialized(), editor.undo_steps()
+    editor.run_command(SPEED_UP)
+    expect(editor.page.get_by_text("Swapped no decodes", exact=True).first).to_be_visible()
+    assert editor.serialized() == before and editor.undo_steps() == steps, "nothing to swap, nothing done"
+
+
+# ---------------------------------------------------------------------------- every official template
+
+
+@on_canvas
+def test_every_official_template(editor: SwapEditor, frontend: Server):
+    templates = official_templates()
+    convertible = [name for name in templates if any(change.after for change in swap(templates[name])[1])]
+    assert len(convertible) == 51 or not is_counted_version()
+    for name in convertible:
+        editor.load(templates[name])
+        before, prompt_before, missing_before = editor.serialized(), editor.prompt(), editor.missing_node_types()
+        editor.run_command(SPEED_UP)
+        after, prompt = editor.serialized(), editor.prompt()
+
+        # It agrees with the command line, on the file and on the prompt.
+        expected, changes = swap(json.loads(before))
+        assert without_new_sizes(unordered(after)) == without_new_sizes(unordered(json.dumps(expected))), name
+        if not feeds_inactive_nodes(json.loads(before), changes):
+            assert bare(prompt) == bare(swap(prompt_before)[0]), name
+
+        # It is as sound as the original: no missing node, no loose link, and the server says the same about it.
+        assert "AsyncVAEDecode" in after and "AsyncVAEDecode" not in before, name
+        assert editor.missing_node_types() == missing_before, name
+        for graph, graph_before in zip(graphs_of(json.loads(after)), graphs_of(json.loads(before))):
+            assert set(flaws(graph)) <= set(flaws(graph_before)), name  # some templates are flawed as they come
+        assert validation(frontend, prompt) == validation(frontend, prompt_before), name
+
+        editor.run_command(RESTORE)
+        assert unordered(editor.serialized()) == unordered(before), name
+
+
+def feeds_inactive_nodes(workflow: dict, changes: list) -> bool:
+    """Whether a decode that was swapped feeds a muted or bypassed node: in a prompt, there is no such node."""
+    swapped = {id for change in changes if change.after for id in change.nodes}
+    for graph in graphs_of(workflow):
+        nodes = by_id(graph)
+        for link in graph["links"]:
+            origin, target = (link["origin_id"], link["target_id"]) if isinstance(link, dict) else (link[1], link[3])
+            if origin in swapped and nodes.get(target, {}).get("mode"):
+                return True
+    return False
+
+
+def bare(prompt: dict) -> dict:
+    """A prompt without what only people and the reverse of a swap read."""
+    return {
+        id: {"class_type": node.get("class_type"), "inputs": node["inputs"], "title": node.get("_meta", {}).get("title")}
+        for id, node in prompt.items()
+    }
+
+
+def validation(server: Server, prompt: dict) -> set[tuple]:
+    """What the server has against a prompt: node, kind of error, details. Nothing of it is run."""
+    try:
+        server.submit(prompt)
+    except PromptRejected as rejected:
+        answer = rejected.body
+    else:
+        answer = {"node_errors": {}}
+    server.post("/queue", {"clear": True})
+    server.interrupt()
+    found = {(id, error["type"], error["details"]) for id, node in answer["node_errors"].items() for error in node["errors"]}
+    return found | ({("", answer["error"]["type"], "")} if "error" in answer else set())

@@ -1,0 +1,145 @@
+"""Small random weights under the names of the models that the bundled workflows load. Runs on the host's Python.
+
+    python stand_ins.py COMFYUI_FOLDER MODELS_FOLDER
+
+Each file holds the real architecture, recognised by ComfyUI's own detection; only its sizes are small where
+ComfyUI reads them from the file. Where it does not, the size is the real one (Wan 2.2's VAE, FILM).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+TINY_VAE = Path(__file__).resolve().parent.parent.parent / "workflows" / "sample" / "tiny_wan_vae.safetensors"
+
+# The smallest text encoder that CLIPLoader takes as "wan" is T5 base: UMT5-XXL's family, with its tokenizer in
+# ComfyUI. The diffusion models say in their metadata that their text has this width instead of 4096.
+TEXT_WIDTH = 768
+DIM, FFN_DIM, BLOCKS, LORA_RANK = 128, 256, 2, 4  # one attention head is 128 wide
+
+
+def diffusion_model(channels: int, image_channels: int = 0) -> Callable:
+    """A Wan model of `channels` latent channels, with `image_channels` more of input for a start image."""
+
+    def make(seed: int, path: Path) -> None:
+        import comfy.ldm.wan.model
+
+        model = comfy.ldm.wan.model.WanModel(
+            in_dim=channels + image_channels, out_dim=channels, dim=DIM, ffn_dim=FFN_DIM, num_heads=DIM // 128,
+            num_layers=BLOCKS, text_dim=TEXT_WIDTH, operations=torch.nn, device="meta",
+        )  # fmt: skip
+        save(random_weights(model, seed), path, {"config": json.dumps({"transformer": {"text_dim": TEXT_WIDTH}})})
+
+    return make
+
+
+def lora(seed: int, path: Path) -> None:
+    """A LoRA on every linear layer of `diffusion_model`'s blocks."""
+    layers = {f"self_attn.{name}": (DIM, DIM) for name in "qkvo"} | {f"cross_attn.{name}": (DIM, DIM) for name in "qkvo"}
+    layers |= {"ffn.0": (FFN_DIM, DIM), "ffn.2": (DIM, FFN_DIM)}
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for block in range(BLOCKS):
+        for layer, (width_out, width_in) in layers.items():
+            name = f"diffusion_model.blocks.{block}.{layer}"
+            weights[f"{name}.lora_down.weight"] = torch.randn(LORA_RANK, width_in, generator=generator) / width_in**0.5
+            weights[f"{name}.lora_up.weight"] = torch.randn(width_out, LORA_RANK, generator=generator) / LORA_RANK**0.5
+            weights[f"{name}.alpha"] = torch.tensor(float(LORA_RANK))
+    save(weights, path)
+
+
+def text_encoder(seed: int, path: Path) -> None:
+    import comfy.ops
+    import comfy.text_encoders.t5
+
+    config = json.loads((Path(comfy.text_encoders.t5.__file__).parent / "t5_config_base.json").read_text())
+    assert config["d_model"] == TEXT_WIDTH
+    model = comfy.text_encoders.t5.T5(config, torch.float32, "meta", comfy.ops.disable_weight_init)
+    save(random_weights(model, seed, torch.float16), path)
+
+
+def wan_21_vae(seed: int, path: Path) -> None:
+    """The pack's own: its decoder is trained, so that frames are pictures rather than noise."""
+    path.symlink_to(TINY_VAE)
+
+
+def wan_22_vae(seed: int, path: Path) -> None:
+    import comfy.ldm.wan.vae2_2
+
+    with torch.device("meta"):
+        model = comfy.ldm.wan.vae2_2.WanVAE(
+            dim=160, z_dim=48, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
+            temperal_downsample=[False, True, True],
+        )  # fmt: skip
+    save(random_weights(model, seed, torch.bfloat16), path)
+
+
+def film(seed: int, path: Path) -> None:
+    import comfy_extras.frame_interpolation_models.film_net
+
+    with torch.device("meta"):
+        model = comfy_extras.frame_interpolation_models.film_net.FILMNet()
+    save(random_weights(model, seed, torch.float16), path)
+
+
+# By folder in models/ and file name.
+STAND_INS: dict[tuple[str, str], Callable[[int, Path], None]] = {
+    ("diffusion_models", "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors"): diffusion_model(16),
+    ("diffusion_models", "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors"): diffusion_model(16),
+    ("diffusion_models", "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors"): diffusion_model(16, 20),
+    ("diffusion_models", "wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors"): diffusion_model(16, 20),
+    ("diffusion_models", "wan2.2_ti2v_5B_fp16.safetensors"): diffusion_model(48),
+    ("loras", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors"): lora,
+    ("loras", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors"): lora,
+    ("loras", "wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise.safetensors"): lora,
+    ("loras", "wan2.2_i2v_lightx2v_4steps_lora_v1_low_noise.safetensors"): lora,
+    ("text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"): text_encoder,
+    ("vae", "wan_2.1_vae.safetensors"): wan_21_vae,
+    ("vae", "wan2.2_vae.safetensors"): wan_22_vae,
+    ("frame_interpolation", "film_net_fp16.safetensors"): film,
+}
+
+
+def random_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Weights for a module on "meta", such that activations keep their size from layer to layer."""
+    # Drawn once and repeated: Wan 2.2's VAE holds 700 M numbers.
+    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    weights = {}
+    for name, parameter in module.state_dict().items():
+        repeats = -(-parameter.numel() // noise.numel())
+        values = noise.repeat(repeats)[: parameter.numel()].view(parameter.shape)
+        is_gain = name.endswith("gamma") or (name.endswith("weight") and parameter.ndim == 1)
+        if is_gain:
+            weights[name] = 1 + 0.1 * values
+        elif parameter.ndim <= 1:
+            weights[name] = 0.02 * values
+        else:
+            weights[name] = values * 0.7 / parameter[0].numel() ** 0.5
+    return weights
+
+
+def save(weights: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    safetensors.torch.save_file({name: weight.contiguous() for name, weight in weights.items()}, path, metadata)
+
+
+def main(comfyui: str, models: str) -> None:
+    for seed, ((folder, name), make) in enumerate(STAND_INS.items()):
+        path = Path(models) / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(seed, path)
+
+
+if __name__ == "__main__":
+    comfyui, models = sys.argv[1:]
+    sys.path.insert(0, comfyui)
+    sys.argv = [sys.argv[0], "--cpu"]  # ComfyUI looks for a device when it is imported
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import safetensors.torch
+    import torch
+
+    main(comfyui, models)

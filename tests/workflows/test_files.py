@@ -1,0 +1,82 @@
+"""What the workflow files say of themselves: models, where they go, notes. No server needed."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from .conftest import REPO
+from .stand_ins import STAND_INS
+
+WORKFLOWS = {path.stem: json.loads(path.read_text()) for path in sorted((REPO / "workflows").glob("*.json"))}
+REPOSITORIES = (
+    "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files/",
+    "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/",
+    "https://huggingface.co/Comfy-Org/frame_interpolation/resolve/main/",
+)
+
+
+def models(workflow: dict) -> list[dict]:
+    """Every entry from which the frontend offers a missing model for download."""
+    return [model for node in workflow["nodes"] for model in node["properties"].get("models", [])]
+
+
+def notes(workflow: dict) -> str:
+    return "\n".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_each_workflow_has_its_api_form_and_thumbnail(name: str):
+    assert (REPO / "workflows" / "api" / f"{name}.json").is_file()
+    assert (REPO / "workflows" / f"{name}.jpg").is_file()
+
+
+def test_nothing_is_left_over():
+    for path in [*(REPO / "workflows" / "api").iterdir(), *(REPO / "workflows").glob("*.jpg")]:
+        assert path.stem in WORKFLOWS, f"{path.name} belongs to no workflow"
+
+
+def test_workflows_have_ids_of_their_own():
+    # The frontend and the tests tell open workflows apart by it.
+    assert len({workflow["id"] for workflow in WORKFLOWS.values()}) == len(WORKFLOWS)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_every_model_file_can_be_downloaded_into_its_folder(name: str):
+    for node in WORKFLOWS[name]["nodes"]:
+        values = node.get("widgets_values", []) if node["type"] != "MarkdownNote" else []
+        chosen = [value for value in values if str(value).endswith(".safetensors")]
+        assert [model["name"] for model in node["properties"].get("models", [])] == chosen, node["type"]
+    for model in models(WORKFLOWS[name]):
+        assert model["url"] in [f"{repository}{model['directory']}/{model['name']}" for repository in REPOSITORIES]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_the_notes_tell_what_goes_where(name: str):
+    text = notes(WORKFLOWS[name])
+    assert text, "every workflow explains itself"
+    for model in models(WORKFLOWS[name]):
+        folder = text.partition(f"**{model['directory']}/**")[2].partition("**")[0]
+        assert f"- [{model['name']}]({model['url']})" in folder
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_notes_name_templates_that_exist(name: str):
+    assert set(re.findall(r"template \*([^*]+)\*", notes(WORKFLOWS[name]))) <= set(WORKFLOWS)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_our_nodes_decode_and_save(name: str):
+    types = [node["type"] for node in WORKFLOWS[name]["nodes"]]
+    if name == "demo_stock":  # what the demo is compared with
+        assert "SaveVideo" in types
+    else:
+        assert not {"VAEDecode", "VAEDecodeTiled", "SaveVideo"} & set(types)
+        assert "SaveVideoStreaming" in types
+
+
+def test_each_model_has_a_stand_in_to_be_tested_with():
+    named = {(model["directory"], model["name"]) for workflow in WORKFLOWS.values() for model in models(workflow)}
+    assert named == set(STAND_INS)

@@ -1,0 +1,110 @@
+// Swaps the stock decodes in a workflow for this pack's, and back: by right-click on a node, and by two commands.
+//
+// A swap is made in the serialised workflow, by the same rules as in files (swap_workflow.js), and loaded the way the
+// editor loads an undo step. So ids, links, reroutes, the widgets on subgraphs and inputs that come and go with their
+// links all stay as they are, which taking nodes out and connecting new ones cannot promise.
+import { app } from '../../../scripts/app.js'
+import { NAMES, canPair, isOurs, isStockDecode, restore, swap } from './swap_workflow.js'
+
+const SPEED_UP = 'AsyncFramePipeline.SpeedUpVideoDecoding'
+const RESTORE = 'AsyncFramePipeline.RestoreVideoDecoding'
+const TOAST_MS = 10_000
+const SETTLE_FRAMES = 10
+
+app.registerExtension({
+  name: 'async-frame-pipeline.swap',
+  getNodeMenuItems(node) {
+    const only = { graph: idOf(node.graph), node: node.id }
+    if (isOurs(node.type))
+      return [{ content: 'Restore stock VAE Decode', callback: () => change('Restored', restore, { only }) }]
+    if (!isStockDecode(node.type)) return []
+    const toImages = {
+      content: `Swap for ${NAMES.AsyncVAEDecodeVideo}`,
+      callback: () => change('Swapped', swap, { only, pair: false })
+    }
+    const toVideo = {
+      content: `Swap with Create Video for ${NAMES.AsyncVAEDecodeToVideo}`,
+      callback: () => change('Swapped', swap, { only })
+    }
+    return canPair(serialized(), only) ? [toImages, toVideo] : [toImages]
+  },
+  commands: [
+    {
+      id: SPEED_UP,
+      label: 'Speed up video decoding in this workflow',
+      icon: 'pi pi-bolt',
+      mutatesGraph: true,
+      function: () => change('Swapped', swap)
+    },
+    {
+      id: RESTORE,
+      label: 'Restore stock video decoding',
+      icon: 'pi pi-undo',
+      mutatesGraph: true,
+      function: () => change('Restored', restore)
+    }
+  ],
+  menuCommands: [{ path: ['Edit'], commands: [SPEED_UP, RESTORE] }]
+})
+
+/** Change the workflow by a function of swap_workflow.js, and tell the user what came of it. */
+async function change(verb, how, options) {
+  const { workflow, changes } = how(serialized(), options)
+  const done = changes.filter(({ after }) => after.length)
+  if (done.length) {
+    await load(workflow)
+    select(done)
+  }
+  app.extensionManager.toast.add({
+    severity: done.length ? 'success' : 'info',
+    summary: `${verb} ${done.length || 'no'} ${done.length === 1 ? 'decode' : 'decodes'}`,
+    detail: explain(changes),
+    life: TOAST_MS
+  })
+}
+
+/** Load a workflow in the place of the one shown, as one step that undo takes back. */
+async function load(workflow) {
+  const active = () => app.extensionManager.workflow.activeWorkflow?.changeTracker
+  const tracker = active()
+  const capture = tracker.captureCanvasState ?? tracker.checkState // older frontends
+  capture.call(tracker) // what was edited just before is a step of its own
+  tracker.redoQueue.splice(0, Infinity, workflow)
+  tracker.beforeChange()
+  try {
+    await tracker.redo()
+    // A loaded graph settles in the frames after: nodes grow to fit, types of slots are inferred. What it settles to
+    // is given to the tracker, or that would be a second step.
+    for (let frame = 0; frame < SETTLE_FRAMES; frame++) await new Promise(requestAnimationFrame)
+    if (tracker === active()) tracker.activeState = serialized() // else another tab is shown by now
+  } finally {
+    tracker.afterChange()
+  }
+}
+
+/** The workflow as it would be saved. */
+const serialized = () => JSON.parse(JSON.stringify(app.rootGraph.serialize()))
+
+/** The id of the definition that a graph is shown from; null for the workflow itself. */
+const idOf = (graph) => (graph === app.rootGraph ? null : graph?.id)
+
+/** Select the nodes that changed, as far as they are in the graph shown. */
+function select(changes) {
+  const { graph } = app.canvas
+  const shown = changes.filter((change) => change.graph === idOf(graph))
+  const nodes = shown.map(({ nodes }) => graph.getNodeById(nodes.at(-1)))
+  if (nodes.length) app.canvas.selectItems(nodes)
+}
+
+/** What was changed, and what was left alone and why; alike ones counted together. */
+function explain(changes) {
+  const named = (types) => types.map((type) => NAMES[type]).join(' + ')
+  const lines = changes.map(({ before, after, reason }) => {
+    if (reason) return `${named(before)} left alone: ${reason}`
+    const tiles = before[0] === 'VAEDecodeTiled' ? ' (its tile settings are back when you restore it)' : ''
+    return `${named(before)} → ${named(after)}${tiles}`
+  })
+  const counts = new Map()
+  for (const line of lines) counts.set(line, (counts.get(line) ?? 0) + 1)
+  return [...counts].map(([line, count]) => (count > 1 ? `${count} × ${line}` : line)).join('\n')
+}

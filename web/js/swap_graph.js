@@ -1,0 +1,162 @@
+// A serialised workflow as graphs of nodes and links; changes go to the JSON itself. Its twin is automation/graph.py.
+//
+// Knows the format, not the swap.
+
+// What stands for a subgraph's own inputs and outputs in the links inside it.
+const INPUTS_ID = -10
+const OUTPUTS_ID = -20
+const LINK_FIELDS = ['id', 'origin_id', 'origin_slot', 'target_id', 'target_slot', 'type']
+
+export const inputs = (node) => node.inputs ?? []
+export const named = (node, name) => inputs(node).find((slot) => slot.name === name)
+export const withLinksOf = (node, slots) =>
+  slots.map((slot) => ({ ...slot, link: named(node, slot.name)?.link ?? null }))
+export const xy = (pair) => [pair[0], pair[1]]
+
+export const get = (link, field) => (Array.isArray(link) ? link[LINK_FIELDS.indexOf(field)] : link[field])
+export const put = (link, field, value) => {
+  link[Array.isArray(link) ? LINK_FIELDS.indexOf(field) : field] = value
+}
+const positions = (ids) => new Map(ids.map((id, position) => [id, position]))
+
+/** The workflow (id null), or the definition of a subgraph; changes go to the JSON itself. */
+class Graph {
+  #toPlace = []
+
+  constructor(raw, id, name) {
+    Object.assign(this, { raw, id, name })
+    this.links = raw.links ?? []
+    this.nodes = new Map(raw.nodes.map((node) => [node.id, node]))
+    this.nodePositions = positions(raw.nodes.map((node) => node.id))
+    this.linkPositions = positions(this.links.map((link) => get(link, 'id')))
+  }
+
+  linksFrom(nodeId, slot = null) {
+    return this.links.filter(
+      (link) => get(link, 'origin_id') === nodeId && (slot === null || get(link, 'origin_slot') === slot)
+    )
+  }
+
+  linksTo(nodeId) {
+    return this.links.filter((link) => get(link, 'target_id') === nodeId)
+  }
+
+  isKnownToTarget(link) {
+    const slot = inputs(this.nodes.get(get(link, 'target_id')))[get(link, 'target_slot')]
+    return slot?.link === get(link, 'id')
+  }
+
+  isRerouted(link) {
+    if (!Array.isArray(link)) return link.parentId != null
+    return (this.raw.extra?.linkExtensions ?? []).some((bend) => bend.id === link[0])
+  }
+
+  aimLinks(node) {
+    const links = new Map(this.links.map((link) => [get(link, 'id'), link]))
+    inputs(node).forEach((slot, position) => {
+      const link = links.get(slot.link)
+      if (!link) return
+      put(link, 'target_id', node.id)
+      put(link, 'target_slot', position)
+    })
+  }
+
+  newLink(type) {
+    const link = { id: null, origin_id: 0, origin_slot: 0, target_id: 0, target_slot: 0, type }
+    const asObject = this.links.length ? !Array.isArray(this.links[0]) : this.id !== null
+    return asObject ? link : Object.values(link)
+  }
+
+  remove(node, link) {
+    drop(this.raw.nodes, node)
+    drop(this.links, link)
+    this.nodes.delete(node.id)
+    this.linkPositions.delete(get(link, 'id'))
+  }
+
+  add(node, link, nodePosition, linkPosition) {
+    this.nodes.set(node.id, node)
+    this.linkPositions.set(get(link, 'id'), linkPosition)
+    this.raw.nodes.push(node)
+    this.links.push(link)
+    this.raw.links = this.links
+    if (nodePosition !== undefined) this.#toPlace.push([this.raw.nodes, nodePosition, node])
+    if (linkPosition !== undefined) this.#toPlace.push([this.links, linkPosition, link])
+  }
+
+  putInPlace() {
+    for (const [items, , item] of this.#toPlace) drop(items, item)
+    for (const [items, position, item] of this.#toPlace.sort((a, b) => a[1] - b[1])) items.splice(position, 0, item)
+  }
+}
+
+const drop = (items, item) => items.splice(items.indexOf(item), 1)
+
+/** A workflow with its subgraph definitions. */
+export class Workflow {
+  #definitions = new Map()
+
+  constructor(workflow) {
+    this.workflow = workflow
+    this.graphs = [new Graph(workflow, null, '')]
+    this.#collect(workflow)
+  }
+
+  #collect(owner) {
+    for (const definition of owner.definitions?.subgraphs ?? []) {
+      const graph = new Graph(definition, definition.id, definition.name ?? '')
+      this.graphs.push(graph)
+      this.#definitions.set(graph.id, graph)
+      this.#collect(definition)
+    }
+  }
+
+  /** [graph, node] of every node that stands for a subgraph. */
+  hosts(graph) {
+    return this.graphs.flatMap((outer) =>
+      [...outer.nodes.values()].filter((node) => node.type === graph.id).map((node) => [outer, node])
+    )
+  }
+
+  /** Where a node's outputs of these types end up: the nodes reached that do not hand on what they get. */
+  ends(graph, node, types, handsOn) {
+    const ends = []
+    const seen = new Set()
+    const todo = [[graph, node.id, null]]
+    while (todo.length) {
+      const [graph, originId, originSlot] = todo.pop()
+      for (const link of graph.linksFrom(originId, originSlot)) {
+        const key = `${graph.id} ${get(link, 'id')}`
+        if (![...types, '*'].includes(get(link, 'type')) || seen.has(key)) continue
+        seen.add(key)
+        const slot = get(link, 'target_slot')
+        const target = graph.nodes.get(get(link, 'target_id'))
+        const inner = target && this.#definitions.get(target.type)
+        if (get(link, 'target_id') === OUTPUTS_ID)
+          for (const [outer, host] of this.hosts(graph)) todo.push([outer, host.id, slot])
+        else if (inner) todo.push([inner, INPUTS_ID, this.#innerSlot(inner, target, slot)])
+        else if (target && handsOn(target)) todo.push([graph, target.id, null])
+        else if (target) ends.push(target)
+      }
+    }
+    return ends
+  }
+
+  #innerSlot(inner, host, slot) {
+    const position = (inner.raw.inputs ?? []).findIndex((entry) => entry.name === inputs(host)[slot].name)
+    return position === -1 ? slot : position
+  }
+
+  newId(kind) {
+    const counter = kind === 'node' ? 'NodeId' : 'LinkId'
+    const owners = [
+      [this.workflow, `last_${kind}_id`],
+      ...this.graphs.map((graph) => [graph.raw.state ?? {}, `last${counter}`])
+    ].filter(([owner, key]) => key in owner)
+    const used = this.graphs.flatMap((graph) => [...(kind === 'node' ? graph.nodes : graph.linkPositions).keys()])
+    const highest = [0, ...used, ...owners.map(([owner, key]) => owner[key])].filter(Number.isInteger)
+    const id = 1 + Math.max(...highest)
+    for (const [owner, key] of owners) owner[key] = id
+    return id
+  }
+}
