@@ -154,7 +154,7 @@ def test_every_language_of_the_frontend_has_a_translation(editor: Editor):
 def test_commands_and_settings_have_the_ids_of_the_extensions(editor: Editor):
     ids = editor.page.evaluate(
         """() => [app.extensionManager.command.commands.map(command => [command.id, {label: command.label}]),
-            Object.values(app.extensionManager.setting.settings).map(setting => [setting.id, {name: setting.name, tooltip: setting.tooltip}])]"""
+            Object.values(app.extensionManager.setting.settings).map(({id, name, tooltip}) => [id, {name, tooltip}])]"""
     )
     for name, registered in zip(("commands", "settings"), ids):
         ours = {key.replace(".", "_"): texts for key, texts in registered if key.startswith("AsyncFramePipeline.")}
@@ -189,7 +189,9 @@ def test_chinese_in_the_menus_and_the_settings(editor: Editor):
     editor = Editor(page)
 
     editor.add("VAEDecode")
-    place = page.evaluate("() => { const [x, y] = app.rootGraph.nodes[0].pos; return app.canvas.ds.convertOffsetToCanvas([x + 60, y - 15]) }")
+    # A node can be pointed at once it has been drawn.
+    page.wait_for_function("() => app.canvas.visible_nodes.includes(app.rootGraph.nodes[0])")
+    place = page.evaluate("() => app.canvas.ds.convertOffsetToCanvas(app.rootGraph.nodes[0].pos.map((x, i) => x + [60, -15][i]))")
     canvas = page.locator("#graph-canvas").bounding_box()
     page.mouse.click(canvas["x"] + place[0], canvas["y"] + place[1], button="right")
     expect(page.get_by_text(main["contextMenu"]["Swap for Async VAE Decode (Video)"])).to_be_visible()

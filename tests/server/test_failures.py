@@ -90,11 +90,12 @@ def test_interrupt_in_mid_decode(server, seed, consumer):
 
 
 @pytest.mark.parametrize("saver", SAVERS)
-def test_disk_full_in_mid_file(start_server, seed, saver):
+def test_disk_full_in_mid_file(start_server, saver):
     graph = Graph()
-    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"full {seed}")
-    samples = latent(graph, seed, latent_frames=30, height=16, width=16)
-    node = consume(graph, saver, samples, vae, f"full_{seed}")
+    # This seed's pictures make a file of 197 kB, nearly three times what there is room for; others make 40 kB.
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=1)
+    samples = latent(graph, 1, latent_frames=30, height=16, width=16)
+    node = consume(graph, saver, samples, vae, "full")
     # A server of its own: the limit holds for its log too, which grows with every test.
     with start_server() as server:
         with full_disk(server, free_bytes=65536), pytest.raises(host.PromptFailed) as failed:
@@ -103,7 +104,7 @@ def test_disk_full_in_mid_file(start_server, seed, saver):
         assert "File too large" in failed.value.error["exception_message"]
         assert any("pipeline" in line for line in failed.value.error["traceback"])
         assert_clean(server)
-        assert list(server.output_dir.rglob(f"full_{seed}*")) == []
+        assert list(server.output_dir.rglob("full*")) == []
 
         outcome = run(server, graph)
         video = read(saved_file(server, outcome, node))
