@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-HOST_DIR = REPO / ".host"
+HOST_DIR = (REPO / ".host").resolve()  # may be a link to one that several checkouts share
 PACK_NAME = "async-frame-pipeline"
 
 # This source archive carries a whole, unmodified ComfyUI 0.30.0 under vendor/ComfyUI.
