@@ -1,0 +1,465 @@
+"""The lanes in a node: they move while it runs, end in a summary, and leave no trace in the workflow.
+
+To look at them, name a folder in AFP_PICTURES: the tests then put pictures of the nodes there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from .conftest import Editor, Server
+from .newest_frontend import static_folder
+
+FRAMES = 33
+PANEL = ".afp-lanes"
+SHOW_FRAME = "AsyncFramePipeline.ShowLatestFrame"
+THEMES = ("dark", "light")
+RENDERERS = {"canvas": False, "nodes_2": True}
+# So that no saver is answered from ComfyUI's cache.
+_prefixes = (f"lanes/{number}" for number in itertools.count(1))
+
+# Notes what each event makes of the panel. Listeners are called in order, and the pack's was there first.
+RECORD = """async () => {
+    const { api } = await import('/scripts/api.js')
+    window.lanes = []
+    const panels = graph => graph.nodes.flatMap(node => [
+        ...(node.widgets ?? []).filter(widget => widget.name === 'async_frame_pipeline_lanes').map(widget => widget.element),
+        ...(node.subgraph ? panels(node.subgraph) : [])
+    ])
+    api.addEventListener('async-frame-pipeline.lanes', ({ detail }) => {
+        const [panel] = panels(app.rootGraph)
+        const text = selector => panel?.querySelector(selector)?.textContent
+        window.lanes.push({
+            detail: { ...detail, frame: undefined },
+            frame_sent: !!detail.frame,
+            title: text('.afp-lanes-head strong'),
+            pace: text('.afp-lanes-head span'),
+            decode: text('.afp-lanes-decode .afp-lanes-figure'),
+            write: text('.afp-lanes-write .afp-lanes-figure'),
+            bars: panel?.querySelector('.afp-lanes-decode path').getAttribute('d'),
+            picture: panel?.querySelector('img').naturalWidth,
+            status: text('[role=status]')
+        })
+    })
+}"""
+
+# Contrast (WCAG 2) of an element's text, or of a bar, with what is behind it.
+CONTRAST = """([element, property, behind]) => {
+    const context = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d')
+    const luminance = (...colours) => {
+        context.clearRect(0, 0, 1, 1)
+        for (const colour of colours) { context.fillStyle = colour; context.fillRect(0, 0, 1, 1) }
+        const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].slice(0, 3)
+            .map(code => code / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+    }
+    const panel = getComputedStyle(element.closest('.afp-lanes')).backgroundColor
+    const ground = behind ? [panel, getComputedStyle(element.closest(behind)).backgroundColor] : [panel]
+    const [dark, light] = [luminance(...ground), luminance(...ground, getComputedStyle(element)[property])].sort((a, b) => a - b)
+    return (light + 0.05) / (dark + 0.05)
+}"""
+
+
+@dataclasses.dataclass
+class Watched:
+    """A run that was watched from the frontend."""
+
+    editor: Editor
+    before: dict  # what the frontend exported before it
+    after: dict  # and after it
+    entry: dict  # the server's history of it
+    seen: list[dict]  # the panel at each event, see RECORD
+
+    @property
+    def running(self) -> list[dict]:
+        return [moment for moment in self.seen if moment["detail"]["state"] == "running"]
+
+    @property
+    def last(self) -> dict:
+        return self.seen[-1]
+
+
+@pytest.fixture(scope="module", params=["pinned", "newest"])
+def server(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of this frontend."""
+    if request.param == "pinned":
+        yield server
+        return
+    with Server("--front-end-root", str(static_folder()), base=tmp_path_factory.mktemp("newest")) as newest:
+        newest.post("/settings/Comfy.TutorialCompleted", True)
+        yield newest
+
+
+@pytest.fixture(scope="module")
+def open_editor(server: Server, browser: Browser) -> Callable[[], Editor]:
+    return lambda: Editor.open(browser, server.url)
+
+
+def queue(editor: Editor) -> str:
+    """Press Run; the prompt's id."""
+    with editor.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+        editor.page.get_by_test_id("queue-button").click()
+    return sent.value.json()["prompt_id"]
+
+
+def watch(editor: Editor, server: Server) -> Watched:
+    before = editor.exported()
+    editor.page.evaluate(RECORD)
+    entry = server.wait(queue(editor))
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    # The last event may still be on its way.
+    editor.page.wait_for_function("() => window.lanes.at(-1)?.detail.state === 'done'")
+    settle(editor)
+    return Watched(editor, before, editor.exported(), entry, editor.page.evaluate("() => window.lanes"))
+
+
+def short_graph(editor: Editor, saver: bool, subgraph: bool = False, latent_frames: int = 3) -> None:
+    """The demo's graph with fewer frames, to a file or to an IMAGE; if wanted, the end of it in a subgraph."""
+    editor.clear()
+    editor.page.evaluate(
+        """([saver, prefix, subgraph, latentFrames]) => {
+            const add = (type, x, y) => {
+                const node = LiteGraph.createNode(type)
+                node.pos = [x, y]
+                app.rootGraph.add(node)
+                return node
+            }
+            const sample = add('SampleVideoLatent', 50, 50)
+            const trim = add('TrimVideoLatent', 50, 200)
+            trim.widgets[0].value = 9 - latentFrames
+            sample.connect(0, trim, 0)
+            const decode = add(saver ? 'AsyncVAEDecodeToVideo' : 'AsyncVAEDecodeVideo', 400, 50)
+            trim.connect(0, decode, 0)
+            sample.connect(1, decode, 1)
+            const output = add(saver ? 'SaveVideoStreaming' : 'SaveWEBM', 800, 50)
+            output.widgets.find(widget => widget.name === 'filename_prefix').value = prefix
+            decode.connect(0, output, 0)
+            if (subgraph) {
+                const { node } = app.rootGraph.convertToSubgraph(new Set([decode, output]))
+                app.canvas.openSubgraph(node.subgraph, node)
+            }
+            app.canvas.ds.scale = 1
+            app.canvas.ds.offset = [0, 100]
+            app.canvas.setDirty(true, true)
+        }""",
+        [saver, next(_prefixes), subgraph, latent_frames],
+    )
+
+
+def settle(editor: Editor) -> None:
+    """Until everything that was going to be drawn has been: two frames without a change of the panel's place."""
+    editor.page.evaluate(
+        """async () => {
+            const place = () => JSON.stringify(document.querySelector('.afp-lanes')?.getBoundingClientRect())
+            const frame = () => new Promise(requestAnimationFrame)
+            for (let last = null, same = 0; same < 3; ) {
+                await frame()
+                same = place() === last ? same + 1 : 0
+                last = place()
+            }
+        }"""
+    )
+
+
+def set_setting(editor: Editor, name: str, value: object) -> None:
+    editor.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+
+
+@pytest.fixture(params=RENDERERS)
+def renderer(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def show_in(editor: Editor, renderer: str) -> Locator:
+    """The panel, drawn by the canvas or by Nodes 2.0."""
+    set_setting(editor, "Comfy.VueNodes.Enabled", RENDERERS[renderer])
+    inside = editor.page.locator(f".lg-node {PANEL}")
+    expect(inside).to_have_count(1 if RENDERERS[renderer] else 0)
+    panel = editor.page.locator(PANEL)
+    expect(panel).to_be_visible()
+    settle(editor)
+    return panel
+
+
+def picture(editor: Editor, name: str) -> None:
+    if folder := os.environ.get("AFP_PICTURES"):
+        settle(editor)
+        editor.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def demo(open_editor: Callable[[], Editor], server: Server) -> Iterator[Watched]:
+    """The demo template, run once for the tests here that need a saver."""
+    editor, other = open_editor(), open_editor()
+    editor.open_template("demo")
+    other.page.evaluate(RECORD)
+    watched = watch(editor, server)
+    assert other.page.evaluate("() => window.lanes") == [], "another browser was told"
+    other.page.context.close()
+    yield watched
+    editor.page.context.close()
+
+
+DEFAULTS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark", SHOW_FRAME: True}
+
+
+@pytest.fixture
+def back_to_defaults(request: pytest.FixtureRequest, server: Server) -> Iterator[None]:
+    """Undo what a test sets: on the server, for pages to come, and in the page of `demo` where the test uses it."""
+    yield
+    for name, value in DEFAULTS.items():
+        server.post(f"/settings/{name}", value)
+        if "demo" in request.fixturenames:
+            set_setting(request.getfixturevalue("demo").editor, name, value)
+
+
+# -- while it runs ----------------------------------------------------------------------------------
+
+
+def test_the_lanes_move_while_the_node_runs(demo: Watched):
+    written = [int(moment["write"]) for moment in demo.running]
+    decoded = [int(moment["decode"]) for moment in demo.running]
+    assert len(set(written)) > 3 and written == sorted(written)
+    assert all(d >= w for d, w in zip(decoded, written))
+    assert all(moment["title"] == f"{moment['write']} of {FRAMES} frames" for moment in demo.running)
+    assert len({moment["bars"] for moment in demo.running}) > 3, "the chart grows"
+
+
+def test_the_pace_and_the_time_left_are_told(demo: Watched):
+    paces = [moment["pace"] for moment in demo.running if moment["pace"]]
+    assert paces and all(re.fullmatch(r"[\d.]+ frames/s · (\d+ min)? ?(\d+ s)? left", pace) for pace in paces)
+
+
+def test_events_come_no_faster_than_four_a_second(demo: Watched):
+    assert len(demo.running) <= 4 * demo.last["detail"]["report"]["total_seconds"] + 1
+
+
+def test_the_latest_frame_appears_and_gives_way_to_the_video(demo: Watched):
+    assert max(moment["picture"] for moment in demo.running) == 320
+    assert sum(moment["frame_sent"] for moment in demo.running) > 1, "it moves"
+    assert sum(moment["frame_sent"] for moment in demo.running) <= demo.last["detail"]["report"]["total_seconds"] + 1
+    page = demo.editor.page
+    expect(page.locator(f"{PANEL} img")).to_be_hidden()
+    page.wait_for_function("() => document.querySelector('video')?.readyState >= 1")
+
+
+# -- afterwards -------------------------------------------------------------------------------------
+
+
+def test_it_ends_in_a_summary_with_a_verdict(demo: Watched, server: Server):
+    [report] = next(output["async_frame_pipeline"] for output in demo.entry["outputs"].values() if "async_frame_pipeline" in output)
+    panel = demo.editor.page.locator(PANEL)
+    expect(panel).to_have_attribute("data-state", "done")
+    expect(panel.locator(".afp-lanes-head strong")).to_have_text(re.compile(f"^{FRAMES} frames in "))
+    expect(panel.locator(".afp-lanes-verdict")).to_have_text(report["verdict"])
+    # There is nothing to copy on a CPU.
+    expect(panel.locator(".afp-lanes-row:visible")).to_have_count(2 if report["device"] == "cpu" else 3)
+
+
+def test_screen_readers_hear_how_it_goes_now_and_then_and_how_it_ended(demo: Watched):
+    panel = demo.editor.page.locator(PANEL)
+    status = panel.get_by_role("status")
+    report = demo.last["detail"]["report"]
+    expect(status).to_have_attribute("aria-live", "polite")
+    expect(status).to_contain_text(report["verdict"])
+    heard = [text for text, _ in itertools.groupby(moment["status"] for moment in demo.running)]
+    assert 1 <= len(heard) <= report["total_seconds"] / 10 + 1, "more is chatter"
+    assert demo.editor.page.get_by_role("group", name="Frame pipeline").count() == 1
+    chart = panel.get_by_role("img", name=re.compile(r"^Lanes: Decode .*; .*Write .* busy \d+%$"))
+    expect(chart).to_have_count(1)
+    chart.focus()
+    expect(chart).to_be_focused()
+
+
+def test_the_limit_is_told_by_more_than_a_colour(demo: Watched):
+    panel = demo.editor.page.locator(PANEL)
+    limit = demo.last["detail"]["report"]["limit"]
+    expect(panel.locator(".afp-lanes-limit")).to_have_count(1)
+    name = panel.locator(f".afp-lanes-{limit} .afp-lanes-name")
+    assert int(name.evaluate("element => getComputedStyle(element).fontWeight")) >= 600
+    assert ", the limit" in panel.locator(".afp-lanes-chart").get_attribute("aria-label")
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_it_is_readable_in_every_theme(demo: Watched, renderer: str, theme: str, back_to_defaults: None):
+    editor = demo.editor
+    set_setting(editor, "Comfy.ColorPalette", theme)
+    panel = show_in(editor, renderer)
+    texts = panel.locator("strong, span, p").all()
+    assert len(texts) > 8
+    for text in texts:
+        if text.is_visible() and text.text_content():
+            contrast = editor.page.evaluate(CONTRAST, [text.element_handle(), "color", None])
+            assert contrast >= 4.5, text.text_content()
+    for lane in ("decode", "copy", "write"):
+        bar = panel.locator(f".afp-lanes-{lane} path")
+        assert editor.page.evaluate(CONTRAST, [bar.element_handle(), "fill", "svg"]) >= 3, lane
+    picture(editor, f"{renderer}_{theme}")
+
+
+@pytest.mark.parametrize("width", [140, 225, 700])
+def test_nothing_is_cut_off_at_any_width(demo: Watched, renderer: str, width: int, back_to_defaults: None):
+    editor = demo.editor
+    node = "app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming')"
+    width_before = editor.page.evaluate(f"() => {node}.size[0]")
+    panel = show_in(editor, renderer)
+    try:
+        editor.page.evaluate(f"width => {{ const node = {node}; node.setSize([width, node.size[1]]); app.canvas.setDirty(true, true) }}", width)
+        settle(editor)
+        picture(editor, f"{renderer}_{width}")
+        cut_off = panel.evaluate(
+            """panel => [panel, ...panel.querySelectorAll('strong, span, p, svg')]
+                .filter(element => element.checkVisibility() && element.getAttribute('role') !== 'status')
+                .filter(element => {
+                    const inside = element.getBoundingClientRect(), outside = panel.getBoundingClientRect()
+                    return inside.right > outside.right + 1 || inside.bottom > outside.bottom + 1 || element.scrollWidth > element.clientWidth + 1
+                        && getComputedStyle(element).display !== 'inline'
+                }).map(element => element.className?.baseVal ?? element.className + element.textContent)"""
+        )
+        assert cut_off == []
+    finally:
+        editor.page.evaluate(f"width => {{ const node = {node}; node.setSize([width, node.size[1]]) }}", width_before)
+
+
+def test_the_canvas_can_be_moved_with_the_pointer_on_the_panel(demo: Watched, renderer: str, back_to_defaults: None):
+    page = demo.editor.page
+    box = show_in(demo.editor, renderer).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    view = page.evaluate("() => [app.canvas.ds.scale, ...app.canvas.ds.offset]")
+    page.mouse.wheel(0, 100)
+    page.wait_for_function("scale => app.canvas.ds.scale !== scale", arg=view[0])
+    page.evaluate("([scale, ...offset]) => { Object.assign(app.canvas.ds, { scale, offset }); app.canvas.setDirty(true, true) }", view)
+
+
+def without_the_players_traces(exported: dict) -> dict:
+    """The frontend's own video player adds an input to the prompt, and makes its node taller."""
+    exported = json.loads(json.dumps(exported))
+    for node in exported["output"].values():
+        node["inputs"].pop("video-preview", None)
+    for node in exported["workflow"]["nodes"]:
+        if node["type"] in ("SaveVideoStreaming", "SaveWEBM"):
+            node["size"] = None
+    return exported
+
+
+def test_nothing_is_added_to_the_workflow_or_the_prompt_of_a_saver(demo: Watched):
+    assert without_the_players_traces(demo.after) == without_the_players_traces(demo.before)
+
+
+# -- elsewhere --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
+def image_run(request: pytest.FixtureRequest, open_editor: Callable[[], Editor], server: Server) -> Iterator[Watched]:
+    """Async VAE Decode (Video), run once in each renderer."""
+    server.post("/settings/Comfy.VueNodes.Enabled", RENDERERS[request.param])
+    editor = open_editor()
+    # Of different lengths, or the second is answered from ComfyUI's cache.
+    short_graph(editor, saver=False, latent_frames=2 if RENDERERS[request.param] else 3)
+    settle(editor)
+    yield watch(editor, server)
+    editor.page.context.close()
+    server.post("/settings/Comfy.VueNodes.Enabled", False)
+
+
+def test_a_decode_to_images_shows_its_lanes_and_no_frame(image_run: Watched):
+    assert not any(moment["frame_sent"] for moment in image_run.seen)
+    assert int(image_run.running[-1]["write"]) > 0
+    verdict = image_run.last["detail"]["report"]["verdict"]
+    expect(image_run.editor.page.locator(".afp-lanes-verdict")).to_have_text(verdict)
+    picture(image_run.editor, "decode_to_images")
+
+
+def test_not_a_byte_of_a_decoders_workflow_or_prompt_changes(image_run: Watched):
+    assert without_the_players_traces(image_run.after) == without_the_players_traces(image_run.before)
+
+
+def test_the_summary_is_there_again_after_an_undo_and_a_change_of_tab(image_run: Watched):
+    page = image_run.editor.page
+    verdict = image_run.last["detail"]["report"]["verdict"]
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState?.()")
+    page.evaluate(
+        """() => {
+            const node = app.rootGraph.nodes.find(node => node.type === 'AsyncVAEDecodeVideo')
+            node.color = '#223344'
+            app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState?.()
+        }"""
+    )
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Undo')")
+    page.wait_for_function("() => app.rootGraph.nodes.find(node => node.type === 'AsyncVAEDecodeVideo')?.color === undefined")
+    expect(page.locator(".afp-lanes-verdict")).to_have_text(verdict)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    expect(page.locator(PANEL)).to_have_count(0)
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    expect(page.locator(".afp-lanes-verdict")).to_have_text(verdict)
+
+
+def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(editor: Editor, server: Server, back_to_defaults: None):
+    set_setting(editor, "Comfy.VueNodes.Enabled", True)
+    set_setting(editor, SHOW_FRAME, False)
+    short_graph(editor, saver=True, subgraph=True)
+    watched = watch(editor, server)
+    assert re.fullmatch(r"\d+:\d+", watched.last["detail"]["node"]), "a node of the root graph"
+    assert len({moment["write"] for moment in watched.running}) > 1
+    assert not any(moment["frame_sent"] or moment["picture"] for moment in watched.seen), "the setting is off"
+    panel = editor.page.locator(f".lg-node {PANEL}")
+    expect(panel).to_be_visible()
+    expect(panel.locator(".afp-lanes-verdict")).to_have_text(watched.last["detail"]["report"]["verdict"])
+    picture(editor, "subgraph")
+
+
+def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(editor: Editor, server: Server):
+    errors = []
+    editor.page.on("pageerror", lambda error: errors.append(error))
+    short_graph(editor, saver=True)
+    editor.page.evaluate(RECORD)
+    prompt_id = queue(editor)
+    editor.page.wait_for_function("() => window.lanes.some(({ detail }) => detail.written > 0)")
+    server.interrupt()
+    assert server.wait(prompt_id)["status"]["status_str"] == "error"
+    expect(editor.page.locator(f"{PANEL} strong")).to_have_text(re.compile("^Stopped after [1-8] of 9 frames$"))
+    expect(editor.page.locator(f"{PANEL} img")).to_be_hidden()
+    picture(editor, "stopped")
+    editor.page.evaluate(
+        """async () => {
+            const { api } = await import('/scripts/api.js')
+            app.rootGraph.remove(app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming'))
+            api.dispatchCustomEvent('async-frame-pipeline.lanes', window.lanes.at(-1).detail)
+        }"""
+    )
+    expect(editor.page.locator(PANEL)).to_have_count(0)
+    assert errors == []
+
+
+def test_a_decode_that_goes_the_stock_way_says_why(editor: Editor, server: Server):
+    editor.clear()
+    editor.page.evaluate(
+        """() => {
+            const [vae, latent, decode, preview] = ['VAELoader', 'EmptyLatentImage', 'AsyncVAEDecodeVideo', 'PreviewImage'].map((type, n) => {
+                const node = LiteGraph.createNode(type)
+                node.pos = [50 + 350 * n, 100]
+                app.rootGraph.add(node)
+                return node
+            })
+            vae.widgets[0].value = 'pixel_space'
+            latent.widgets[0].value = latent.widgets[1].value = 64
+            latent.connect(0, decode, 0)
+            vae.connect(0, decode, 1)
+            decode.connect(0, preview, 0)
+        }"""
+    )
+    queue(editor)
+    panel = editor.page.locator(PANEL)
+    expect(panel).to_contain_text("Decoded the stock way")
+    expect(panel.locator(".afp-lanes-verdict")).to_have_text(re.compile("is not a Wan video VAE.$"))
+    expect(panel.locator(".afp-lanes-chart")).to_be_hidden()
+    picture(editor, "stock")
