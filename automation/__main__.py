@@ -12,6 +12,8 @@ from pathlib import Path
 from .rules import Change, FormatError
 from .swap import swap
 
+PART = ".part"  # of a file that is still being written
+
 
 def main() -> int:
     arguments = parse()
@@ -26,7 +28,7 @@ def main() -> int:
         problem = str(error) if isinstance(error, FormatError) else f"this is not JSON: {error}"
         return fail(f"{arguments.source}: {problem}")
     except OSError as error:
-        return fail(str(error))
+        return fail(f"{str(error.filename).removesuffix(PART)}: {error.strerror}")
     return 0
 
 
@@ -71,7 +73,7 @@ def formatted(workflow: dict, like: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write whole or not at all."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 

@@ -53,6 +53,17 @@ async def run(server: str, prompt: dict, out: Path, say: Callable[[str], None] =
         return await fetch(session, prompt_id, out)
 
 
+def read(path: Path) -> dict:
+    """Raises PromptError where the file is no prompt in API format."""
+    try:
+        prompt = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PromptError(f"{path} is not JSON: {error}") from error
+    if not isinstance(prompt, dict) or "nodes" in prompt:
+        raise PromptError(f"{path} is no prompt in API format; export it in the editor by File, Export (API)")
+    return prompt
+
+
 async def queue(session: aiohttp.ClientSession, prompt: dict, client_id: str) -> str:
     """Returns the id under which the server knows the prompt from now on."""
     async with session.post("/prompt", json={"prompt": prompt, "client_id": client_id}) as answer:
@@ -127,10 +138,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the files; default: the current one")
     arguments = parser.parse_args()
     try:
-        prompt = json.loads(arguments.prompt.read_text(encoding="utf-8"))
+        prompt = read(arguments.prompt)
         for path in asyncio.run(run(arguments.server, prompt, arguments.out)):
             print(f"saved {path}")
-    except (PromptError, aiohttp.ClientError, OSError, json.JSONDecodeError) as error:
+    except (PromptError, aiohttp.ClientError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

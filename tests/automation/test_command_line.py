@@ -88,6 +88,12 @@ def test_what_it_cannot_read_it_does_not_write(tmp_path: Path, content: bytes | 
     assert sorted(path.name for path in tmp_path.iterdir()) == (["in.json"] if content is not None else []) + ["out.json"]
 
 
+def test_the_folder_to_write_to_must_be_there(source: Path, tmp_path: Path):
+    target = tmp_path / "missing" / "out.json"
+    done = run("swap", source, target)
+    assert done.returncode == 2 and done.stderr == f"error: {target}: No such file or directory\n"
+
+
 def test_an_output_is_asked_for(source: Path):
     done = run("swap", source)
     assert done.returncode == 2 and "out.json" in done.stderr

@@ -41,8 +41,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def run(server: Server, prompt: dict, folder: Path) -> subprocess.CompletedProcess:
-    (folder / "prompt.json").write_text(json.dumps(prompt))
+def run(server: Server, prompt: dict | str, folder: Path) -> subprocess.CompletedProcess:
+    (folder / "prompt.json").write_text(prompt if isinstance(prompt, str) else json.dumps(prompt))
     command = [sys.executable, "-m", "automation.run", folder / "prompt.json", "--server", server.url, "--out", folder / "out"]
     env = {**os.environ, "no_proxy": "127.0.0.1"}
     return subprocess.run(list(map(str, command)), cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
@@ -85,6 +85,12 @@ def test_a_prompt_that_is_refused(server: Server, tmp_path: Path, also_valid: bo
     done = run(server, {**VIDEO, **broken} if also_valid else broken, tmp_path)
     assert done.returncode == 1
     assert "PreviewAny #20: Required input is missing: source" in done.stderr
+
+
+@pytest.mark.parametrize("text, told", [("{broken", "is not JSON"), ('{"nodes": []}', "is no prompt"), ("[]", "is no prompt")])
+def test_a_file_that_is_no_prompt(server: Server, tmp_path: Path, text: str, told: str):
+    done = run(server, text, tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path / 'prompt.json'} {told}")
 
 
 def test_no_server(tmp_path: Path):

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from .newest_frontend import static_folder
+
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(REPO / "scripts"))
 
@@ -116,6 +118,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         # Else a new user is greeted by a dialog over the canvas.
         server.post("/settings/Comfy.TutorialCompleted", True)
         yield server
+
+
+@pytest.fixture(scope="session", params=["pinned", "newest"])
+def frontend(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the frontend that the host asks for, and one of the newest."""
+    if request.param == "pinned":
+        yield server
+        return
+    with Server("--front-end-root", str(static_folder()), base=tmp_path_factory.mktemp("newest")) as newest:
+        newest.post("/settings/Comfy.TutorialCompleted", True)
+        yield newest
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from .conftest import REPO
-
-FOLDER = REPO / ".host" / "newest-frontend"
+FOLDER = Path(__file__).resolve().parent.parent.parent / ".host" / "newest-frontend"
 
 
 def static_folder() -> Path:

@@ -17,7 +17,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from .conftest import Editor, Server
-from .newest_frontend import static_folder
 
 FRAMES = 33
 PANEL = ".afp-lanes"
@@ -88,20 +87,9 @@ class Watched:
         return self.seen[-1]
 
 
-@pytest.fixture(scope="module", params=["pinned", "newest"])
-def server(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of this frontend."""
-    if request.param == "pinned":
-        yield server
-        return
-    with Server("--front-end-root", str(static_folder()), base=tmp_path_factory.mktemp("newest")) as newest:
-        newest.post("/settings/Comfy.TutorialCompleted", True)
-        yield newest
-
-
 @pytest.fixture(scope="module")
-def open_editor(server: Server, browser: Browser) -> Callable[[], Editor]:
-    return lambda: Editor.open(browser, server.url)
+def open_editor(frontend: Server, browser: Browser) -> Callable[[], Editor]:
+    return lambda: Editor.open(browser, frontend.url)
 
 
 def queue(editor: Editor) -> str:
@@ -111,10 +99,10 @@ def queue(editor: Editor) -> str:
     return sent.value.json()["prompt_id"]
 
 
-def watch(editor: Editor, server: Server) -> Watched:
+def watch(editor: Editor, frontend: Server) -> Watched:
     before = editor.exported()
     editor.page.evaluate(RECORD)
-    entry = server.wait(queue(editor))
+    entry = frontend.wait(queue(editor))
     assert entry["status"]["status_str"] == "success", entry["status"]
     # The last event may still be on its way.
     editor.page.wait_for_function("() => window.lanes.at(-1)?.detail.state === 'done'")
@@ -197,12 +185,12 @@ def picture(editor: Editor, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo(open_editor: Callable[[], Editor], server: Server) -> Iterator[Watched]:
+def demo(open_editor: Callable[[], Editor], frontend: Server) -> Iterator[Watched]:
     """The demo template, run once for the tests here that need a saver."""
     editor, other = open_editor(), open_editor()
     editor.open_template("demo")
     other.page.evaluate(RECORD)
-    watched = watch(editor, server)
+    watched = watch(editor, frontend)
     assert other.page.evaluate("() => window.lanes") == [], "another browser was told"
     other.page.context.close()
     yield watched
@@ -213,11 +201,11 @@ DEFAULTS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark", SHOW_
 
 
 @pytest.fixture
-def back_to_defaults(request: pytest.FixtureRequest, server: Server) -> Iterator[None]:
+def back_to_defaults(request: pytest.FixtureRequest, frontend: Server) -> Iterator[None]:
     """Undo what a test sets: on the server, for pages to come, and in the page of `demo` where the test uses it."""
     yield
     for name, value in DEFAULTS.items():
-        server.post(f"/settings/{name}", value)
+        frontend.post(f"/settings/{name}", value)
         if "demo" in request.fixturenames:
             set_setting(request.getfixturevalue("demo").editor, name, value)
 
@@ -255,7 +243,7 @@ def test_the_latest_frame_appears_and_gives_way_to_the_video(demo: Watched):
 # -- afterwards -------------------------------------------------------------------------------------
 
 
-def test_it_ends_in_a_summary_with_a_verdict(demo: Watched, server: Server):
+def test_it_ends_in_a_summary_with_a_verdict(demo: Watched, frontend: Server):
     [report] = next(output["async_frame_pipeline"] for output in demo.entry["outputs"].values() if "async_frame_pipeline" in output)
     panel = demo.editor.page.locator(PANEL)
     expect(panel).to_have_attribute("data-state", "done")
@@ -359,16 +347,16 @@ def test_nothing_is_added_to_the_workflow_or_the_prompt_of_a_saver(demo: Watched
 
 
 @pytest.fixture(scope="module", params=RENDERERS)
-def image_run(request: pytest.FixtureRequest, open_editor: Callable[[], Editor], server: Server) -> Iterator[Watched]:
+def image_run(request: pytest.FixtureRequest, open_editor: Callable[[], Editor], frontend: Server) -> Iterator[Watched]:
     """Async VAE Decode (Video), run once in each renderer."""
-    server.post("/settings/Comfy.VueNodes.Enabled", RENDERERS[request.param])
+    frontend.post("/settings/Comfy.VueNodes.Enabled", RENDERERS[request.param])
     editor = open_editor()
     # Of different lengths, or the second is answered from ComfyUI's cache.
     short_graph(editor, saver=False, latent_frames=2 if RENDERERS[request.param] else 3)
     settle(editor)
-    yield watch(editor, server)
+    yield watch(editor, frontend)
     editor.page.context.close()
-    server.post("/settings/Comfy.VueNodes.Enabled", False)
+    frontend.post("/settings/Comfy.VueNodes.Enabled", False)
 
 
 def test_a_decode_to_images_shows_its_lanes_and_no_frame(image_run: Watched):
@@ -403,11 +391,11 @@ def test_the_summary_is_there_again_after_an_undo_and_a_change_of_tab(image_run:
     expect(page.locator(".afp-lanes-verdict")).to_have_text(verdict)
 
 
-def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(editor: Editor, server: Server, back_to_defaults: None):
+def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(editor: Editor, frontend: Server, back_to_defaults: None):
     set_setting(editor, "Comfy.VueNodes.Enabled", True)
     set_setting(editor, SHOW_FRAME, False)
     short_graph(editor, saver=True, subgraph=True)
-    watched = watch(editor, server)
+    watched = watch(editor, frontend)
     assert re.fullmatch(r"\d+:\d+", watched.last["detail"]["node"]), "a node of the root graph"
     assert len({moment["write"] for moment in watched.running}) > 1
     assert not any(moment["frame_sent"] or moment["picture"] for moment in watched.seen), "the setting is off"
@@ -417,15 +405,15 @@ def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(editor: Editor,
     picture(editor, "subgraph")
 
 
-def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(editor: Editor, server: Server):
+def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(editor: Editor, frontend: Server):
     errors = []
     editor.page.on("pageerror", lambda error: errors.append(error))
     short_graph(editor, saver=True)
     editor.page.evaluate(RECORD)
     prompt_id = queue(editor)
     editor.page.wait_for_function("() => window.lanes.some(({ detail }) => detail.written > 0)")
-    server.interrupt()
-    assert server.wait(prompt_id)["status"]["status_str"] == "error"
+    frontend.interrupt()
+    assert frontend.wait(prompt_id)["status"]["status_str"] == "error"
     expect(editor.page.locator(f"{PANEL} strong")).to_have_text(re.compile("^Stopped after [1-8] of 9 frames$"))
     expect(editor.page.locator(f"{PANEL} img")).to_be_hidden()
     picture(editor, "stopped")
@@ -440,7 +428,7 @@ def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(e
     assert errors == []
 
 
-def test_a_decode_that_goes_the_stock_way_says_why(editor: Editor, server: Server):
+def test_a_decode_that_goes_the_stock_way_says_why(editor: Editor, frontend: Server):
     editor.clear()
     editor.page.evaluate(
         """() => {

@@ -181,7 +181,14 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
     assert set(main["contextMenu"]) == set(items)
 
 
-def test_chinese_in_the_menus_and_the_settings(editor: Editor):
+def test_messages_have_the_words_of_the_extension():
+    source = "".join((REPO / "web" / "js" / name).read_text() for name in ("swap.js", "swap_workflow.js"))
+    messages = load("en", "main")["asyncFramePipeline"]
+    assert [text for text in messages if f"'{text}'" not in source] == []
+    assert [text for text, shown in messages.items() if text != shown] == []
+
+
+def test_chinese_in_the_menus_the_messages_and_the_settings(editor: Editor):
     page, main = editor.page, load("zh", "main")
     # As a user's browser does, which the frontend asks where no language has been chosen.
     page.add_init_script("Object.defineProperty(navigator, 'languages', {get: () => ['zh-CN']})")
@@ -194,8 +201,10 @@ def test_chinese_in_the_menus_and_the_settings(editor: Editor):
     place = page.evaluate("() => app.canvas.ds.convertOffsetToCanvas(app.rootGraph.nodes[0].pos.map((x, i) => x + [60, -15][i]))")
     canvas = page.locator("#graph-canvas").bounding_box()
     page.mouse.click(canvas["x"] + place[0], canvas["y"] + place[1], button="right")
-    expect(page.get_by_text(main["contextMenu"]["Swap for Async VAE Decode (Video)"])).to_be_visible()
-    page.keyboard.press("Escape")
+    page.get_by_text(main["contextMenu"]["Swap for Async VAE Decode (Video)"]).click()
+    expect(page.get_by_text(f"{main['asyncFramePipeline']['Decodes swapped']}: 1", exact=True)).to_be_visible()
+    names = [load("zh", "nodeDefs")["AsyncVAEDecodeVideo"]["display_name"], "VAE解码"]
+    expect(page.get_by_text(f"{names[1]} → {names[0]}", exact=True)).to_be_visible()
 
     page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
     dialog = page.get_by_role("dialog")

@@ -1,8 +1,9 @@
-"""The README's API examples, run word for word against a server; and its links."""
+"""The API examples of the documentation, run word for word against a server; and links."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -16,34 +17,80 @@ import pytest
 from .conftest import REPO, Server
 
 README = (REPO / "README.md").read_text()
+PAGES = ["README.md", "docs/api.md", "docs/swap.md"]
 ADDRESS = "http://127.0.0.1:8188"
+# "3": the node whose quality the Python example sets.
+REFUSED = {"3": {"class_type": "NoSuchNode", "inputs": {}}}
+FAILING = {
+    "3": {"class_type": "RegexReplace", "inputs": {"string": "a", "regex_pattern": "(", "replace": "b"}},
+    "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
+}
+in_both_languages = pytest.mark.parametrize("language, command", [("bash", ["bash", "-uc"]), ("python", [sys.executable, "-c"])])
 
 
 def example(language: str) -> str:
-    """The README's API example in this language."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    """The API example in this language."""
+    text = (REPO / "docs" / "api.md").read_text()
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     [block] = [block for block in blocks if ADDRESS in block]
     return block
 
 
-@pytest.mark.parametrize("language, command", [("bash", ["bash", "-euc"]), ("python", [sys.executable, "-c"])])
-def test_an_api_example_fetches_the_video(server: Server, tmp_path: Path, language: str, command: list[str]):
+def run(server: Server, folder: Path, language: str, command: list[str]) -> subprocess.CompletedProcess:
     if language == "bash" and not shutil.which("curl"):
         pytest.skip("needs curl")
-    (tmp_path / "workflows").symlink_to(REPO / "workflows")  # run beside the repository, to leave nothing in it
     env = {**os.environ, "no_proxy": "127.0.0.1"}
     script = example(language).replace(ADDRESS, server.url)
-    done = subprocess.run([*command, script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run([*command, script], cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+
+
+@in_both_languages
+def test_an_api_example_fetches_the_video(server: Server, tmp_path: Path, language: str, command: list[str]):
+    (tmp_path / "workflows").symlink_to(REPO / "workflows")  # run beside the repository, to leave nothing in it
+    done = run(server, tmp_path, language, command)
     assert done.returncode == 0, done.stderr
     with av.open(io.BytesIO((tmp_path / "demo.mp4").read_bytes())) as container:
         assert sum(1 for _ in container.decode(video=0)) == 33
 
 
-def test_links_lead_to_files():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@in_both_languages
+@pytest.mark.parametrize(
+    "prompt, told",
+    [
+        (REFUSED, ["Refused", "NoSuchNode"]),
+        (FAILING, ["RegexReplace", "unterminated subpattern"]),
+    ],
+    ids=["refused", "failing"],
+)
+def test_an_api_example_tells_why_there_is_no_video(
+    server: Server, tmp_path: Path, language: str, command: list[str], prompt: dict, told: list[str]
+):
+    file = tmp_path / "workflows" / "api" / "demo.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(prompt))
+    done = run(server, tmp_path, language, command)
+    assert done.returncode == 1
+    assert all(words in done.stderr for words in told) and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "demo.mp4").exists()
+
+
+@in_both_languages
+def test_an_api_example_ends_where_there_is_no_server(server: Server, tmp_path: Path, language: str, command: list[str]):
+    (tmp_path / "workflows").symlink_to(REPO / "workflows")
+    script = example(language).replace(ADDRESS, "http://127.0.0.1:9")
+    done = subprocess.run([*command, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "onnect" in done.stderr
+
+
+def test_the_workflows_are_all_named():
+    assert [path.stem for path in (REPO / "workflows").glob("*.json") if f"`{path.stem}`" not in README] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str):
+    links = re.findall(r"\]\(([^)#]+)\)", (REPO / page).read_text())
     local = [link for link in links if not link.startswith("https://")]
-    assert local, "the README shows a picture and names its licence"
-    assert [link for link in local if not (REPO / link).exists()] == []
+    assert [link for link in local if not ((REPO / page).parent / link).exists()] == []
 
 
 def test_the_map_names_what_exists():

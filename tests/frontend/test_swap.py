@@ -15,24 +15,12 @@ from ..automation.templates import graphs_of, is_counted_version, official_templ
 from host import PromptRejected
 
 from .conftest import Server
-from .newest_frontend import static_folder
 from .swap_editor import RESTORE, SERIALIZED, SETTLED, SPEED_UP, SwapEditor
 
 TO_IMAGES = "Swap for Async VAE Decode (Video)"
 TO_VIDEO = "Swap with Create Video for Async VAE Decode to Video"
 BACK = "Restore stock VAE Decode"
 NODES_2 = "/settings/Comfy.VueNodes.Enabled"
-
-
-@pytest.fixture(scope="module", params=["pinned", "newest"])
-def frontend(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of this frontend."""
-    if request.param == "pinned":
-        yield server
-        return
-    with Server("--front-end-root", str(static_folder()), base=tmp_path_factory.mktemp("newest")) as newest:
-        newest.post("/settings/Comfy.TutorialCompleted", True)
-        yield newest
 
 
 @pytest.fixture(scope="module", params=["canvas", "nodes 2.0"])
@@ -118,7 +106,7 @@ def test_right_click_on_a_decode(editor: SwapEditor):
     expect(editor.page.get_by_text(TO_IMAGES, exact=True)).to_be_visible()
     expect(editor.page.get_by_text(TO_VIDEO, exact=True)).to_have_count(0)  # the decode feeds a preview as well
     editor.page.get_by_text(TO_IMAGES, exact=True).click()
-    editor.expect_toast("Swapped 1 decode", "VAE Decode → Async VAE Decode (Video)")
+    editor.expect_toast("Decodes swapped: 1", "VAE Decode → Async VAE Decode (Video)")
 
     after = editor.workflow()
     node, was = by_id(after)[8], by_id(json.loads(before))[8]
@@ -136,7 +124,7 @@ def test_right_click_on_a_pair_and_back(editor: SwapEditor):
     editor.show(PAIR)
     before, steps = editor.serialized(), editor.undo_steps()
     swap_by_menu(editor, 8, TO_VIDEO)
-    editor.expect_toast("Swapped 1 decode", "VAE Decode + Create Video → Async VAE Decode to Video")
+    editor.expect_toast("Decodes swapped: 1", "VAE Decode + Create Video → Async VAE Decode to Video")
     after = editor.workflow()
     node = by_id(after)[9]
     assert node["type"] == "AsyncVAEDecodeToVideo" and node["title"] == "My video" and node["widgets_values"] == [30, 10]
@@ -145,7 +133,7 @@ def test_right_click_on_a_pair_and_back(editor: SwapEditor):
     assert editor.prompt()["9"]["inputs"] == {"samples": ["1", 0], "vae": ["1", 1], "fps": ["4", 0], "bit_depth": 10}
 
     swap_by_menu(editor, 9, BACK)
-    editor.expect_toast("Restored 1 decode", "Async VAE Decode to Video → VAE Decode + Create Video")
+    editor.expect_toast("Decodes restored: 1", "Async VAE Decode to Video → VAE Decode + Create Video")
     editor.page.evaluate(SETTLED)
     assert unordered(editor.serialized()) == unordered(before)
     editor.undo()
@@ -159,7 +147,7 @@ def test_right_click_in_a_subgraph(editor: SwapEditor):
     editor.enter_subgraph(7)
     before, steps = editor.serialized(), editor.undo_steps()
     swap_by_menu(editor, 8, TO_IMAGES)
-    editor.expect_toast("Swapped 1 decode", "VAE Decode → Async VAE Decode (Video)")
+    editor.expect_toast("Decodes swapped: 1", "VAE Decode → Async VAE Decode (Video)")
     assert editor.page.evaluate("() => app.canvas.graph.id") == INSIDE, "the subgraph stays open"
     [inside] = editor.workflow()["definitions"]["subgraphs"]
     assert by_id(inside)[8]["type"] == "AsyncVAEDecodeVideo"
@@ -175,10 +163,10 @@ def test_right_click_on_tiles(editor: SwapEditor):
     before = editor.serialized()
     swap_by_menu(editor, 8, TO_IMAGES)
     editor.expect_toast(
-        "Swapped 1 decode", "VAE Decode (Tiled) → Async VAE Decode (Video) (its tile settings are back when you restore it)"
+        "Decodes swapped: 1", "VAE Decode (Tiled) → Async VAE Decode (Video) (its tile settings are back when you restore it)"
     )
     swap_by_menu(editor, 8, BACK)
-    editor.expect_toast("Restored 1 decode", "Async VAE Decode (Video) → VAE Decode (Tiled)")
+    editor.expect_toast("Decodes restored: 1", "Async VAE Decode (Video) → VAE Decode (Tiled)")
     assert unordered(editor.serialized()) == unordered(before)
 
 
@@ -198,8 +186,8 @@ def test_the_commands_are_in_the_menu(editor: SwapEditor):
     editor.show(PAIR)
     page = editor.page
     for command, told in (
-        ("Speed up video decoding in this workflow", "Swapped 1 decode"),
-        ("Restore stock video decoding", "Restored 1 decode"),
+        ("Speed up video decoding in this workflow", "Decodes swapped: 1"),
+        ("Restore stock video decoding", "Decodes restored: 1"),
     ):
         page.locator(".comfyui-logo").first.click()
         page.get_by_text("Edit", exact=True).first.hover()
@@ -218,7 +206,7 @@ def test_the_toast_tells_what_was_left_alone_and_why(editor: SwapEditor):
     editor.show(workflow(types, " ".join(f"1>{id}.samples 1.1>{id}.vae" for id in (8, 18, 28, 38, 48)) + " " + links))
     editor.run_command(SPEED_UP)
     editor.expect_toast(
-        "Swapped 3 decodes",
+        "Decodes swapped: 3",
         "2 × VAE Decode + Create Video → Async VAE Decode to Video",
         "VAE Decode → Async VAE Decode (Video)",
         "VAE Decode left alone: its frames do not go into a video",
@@ -226,7 +214,7 @@ def test_the_toast_tells_what_was_left_alone_and_why(editor: SwapEditor):
     )
     before, steps = editor.serialized(), editor.undo_steps()
     editor.run_command(SPEED_UP)
-    expect(editor.page.get_by_text("Swapped no decodes", exact=True).first).to_be_visible()
+    expect(editor.page.get_by_text("Decodes swapped: 0", exact=True).first).to_be_visible()
     assert editor.serialized() == before and editor.undo_steps() == steps, "nothing to swap, nothing done"
 
 

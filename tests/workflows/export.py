@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Write what follows from the workflows and nodes: API forms, thumbnails, and the pictures of the help pages.
+"""Write what follows from the workflows and nodes: API forms, thumbnails, and the pictures of the help pages
+and the README.
 
-    .host/venv/bin/python tests/workflows/export.py [api] [thumbnails] [help]     (default: all)
+    .host/venv/bin/python tests/workflows/export.py [api] [thumbnails] [help] [readme]     (default: all)
 
 Needs what scripts/test installs; CHROMIUM_PATH as there.
 
@@ -33,6 +34,7 @@ from stand_ins import STAND_INS  # noqa: E402
 
 WORKFLOWS = REPO / "workflows"
 HELP = REPO / "web" / "docs"
+DOCS = REPO / "docs"
 # Nothing over the canvas, and text at every zoom.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
@@ -238,24 +240,93 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
         "save": ("SaveVideoStreaming", [0, 340], [340, 440], {"filename_prefix": "video/bunny"}),
     }
     show(editor, nodes, [("sample", 0, "decode", "samples"), ("sample", 1, "decode", "vae"), ("decode", 0, "save", "video")])
-    with page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
-        page.evaluate("() => void app.queuePrompt(0)")
-    entry = server.wait(sent.value.json()["prompt_id"])
+    entry = server.wait(queue(editor))
     assert entry["status"]["status_str"] == "success", entry["status"]
-    page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")
-    page.evaluate("() => { const video = document.querySelector('video'); video.pause(); video.currentTime = 1 }")
-    page.wait_for_function("() => !document.querySelector('video').seeking")
+    show_second(page, 1)
     save_jpg(picture(page, 640, everything), HELP / "SampleVideoLatent" / "graph.jpg")
     save_jpg(picture(page, 640, "node => node.type === 'SaveVideoStreaming'"), HELP / "SaveVideoStreaming" / "graph.jpg")
 
 
-def save_jpg(image: Image.Image, path: Path) -> None:
+def write_readme_pictures(server: Server, editor: Editor) -> None:
+    """The swap, before and after; the lanes, while they run and after."""
+    page = editor.page
+    nodes = {
+        "sampler": ("KSampler", [0, 40], [270, 262], {}),
+        "vae": ("VAELoader", [0, 360], [270, 58], {"vae_name": "wan_2.1_vae.safetensors"}),
+        "decode": ("VAEDecode", [320, 40], [210, 46], {}),
+        "video": ("CreateVideo", [320, 150], [250, 102], {"fps": 16}),
+        "save": ("SaveVideo", [620, 40], [270, 106], {}),
+    }
+    links = [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "video", "images")]
+    show(editor, nodes, [*links, ("video", 0, "save", "video")])
+    page.set_viewport_size({"width": 960, "height": 640})
+    # Low enough for the message not to cover the nodes.
+    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [40, 180]; app.canvas.setDirty(true, true) }")
+    page.mouse.click(40 + 320 + 60, 180 + 40 - 12, button="right")
+    entry = page.get_by_text("Swap with Create Video for Async VAE Decode to Video", exact=True)
+    entry.hover()
+    menu = screenshot(page)
+    entry.click()
+    page.get_by_text("VAE Decode + Create Video → Async VAE Decode to Video").wait_for()
+    page.wait_for_function("() => app.rootGraph.nodes.length === 4")
+    settle(page)
+    save_jpg(side_by_side(menu, screenshot(page)), DOCS / "swap.jpg", quality=80)
+
+    nodes = {
+        "sample": ("SampleVideoLatent", [-600, 0], [270, 70], {}),
+        "decode": ("AsyncVAEDecodeToVideo", [-300, 0], [270, 130], {}),
+        "save": ("SaveVideoStreaming", [0, 0], [420, 440], {"filename_prefix": "video/lanes"}),
+    }
+    show(editor, nodes, [("sample", 0, "decode", "samples"), ("sample", 1, "decode", "vae"), ("decode", 0, "save", "video")])
+    page.set_viewport_size({"width": 1000, "height": 1000})
+    saver = "node => node.type === 'SaveVideoStreaming'"
+    prompt_id = queue(editor)
+    page.wait_for_function("() => parseInt(document.querySelector('.afp-lanes-head strong')?.textContent) >= 20")
+    settle(page)
+    running = picture(page, 640, saver)
+    entry = server.wait(prompt_id)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    show_second(page, 1)
+    save_jpg(side_by_side(running, picture(page, 640, saver)), DOCS / "lanes.jpg", quality=80)
+
+
+def queue(editor: Editor) -> str:
+    with editor.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+        editor.page.evaluate("() => void app.queuePrompt(0)")
+    return sent.value.json()["prompt_id"]
+
+
+def show_second(page: Page, second: float) -> None:
+    """Stop the video in the node at this time."""
+    page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")
+    page.evaluate("second => { const video = document.querySelector('video'); video.pause(); video.currentTime = second }", second)
+    page.wait_for_function("() => !document.querySelector('video').seeking")
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Some frames, in which nodes grow to fit and elements take their places."""
+    page.evaluate("async () => { for (let i = 0; i < 30; i++) await new Promise(requestAnimationFrame) }")
+
+
+def screenshot(page: Page) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
+def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
+    both = Image.new("RGB", (left.width + 12 + right.width, max(left.height, right.height)), "#191919")
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + 12, 0))
+    return both
+
+
+def save_jpg(image: Image.Image, path: Path, quality: int = 88) -> None:
     path.parent.mkdir(exist_ok=True)
-    image.save(path, quality=88)
+    image.save(path, quality=quality, optimize=True)
 
 
 def main(parts: list[str]) -> None:
-    wanted = parts or ["api", "thumbnails", "help"]
+    wanted = parts or ["api", "thumbnails", "help", "readme"]
     with frontend() as (server, editor):
         if "api" in wanted:
             write_api_forms(editor)
@@ -264,6 +335,8 @@ def main(parts: list[str]) -> None:
             write_demo_thumbnail(server, editor)
         if "help" in wanted:
             write_help_pictures(server, editor)
+        if "readme" in wanted:
+            write_readme_pictures(server, editor)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 // editor loads an undo step. So ids, links, reroutes, the widgets on subgraphs and inputs that come and go with their
 // links all stay as they are, which taking nodes out and connecting new ones cannot promise.
 import { app } from '../../../scripts/app.js'
+import { api } from '../../../scripts/api.js'
 import { NAMES, canPair, isOurs, isStockDecode, restore, swap } from './swap_workflow.js'
 
 const SPEED_UP = 'AsyncFramePipeline.SpeedUpVideoDecoding'
@@ -16,15 +17,15 @@ app.registerExtension({
   getNodeMenuItems(node) {
     const only = { graph: idOf(node.graph), node: node.id }
     if (isOurs(node.type))
-      return [{ content: 'Restore stock VAE Decode', callback: () => change('Restored', restore, { only }) }]
+      return [{ content: 'Restore stock VAE Decode', callback: () => change('Decodes restored', restore, { only }) }]
     if (!isStockDecode(node.type)) return []
     const toImages = {
       content: `Swap for ${NAMES.AsyncVAEDecodeVideo}`,
-      callback: () => change('Swapped', swap, { only, pair: false })
+      callback: () => change('Decodes swapped', swap, { only, pair: false })
     }
     const toVideo = {
       content: `Swap with Create Video for ${NAMES.AsyncVAEDecodeToVideo}`,
-      callback: () => change('Swapped', swap, { only })
+      callback: () => change('Decodes swapped', swap, { only })
     }
     return canPair(serialized(), only) ? [toImages, toVideo] : [toImages]
   },
@@ -34,31 +35,32 @@ app.registerExtension({
       label: 'Speed up video decoding in this workflow',
       icon: 'pi pi-bolt',
       mutatesGraph: true,
-      function: () => change('Swapped', swap)
+      function: () => change('Decodes swapped', swap)
     },
     {
       id: RESTORE,
       label: 'Restore stock video decoding',
       icon: 'pi pi-undo',
       mutatesGraph: true,
-      function: () => change('Restored', restore)
+      function: () => change('Decodes restored', restore)
     }
   ],
   menuCommands: [{ path: ['Edit'], commands: [SPEED_UP, RESTORE] }]
 })
 
 /** Change the workflow by a function of swap_workflow.js, and tell the user what came of it. */
-async function change(verb, how, options) {
+async function change(what, how, options) {
   const { workflow, changes } = how(serialized(), options)
   const done = changes.filter(({ after }) => after.length)
   if (done.length) {
     await load(workflow)
     select(done)
   }
+  const translated = await translator()
   app.extensionManager.toast.add({
     severity: done.length ? 'success' : 'info',
-    summary: `${verb} ${done.length || 'no'} ${done.length === 1 ? 'decode' : 'decodes'}`,
-    detail: explain(changes),
+    summary: `${translated(what)}: ${done.length}`,
+    detail: explain(changes, translated),
     life: TOAST_MS
   })
 }
@@ -97,14 +99,24 @@ function select(changes) {
 }
 
 /** What was changed, and what was left alone and why; alike ones counted together. */
-function explain(changes) {
-  const named = (types) => types.map((type) => NAMES[type]).join(' + ')
+function explain(changes, translated) {
+  const named = (types) => types.map(displayName).join(' + ')
   const lines = changes.map(({ before, after, reason }) => {
-    if (reason) return `${named(before)} left alone: ${reason}`
-    const tiles = before[0] === 'VAEDecodeTiled' ? ' (its tile settings are back when you restore it)' : ''
+    if (reason) return `${named(before)} ${translated('left alone')}: ${translated(reason)}`
+    const tiles = before[0] === 'VAEDecodeTiled' ? ` (${translated('its tile settings are back when you restore it')})` : ''
     return `${named(before)} → ${named(after)}${tiles}`
   })
   const counts = new Map()
   for (const line of lines) counts.set(line, (counts.get(line) ?? 0) + 1)
   return [...counts].map(([line, count]) => (count > 1 ? `${count} × ${line}` : line)).join('\n')
+}
+
+/** A node type's name in the user's language. */
+const displayName = (type) => LiteGraph.registered_node_types[type]?.nodeData?.display_name ?? NAMES[type]
+
+/** Translates into the user's language what locales/ holds; the rest stays English. */
+async function translator() {
+  const locales = await api.getCustomNodesI18n().catch(() => ({}))
+  const texts = locales[app.extensionManager.setting.get('Comfy.Locale')]?.asyncFramePipeline
+  return (text) => texts?.[text] ?? text
 }
