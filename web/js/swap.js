@@ -103,8 +103,8 @@ function explain(changes, translated) {
   const named = (types) => types.map(displayName).join(' + ')
   const lines = changes.map(({ before, after, reason }) => {
     if (reason) return `${named(before)} ${translated('left alone')}: ${translated(reason)}`
-    const tiles = before[0] === 'VAEDecodeTiled' ? ` (${translated('its tile settings are back when you restore it')})` : ''
-    return `${named(before)} → ${named(after)}${tiles}`
+    const tiles = before[0] === 'VAEDecodeTiled' && translated('its tile settings are back when you restore it')
+    return `${named(before)} → ${named(after)}${tiles ? ` (${tiles})` : ''}`
   })
   const counts = new Map()
   for (const line of lines) counts.set(line, (counts.get(line) ?? 0) + 1)
