@@ -26,6 +26,7 @@ NAMES = {
 }
 DECODE_INPUTS = ("samples", "vae")
 VIDEO_INPUTS = ("fps", "audio", "bit_depth")  # of Create Video, besides the images
+DECODER = "auto"  # what our nodes have besides the inputs of those that they stand for
 MEMORY = "async_frame_pipeline"
 
 NOT_A_VIDEO = "its frames do not go into a video"

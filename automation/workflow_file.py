@@ -13,7 +13,7 @@ import copy
 
 from .graph import Graph, Workflow, get, inputs, named, properties_of, put, with_links_of, xy
 from .rules import (
-    ASYNC, ASYNC_VIDEO, CREATE_VIDEO, DECODE, DECODE_INPUTS, IN_TILES, MEMORY, NAMES, NOT_A_VIDEO, TILED, TILES_IN_USE,
+    ASYNC, ASYNC_VIDEO, CREATE_VIDEO, DECODE, DECODE_INPUTS, DECODER, IN_TILES, MEMORY, NAMES, NOT_A_VIDEO, TILED, TILES_IN_USE,
     VIDEO_INPUTS, VIDEO_NODES, Change,
 )  # fmt: skip
 
@@ -21,6 +21,8 @@ PACK, CORE = "async-frame-pipeline", "comfy-core"
 PACK_PROPERTIES = ("cnr_id", "aux_id", "ver")  # which pack a node is from, and which version of it
 FRAMES = ("IMAGE", "MASK")  # a mask is how frames become the alpha of a video
 PAIR_HEIGHT = 130  # what the editor makes of three inputs and two widgets
+NAMED = "widgets_values_named"  # newer editors save widgets by name as well
+WIDGET_VALUES = ("widgets_values", NAMED)
 STOCK_DECODE_SIZE, GAP = (210, 46), 40
 
 
@@ -112,10 +114,11 @@ def decode_inputs(node: dict) -> list[dict]:
 
 
 def become_async(graph: Graph, decode: dict) -> None:
-    become(decode, ASYNC, {"decode": remember(decode, "widgets_values")})
+    become(decode, ASYNC, {"decode": remember(decode, *WIDGET_VALUES)})
     decode["inputs"] = decode_inputs(decode)
-    if decode.get("widgets_values"):
-        decode["widgets_values"] = []  # the tiles
+    decode["widgets_values"] = [DECODER]
+    if NAMED in decode:
+        decode[NAMED] = {"decoder": DECODER}
     graph.aim_links(decode)
 
 
@@ -130,8 +133,18 @@ def become_pair(graph: Graph, decode: dict, video: dict) -> None:
     }
     become(video, ASYNC_VIDEO, {**memory, "pos": grow_upwards(video)})
     video["inputs"] = decode_inputs(decode) + [slot for slot in inputs(video) if slot["name"] != "images"]
+    if has_video_widgets(video):
+        video["widgets_values"] = [*video["widgets_values"], DECODER]
+    if NAMED in video:
+        video[NAMED] = {**video[NAMED], "decoder": DECODER}
     graph.remove(decode, link)
     graph.aim_links(video)
+
+
+def has_video_widgets(node: dict, more: int = 0) -> bool:
+    """Whether a node's widgets are those of a Create Video, and `more`: files of before bit_depth hold fps alone."""
+    values = node.get("widgets_values")
+    return isinstance(values, list) and len(values) == 2 + more
 
 
 def grow_upwards(video: dict) -> list:
@@ -182,6 +195,10 @@ def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
     decode["mode"] = node.get("mode", 0)
     revert(node, {**memory["create_video"], "pos": moved_along(memory["create_video"]["pos"], memory["pos"], node["pos"])})
     named(node, "images")["link"] = get(link, "id")
+    if has_video_widgets(node, 1):
+        node["widgets_values"] = node["widgets_values"][:2]
+    if NAMED in node:
+        node[NAMED] = {name: value for name, value in node[NAMED].items() if name != "decoder"}
     graph.add(decode, link, memory.get("decode_position"), memory.get("link_position"))
     graph.aim_links(decode)
     graph.aim_links(node)
@@ -191,6 +208,10 @@ def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
 def revert(node: dict, before: dict) -> None:
     """Turn a node back. What may have been changed since stays: title, links, properties of the user's own."""
     kept = {key: value for key, value in properties_of(node).items() if key not in (MEMORY, *PACK_PROPERTIES)}
+    if node["type"] == ASYNC:
+        for key in WIDGET_VALUES:
+            if key not in before:
+                node.pop(key, None)
     slots = with_links_of(node, inputs(before))
     known = {*DECODE_INPUTS, *(slot["name"] for slot in slots)}
     slots += [slot for slot in inputs(node) if slot["name"] not in known and slot.get("link") is not None]
@@ -208,7 +229,7 @@ def moved_along(pos: list, anchor_before: list, anchor_now: list) -> list:
 
 def stock_decode(node: dict) -> dict:
     """What a node of ours that never was a stock one is turned into."""
-    return {"type": DECODE, "inputs": decode_inputs(node), "properties": {"cnr_id": CORE}}
+    return {"type": DECODE, "inputs": decode_inputs(node), "properties": {"cnr_id": CORE}, "widgets_values": []}
 
 
 def stock_pair(graph: Graph, node: dict) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from . import decoding
 from .latent_video import LatentVideo, checked_fps
 
 
@@ -34,10 +35,11 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
                     "bit_depth", optional=True, default=8, min=8, max=10, step=2,
                     tooltip="Bits per colour in saved files. 10 keeps gradients smoother; some players cannot show it.",
                 ),
+                decoding.decoder_input(),
             ],
             outputs=[io.Video.Output(tooltip="A video for any saver or video node.")],
         )
 
     @classmethod
-    def execute(cls, samples, vae, fps, audio=None, bit_depth=8) -> io.NodeOutput:
-        return io.NodeOutput(LatentVideo(vae, samples, checked_fps(fps), audio, bit_depth))
+    def execute(cls, samples, vae, fps, audio=None, bit_depth=8, decoder="auto") -> io.NodeOutput:
+        return io.NodeOutput(LatentVideo(vae, samples, checked_fps(fps), audio, bit_depth, decoder=decoder))

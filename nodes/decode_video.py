@@ -15,17 +15,18 @@ class AsyncVAEDecodeVideo(io.ComfyNode):
             display_name="Async VAE Decode (Video)",
             category="model/latent",
             description=(
-                "Decodes a video latent into frames like VAE Decode, with the same pixels, but copies each chunk "
-                "off the GPU while the next one is decoded. Whatever it cannot stream is decoded the stock way."
+                "Decodes a video latent into frames like VAE Decode, but faster, and copies each chunk off the GPU "
+                "while the next one is decoded. Whatever it cannot stream is decoded the stock way."
             ),
             search_aliases=["vae decode", "decode latent", "latent to image", "wan decode", "async", "streaming"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The latent to be decoded."),
                 io.Vae.Input("vae", tooltip="The VAE used for decoding. Wan 2.1 and Wan 2.2 VAEs are streamed."),
+                decoding.decoder_input(),
             ],
-            outputs=[io.Image.Output(tooltip="The decoded frames, bit for bit those of VAE Decode.")],
+            outputs=[io.Image.Output(tooltip="The decoded frames; with 'exact' bit for bit those of VAE Decode.")],
         )
 
     @classmethod
-    def execute(cls, samples, vae) -> io.NodeOutput:
-        return io.NodeOutput(decoding.decode_image(vae, samples))
+    def execute(cls, samples, vae, decoder="auto") -> io.NodeOutput:
+        return io.NodeOutput(decoding.decode_image(vae, samples, decoder))

@@ -1,6 +1,6 @@
 """Which way a video is decoded, and what follows when that way fails.
 
-fast     our own decoder over the same weights, on GPUs that can run it
+fast     our own decoder over the same weights, on GPUs that can run it, with a tenth of the stock error
 exact    the VAE's own modules, streamed: the stock pixels bit for bit
 stock    whatever the stock VAEDecode does; always right, nothing overlaps
 
@@ -11,10 +11,10 @@ exact decoder ends where it ends in the stock node: in tiles.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 
 import torch
+from comfy_api.latest import io
 
 from ..pipeline import engine
 from ..pipeline.decoders import exact, whole
@@ -25,20 +25,28 @@ from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.video_spec import VideoSpec
 from . import fast, host, live
 
+# What a user may ask for: the fast way where it is supported, or only bits equal to stock's, or fast and a warning if not.
 DECODERS = ("auto", "exact", "fast")
-# For whoever starts the server, until the nodes have an input for it.
-DECODER = os.environ.get("ASYNC_FRAME_PIPELINE_DECODER", "exact")
-if DECODER not in DECODERS:
-    raise ValueError(f"ASYNC_FRAME_PIPELINE_DECODER is '{DECODER}'; it can be {', '.join(DECODERS)}")
 OUT_OF_MEMORY = "out of memory"
 
 
-def decode_image(vae, samples: dict, decoder: str = DECODER) -> torch.Tensor:
+def decoder_input() -> io.Combo.Input:
+    """The input that both decode nodes have, after all others: saved workflows hold widgets by position."""
+    return io.Combo.Input(
+        "decoder", options=list(DECODERS), default=DECODERS[0], optional=True, advanced=True,
+        tooltip=(
+            "exact: the VAE's own code, the bits of VAE Decode. fast: our own over the same weights, several times as "
+            "fast and closer to float32. auto: fast where this GPU and VAE can, else exact; the log says why."
+        ),
+    )  # fmt: skip
+
+
+def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor:
     """The frames as an IMAGE, streamed off the GPU where that is possible.
 
     Args:
         vae, samples: VAE and LATENT.
-        decoder: one of DECODERS. "auto" takes the fast one where it is supported, else the exact one.
+        decoder: one of DECODERS.
     Returns:
         (T, H, W, 3), same shape, dtype and device as from the stock node, and unless decoded fast the same values.
     Raises:
@@ -64,7 +72,7 @@ def decode_image(vae, samples: dict, decoder: str = DECODER) -> torch.Tensor:
 
 
 def decode_into(
-    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None = None, decoder: str = DECODER
+    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None = None, decoder: str = DECODERS[0]
 ) -> Report:
     """Decode into sinks, while the GPU decodes where that is possible.
 
@@ -141,6 +149,8 @@ def _stream(
                     return outcome
                 reason = outcome
             note = f"not fast: {reason}"
+            if decoder == "fast":
+                host.say(f"the fast decoder cannot be used: {reason}", logging.WARNING)
 
         def decode_exactly(submit):
             host.load_for_decoding(vae, latent)
@@ -159,10 +169,9 @@ def _stream(
 
 
 def _decode_fast(vae, latent: torch.Tensor, height: int, width: int, submit: Callable) -> None:
-    decoder = fast.decoder(vae, height, width)
-    latents = latent.to(device=vae.device, dtype=vae.vae_dtype)
-    for t in range(latents.shape[2]):
-        submit(decoder.step(latents[:, :, t]))
+    decoder = fast.decoder(vae, latent, height, width)
+    for frames_cthw in fast.steps(decoder, latent.to(vae.device)):
+        submit(frames_cthw)
 
 
 class _DecoderFailed(Exception):

@@ -59,16 +59,19 @@ class LatentVideo(Input.Video):
         audio: ComfyUI's AUDIO or None.
         bit_depth: 8 or 10, of files saved from it.
         window: (start, stop) frames of the decoded video this one consists of; None for all of it.
+        decoder: one of `decoding.DECODERS`.
     Raises:
         ValueError: a value that could not be saved, so that it shows where it was set and not where
             the video is used.
     """
 
-    def __init__(self, vae, samples: dict, fps: Fraction, audio: dict | None = None, bit_depth: int = 8, window=None):
+    def __init__(
+        self, vae, samples: dict, fps: Fraction, audio: dict | None = None, bit_depth: int = 8, window=None, decoder="auto"
+    ):
         host.check_latent(vae, samples)
         self._vae, self._samples, self._audio_dict = vae, samples, audio
         self._options = VideoOptions(fps=fps, bit_depth=bit_depth, audio=checked_audio(audio))
-        self._window = window
+        self._window, self._decoder = window, decoder
 
     @property
     def patcher(self):
@@ -80,10 +83,10 @@ class LatentVideo(Input.Video):
     def get_components(self) -> Types.VideoComponents:
         """Decode into one IMAGE, with the audio as it was given, or cut with the video."""
         if self._window is None:
-            images = decoding.decode_image(self._vae, self._samples)
+            images = decoding.decode_image(self._vae, self._samples, self._decoder)
         else:
             sink = TensorSink(self._vae.vae_output_dtype())
-            decoding.decode_into(self._vae, self._samples, [sink], self._window)
+            decoding.decode_into(self._vae, self._samples, [sink], self._window, self._decoder)
             images = sink.frames_thwc
         return Types.VideoComponents(images=images, audio=self._audio_dict, frame_rate=self._options.fps)
 
@@ -91,7 +94,7 @@ class LatentVideo(Input.Video):
         """Decode straight into an MP4; `changes` replace fields of `VideoOptions`."""
         options = replace(self._options, metadata=metadata or {}, **changes)
         sinks = [VideoFileSink(target, options)]
-        return decoding.decode_into(self._vae, self._samples, sinks, self._window)
+        return decoding.decode_into(self._vae, self._samples, sinks, self._window, self._decoder)
 
     def save_to(self, path, format="auto", codec="auto", metadata=None, bit_depth=None, crf=None):
         """Save as the stock savers ask for it: MP4 with H.264, x264's default quality."""
@@ -121,7 +124,7 @@ class LatentVideo(Input.Video):
         offset = self._window[0] if self._window else 0
         return LatentVideo(
             self._vae, self._samples, fps, self._trimmed_audio(first / fps, stop / fps), self._options.bit_depth,
-            (offset + first, offset + stop),
+            (offset + first, offset + stop), self._decoder,
         )
 
     def _trimmed_audio(self, start: Fraction, end: Fraction) -> dict | None:
@@ -137,7 +140,7 @@ class LatentVideo(Input.Video):
     def _size(self) -> tuple[int, int, int]:
         size = host.output_size(self._vae, self._samples)
         if size is None:  # a VAE whose ratios do not tell
-            size = tuple(decoding.decode_image(self._vae, self._samples).shape[:3])
+            size = tuple(decoding.decode_image(self._vae, self._samples, self._decoder).shape[:3])
         return size
 
     def get_dimensions(self) -> tuple[int, int]:

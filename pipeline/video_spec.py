@@ -16,7 +16,8 @@ class VideoSpec:
         height: pixels, >= 1.
         width: pixels, >= 1.
         device: where the decoder leaves its output. On "cuda" the lanes are CUDA streams, on "cpu"
-            only the sink thread overlaps; no other device has lanes.
+            only the sink thread overlaps; no other device has lanes. A "cuda" without a number is the
+            caller's current one, from here on with its number, since each thread has its own.
         signed: True when the decoder's output spans [-1, 1] (a VAE's raw output), False when it
             spans [0, 1] (an IMAGE).
 
@@ -36,3 +37,5 @@ class VideoSpec:
                 raise ValueError(f"a video needs {name} >= 1, got {getattr(self, name)}")
         if self.device.type not in ("cuda", "cpu"):
             raise ValueError(f"frames on device '{self.device}' cannot be pipelined; supported are cuda and cpu")
+        if self.device.type == "cuda" and self.device.index is None:
+            object.__setattr__(self, "device", torch.device("cuda", torch.cuda.current_device()))

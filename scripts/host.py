@@ -23,6 +23,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -298,7 +299,8 @@ class Server:
         self.log_path = self.base / "server.log"
         self.process: subprocess.Popen | None = None
         self.url = ""
-        self._extra_args = extra_args
+        # COMFYUI_ARGS: what a host of the user's own needs to start at all.
+        self._extra_args = (*shlex.split(os.environ.get("COMFYUI_ARGS", "")), *extra_args)
         self._env = env or {}
         self._packs = {PACK_NAME: REPO, **{Path(pack).name: Path(pack).resolve() for pack in packs}}
         self._cpu = not has_gpu(self.host.python) if cpu is None else cpu

@@ -38,7 +38,7 @@ def test_a_decode_and_its_create_video_become_one_node():
     assert connections(after) == {"1.0>9.samples", "2.0>9.vae", "9.0>10.video"}
     node = by_id(after)[9]
     assert node["type"] == "AsyncVAEDecodeToVideo"
-    assert node["widgets_values"] == [16, 8], "fps and bit depth"
+    assert node["widgets_values"] == [16, 8, "auto"], "fps, bit depth and decoder"
     assert node["properties"]["cnr_id"] == "async-frame-pipeline", "or nobody could tell which pack is missing"
     assert node["properties"]["Node name for S&R"] == "CreateVideo", "or %CreateVideo.fps% in a file name would break"
 
@@ -105,8 +105,20 @@ def test_tiles_are_left_alone_unless_asked_for():
     assert after == before and "tiles" in changes[0].reason
     after, changes = swapped(before, tiled=True)
     assert outcomes(changes) == [((8,), "AsyncVAEDecodeVideo")]
-    assert by_id(after)[8]["widgets_values"] == []
+    assert by_id(after)[8]["widgets_values"] == ["auto"]
     assert [slot["name"] for slot in by_id(after)[8]["inputs"]] == ["samples", "vae"]
+
+
+def test_widgets_that_are_saved_by_name_as_well():
+    named = {"fps": 30, "bit_depth": 10}
+    pair = workflow(PAIR, PAIR_LINKS, n9={"widgets_values": [30, 10], "widgets_values_named": named})
+    after, _ = swapped(pair)
+    assert by_id(after)[9]["widgets_values_named"] == {**named, "decoder": "auto"}
+    assert by_id(after)[9]["widgets_values"] == [30, 10, "auto"]
+    tiles = {"widgets_values": [256, 32, 16, 4], "widgets_values_named": {"tile_size": 256, "overlap": 32}}
+    tiled = workflow(PAIR | {8: "VAEDecodeTiled"}, PAIR_LINKS, n8=tiles, n9={"mode": 4})
+    after, _ = swapped(tiled, tiled=True)
+    assert by_id(after)[8]["widgets_values_named"] == {"decoder": "auto"}
 
 
 def test_tiles_that_something_else_sets_are_left_alone():

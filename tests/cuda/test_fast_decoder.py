@@ -19,28 +19,81 @@ def noise(device, *shape, dtype=torch.bfloat16):
     return torch.randn(shape, device=device, dtype=dtype)
 
 
-@pytest.mark.parametrize("channels", [3, 12, 96, 192, 384, 1024])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (2, 33, 18)])
+CHANNELS = pytest.mark.parametrize("channels", [3, 12, 96, 192, 384, 1024])
+SHAPES = pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (33, 18)])
+
+
+def on_both(kernel, device, make_arguments):
+    """A kernel's outputs on the GPU and from its reference on the CPU: pairs of tensors on the CPU."""
+    arguments, outputs = make_arguments(device)
+    copies = {id(None): None}
+
+    def copy(value):
+        if isinstance(value, list):
+            return [copy(item) for item in value]
+        if isinstance(value, torch.Tensor):
+            return copies.setdefault(id(value), value.cpu())
+        return value
+
+    reference = {name: copy(value) for name, value in arguments.items()}
+    wanted = [copies[id(output)] for output in outputs]
+    kernel(**arguments)
+    kernel(**reference)
+    return zip([output.cpu() for output in outputs], wanted)
+
+
+@CHANNELS
+@SHAPES
 @pytest.mark.parametrize("what", ["norm", "add", "add and norm"])
-def test_norm_silu_is_its_reference(device, channels, shape, what):
-    a = noise(device, *shape, channels + 5)  # with padding that must not be read
-    bias, gamma = noise(device, channels, dtype=torch.float32), noise(device, channels, dtype=torch.float32)
-    residual = noise(device, *shape, channels)
-    outs = []
-    for step in (kernels.norm_silu, kernels._norm_silu_reference):
-        x = torch.full_like(residual, 9.0) if "add" in what else None
-        y = torch.full_like(residual, 9.0) if "norm" in what else None
-        step(a, bias, residual if "add" in what else None, gamma if y is not None else None, x, y)
-        outs.append([out for out in (x, y) if out is not None])
-    for got, wanted in zip(*outs):
+def test_norm_silu_is_its_reference(device, channels, height, width, what):
+    def arguments(device):
+        shape = (3, height, width, channels)
+        x = torch.full(shape, 9.0, device=device, dtype=torch.bfloat16) if "add" in what else None
+        y = torch.full(shape, 9.0, device=device, dtype=torch.bfloat16) if "norm" in what else None
+        return dict(
+            a=noise(device, *shape), scale=0.5, bias=noise(device, channels, dtype=torch.float32),
+            residual=noise(device, *shape) if "add" in what else None,
+            gamma=noise(device, channels, dtype=torch.float32), x_out=x, y_out=y,
+        ), [out for out in (x, y) if out is not None]  # fmt: skip
+
+    for got, wanted in on_both(kernels.norm_silu, device, arguments):
         torch.testing.assert_close(got, wanted, atol=1e-2, rtol=BF16_STEP)
+
+
+@CHANNELS
+@SHAPES
+@pytest.mark.parametrize("frames", [2, 4])
+@pytest.mark.parametrize("source", ["frames", "products"])
+@pytest.mark.parametrize("target", ["frames", "points", "points in place", "sum alone"])
+def test_norm_silu_points_is_its_reference(device, channels, height, width, frames, source, target):
+    def arguments(device):
+        frame, half = (height, width, channels), torch.float16
+        x = noise(device, frames, *frame)
+        outputs, options = [x], {}
+        products = noise(device, frames, *frame)
+        if source == "products":
+            products = [noise(device, 1, *frame, dtype=half) for _ in range(frames + 2)]
+        if target == "frames":
+            options["y_out"] = torch.empty_like(x)
+            outputs.append(options["y_out"])
+        elif "points" in target:
+            options["history"] = noise(device, 2, *frame, dtype=half)
+            in_place = target == "points in place" and source == "products"
+            options["points_out"] = products if in_place else [torch.empty(1, *frame, device=device, dtype=half) for _ in range(frames + 2)]
+            outputs += [options["history"], *options["points_out"]]
+        gamma = None if target == "sum alone" else noise(device, channels, dtype=torch.float32)
+        bias = noise(device, channels, dtype=torch.float32)
+        # The sum replaces the residual.
+        return dict(products=products, scale=2.0, bias=bias, residual=x, gamma=gamma, x_out=x, **options), outputs
+
+    for got, wanted in on_both(kernels.norm_silu_points, device, arguments):
+        torch.testing.assert_close(got, wanted, atol=2e-2, rtol=BF16_STEP)
 
 
 def test_the_sum_may_replace_the_residual(device):
     a, residual = noise(device, 2, 3, 5, 96), noise(device, 2, 3, 5, 96)
-    wanted = torch.empty_like(residual)
-    kernels._norm_silu_reference(a, None, residual, None, wanted, None)
-    kernels.norm_silu(a, None, residual, None, residual, None)
+    wanted = (a.float() + residual.float()).to(torch.bfloat16)
+    kernels.norm_silu(a, 1.0, None, residual, None, residual, None)
     assert torch.equal(residual, wanted)
 
 
@@ -58,7 +111,7 @@ def test_depth_to_space_is_its_reference(device, channels, shortcut, offset, ste
     assert torch.equal(*outs)
 
 
-@pytest.mark.parametrize(("channels", "outputs"), [(12, 3), (96, 3), (256, 12)])
+@pytest.mark.parametrize(("channels", "outputs"), [(2, 3), (12, 3), (96, 3), (256, 12)])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (9, 150), (4, 128)])
 def test_head_is_a_convolution(device, channels, outputs, height, width):
     window, bias = noise(device, 5, height, width, channels), noise(device, outputs, dtype=torch.float32)
@@ -70,22 +123,21 @@ def test_head_is_a_convolution(device, channels, outputs, height, width):
 
 def decode(decoder, latents):
     decoder.reset()
-    return torch.cat([decoder.step(latents[:, :, t]) for t in range(latents.shape[2])], dim=1)
+    return torch.cat([decoder.step(latents[:, :, t].half()) for t in range(latents.shape[2])], dim=1)
 
 
-@pytest.mark.parametrize(("version", "width"), [("2.1", 96), ("2.1", 12), ("2.2", 256), ("2.2", 16)])
+@pytest.mark.parametrize(("version", "width"), [("2.1", 96), ("2.1", 12), ("2.1", 2), ("2.2", 256), ("2.2", 16)])
 def test_its_error_is_no_larger_than_the_stock_decoders(device, version, width):
-    """Both in bfloat16, against the stock module in float32 with the same weights; random latents."""
+    """Stock in bfloat16, both against the stock module in float32 with the same weights; random latents."""
     vae = stock_wan.module(version, width).to(torch.bfloat16).to(device)
     latents = stock_wan.latents(version, 5, 12, 20).to(device, torch.bfloat16)
     stock = vae.decode(latents)[0].float()
-    fast = decode(WanDecoder(weights.load(vae.state_dict(), device, torch.bfloat16)), latents).float()
+    fast = decode(WanDecoder(weights.load(vae.state_dict(), device, torch.float16)), latents).float()
     torch.backends.cudnn.allow_tf32 = False
     exact = vae.float().decode(latents.float())[0]
     error, stock_error = (fast - exact).abs(), (stock - exact).abs()
     assert error.square().mean() <= stock_error.square().mean()
-    # The largest of some million errors is a matter of luck to a few percent.
-    assert error.max() <= 1.1 * stock_error.max()
+    assert error.max() <= stock_error.max()
 
 
 def test_its_error_is_no_larger_on_natural_latents(device):
@@ -97,19 +149,20 @@ def test_its_error_is_no_larger_on_natural_latents(device):
     vae = vae.to(device, torch.bfloat16)
     latents = latents.to(device, torch.bfloat16)
     stock = vae.decode(latents)[0].float()
-    fast = decode(WanDecoder(weights.load(vae.state_dict(), device, torch.bfloat16)), latents).float()
+    fast = decode(WanDecoder(weights.load(vae.state_dict(), device, torch.float16)), latents).float()
     torch.backends.cudnn.allow_tf32 = False
     exact = vae.float().decode(latents.float())[0]
-    assert (fast - exact).square().mean() <= (stock - exact).square().mean()
-    assert (fast - exact).abs().max() <= 1.1 * (stock - exact).abs().max()
+    error, stock_error = (fast - exact).abs(), (stock - exact).abs()
+    assert error.square().mean() <= stock_error.square().mean()
+    assert error.max() <= stock_error.max()
 
 
 @pytest.mark.parametrize("version", ["2.1", "2.2"])
 def test_the_same_latents_give_the_same_bits(device, version):
     vae, latents = stock_wan.module(version, 16), stock_wan.latents(version, 5, 6, 10).to(device, torch.bfloat16)
-    decoder = WanDecoder(weights.load(vae.state_dict(), device, torch.bfloat16))
+    decoder = WanDecoder(weights.load(vae.state_dict(), device, torch.float16))
     whole = decode(decoder, latents)
     assert torch.equal(decode(decoder, latents), whole)
     assert torch.equal(decode(decoder, latents[:, :, :3]), whole[:, :9])
     decoder.reset()
-    assert torch.equal(decoder.step(latents[:, :, 0]), whole[:, :1])
+    assert torch.equal(decoder.step(latents[:, :, 0].half()), whole[:, :1])

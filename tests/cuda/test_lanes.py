@@ -116,3 +116,9 @@ def test_the_report_knows_the_gpus_time(device):
     report = engine.run(decode, VideoSpec(8, 64, 96, device), [TensorSink()], slots=2)
     assert report.span_seconds > 3 * sleep_seconds
     assert report.copy_seconds > 0 and report.device_peak_bytes > 0
+
+
+def test_a_device_without_a_number_is_the_current_one(device):
+    frames, sink = clip(5, 16, 24, device), ListSink()
+    engine.run(lambda submit: submit(frames), VideoSpec(5, 16, 24, torch.device("cuda")), [sink])
+    assert sum(len(chunk) for chunk in sink.chunks) == 5

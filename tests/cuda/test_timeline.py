@@ -1,6 +1,7 @@
 """A watched run on a GPU: the lanes are shown when they worked, by the GPU's own clock."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -25,11 +26,11 @@ def watched(device, sink, slots=3, cycles=SLEEP_CYCLES):
     """A run in chunks of two frames, each of which takes the GPU `cycles`; its report, and its progress on the way."""
     source = clip(FRAMES, 64, 96, device)
     report = Report(timeline=Timeline())
-    progress, over = [], threading.Event()
+    progress, over, began = [], threading.Event(), time.perf_counter()
 
     def tell():
         while not over.wait(0.002):
-            progress.append(report.progress(1.0))
+            progress.append(report.progress(time.perf_counter() - began))
 
     def decode(submit):
         for start in range(0, FRAMES, 2):

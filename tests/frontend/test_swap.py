@@ -75,12 +75,14 @@ def unordered(serialized: str) -> dict:
     return workflow
 
 
-def without_new_sizes(workflow: dict) -> dict:
-    """A workflow in which our nodes have no size: the editor makes them as large as their names need."""
+def without_what_the_editor_adds(workflow: dict) -> dict:
+    """A workflow in which our nodes have no size, which is as large as their names need, nor their widget once more."""
     for graph in graphs_of(workflow):
         for node in graph["nodes"]:
             if node["type"].startswith("Async"):
                 del node["size"]
+                node.pop("widgets_values_named", None)
+                node["inputs"] = [slot for slot in node["inputs"] if slot["name"] != "decoder"]
     return workflow
 
 
@@ -127,10 +129,10 @@ def test_right_click_on_a_pair_and_back(editor: SwapEditor):
     editor.expect_toast("Decodes swapped: 1", "VAE Decode + Create Video → Async VAE Decode to Video")
     after = editor.workflow()
     node = by_id(after)[9]
-    assert node["type"] == "AsyncVAEDecodeToVideo" and node["title"] == "My video" and node["widgets_values"] == [30, 10]
+    assert node["type"] == "AsyncVAEDecodeToVideo" and node["title"] == "My video" and node["widgets_values"] == [30, 10, "auto"]
     assert node["properties"]["Node name for S&R"] == "CreateVideo", "or %CreateVideo.fps% in a file name would break"
     assert connections(after) == {"1.0>9.samples", "1.1>9.vae", "4.0>9.fps", "9.0>10.video"}
-    assert editor.prompt()["9"]["inputs"] == {"samples": ["1", 0], "vae": ["1", 1], "fps": ["4", 0], "bit_depth": 10}
+    assert editor.prompt()["9"]["inputs"] == {"samples": ["1", 0], "vae": ["1", 1], "fps": ["4", 0], "bit_depth": 10, "decoder": "auto"}
 
     swap_by_menu(editor, 9, BACK)
     editor.expect_toast("Decodes restored: 1", "Async VAE Decode to Video → VAE Decode + Create Video")
@@ -234,7 +236,7 @@ def test_every_official_template(editor: SwapEditor, frontend: Server):
 
         # It agrees with the command line, on the file and on the prompt.
         expected, changes = swap(json.loads(before))
-        assert without_new_sizes(unordered(after)) == without_new_sizes(unordered(json.dumps(expected))), name
+        assert without_what_the_editor_adds(unordered(after)) == without_what_the_editor_adds(unordered(json.dumps(expected))), name
         if not feeds_inactive_nodes(json.loads(before), changes):
             assert bare(prompt) == bare(swap(prompt_before)[0]), name
 
@@ -262,9 +264,13 @@ def feeds_inactive_nodes(workflow: dict, changes: list) -> bool:
 
 
 def bare(prompt: dict) -> dict:
-    """A prompt without what only people and the reverse of a swap read."""
+    """A prompt without what only people and the reverse of a swap read, and without the default that the editor spells out."""
     return {
-        id: {"class_type": node.get("class_type"), "inputs": node["inputs"], "title": node.get("_meta", {}).get("title")}
+        id: {
+            "class_type": node.get("class_type"),
+            "inputs": {name: value for name, value in node["inputs"].items() if (name, value) != ("decoder", "auto")},
+            "title": node.get("_meta", {}).get("title"),
+        }
         for id, node in prompt.items()
     }
 

@@ -11,7 +11,7 @@ def decode_both_ways(server, seed: int, kind: str, wrapped: bool = False, **late
     vae = graph("AFPTestVAE", kind=kind, seed=seed, wrapped=wrapped)
     samples = graph("AFPTestLatent", **shape)
     stock = graph("VAEDecode", samples=samples, vae=vae)
-    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=vae)
+    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=vae, decoder="exact")
     compared = graph("AFPTestCompareImages", a=ours, b=stock)
     outcome = run(server, graph)
     return outcome.comparison(compared), outcome
@@ -65,7 +65,7 @@ def test_bundled_wan_21(server):
     sample = graph("SampleVideoLatent")
     samples = graph("AFPTestCropLatent", samples=sample[0], latent_frames=3, height=10, width=12)
     stock = graph("VAEDecode", samples=samples, vae=sample[1])
-    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=sample[1])
+    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=sample[1], decoder="exact")
     compared = graph("AFPTestCompareImages", a=ours, b=stock)
     outcome = run(server, graph)
     assert_same(outcome.comparison(compared), 9, 80, 96)
@@ -140,7 +140,7 @@ def test_out_of_memory_falls_back_to_stock_tiling(server, seed):
     failing = [graph("AFPTestVAE", kind="wan 2.1", seed=seed, oom_at=2, name=f"oom {i}") for i in range(2)]
     sound = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name="sound")
     stock = graph("VAEDecode", samples=samples, vae=failing[0])
-    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=failing[1])
+    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=failing[1], decoder="exact")
     untiled = graph("VAEDecode", samples=samples, vae=sound)
     compared = graph("AFPTestCompareImages", a=ours, b=stock)
     control = graph("AFPTestCompareImages", a=untiled, b=stock)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from async_frame_pipeline.pipeline.decoders.fast import kernels, weights
+from async_frame_pipeline.pipeline.decoders.fast import kernels, weights, winograd
 from async_frame_pipeline.pipeline.decoders.fast.network import WanDecoder
 
 from . import stock_wan
@@ -37,13 +37,6 @@ def test_every_length_is_the_stock_decode(version, frames):
 @pytest.mark.parametrize("channels", [4, 12])
 def test_odd_sizes_and_widths(version, height, width, channels):
     vae, latents = stock_wan.module(version, channels), stock_wan.latents(version, 3, height, width)
-    torch.testing.assert_close(decode(fast_decoder(vae), latents), vae.decode(latents)[0], atol=TOLERANCE, rtol=0)
-
-
-@VERSIONS
-def test_padded_channels_change_nothing(version, monkeypatch):
-    monkeypatch.setattr(weights, "PADDED_CHANNELS", {12: 16, 24: 32})
-    vae, latents = stock_wan.module(version, 12), stock_wan.latents(version, 3, 2, 3)
     torch.testing.assert_close(decode(fast_decoder(vae), latents), vae.decode(latents)[0], atol=TOLERANCE, rtol=0)
 
 
@@ -89,3 +82,34 @@ def test_folded_upsampling_is_doubling_and_convolving():
     got = torch.full((2, 8, 12, 5), 7.0)
     kernels.depth_to_space(phases.permute(0, 2, 3, 1).contiguous(), bias, got, 0, 1, None, (0, 1))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [2, 4])
+def test_products_of_points_are_a_convolution(frames):
+    """Exactly: in float64 nothing is left of the transforms."""
+    taps, seen = torch.randn(3, dtype=torch.float64), torch.randn(frames + 2, dtype=torch.float64)
+    points = winograd.matrix(winograd.INPUT[frames], seen) @ seen * (winograd.matrix(winograd.WEIGHT[frames], taps) @ taps)
+    wanted = torch.stack([(taps * seen[t : t + 3]).sum() for t in range(frames)])
+    torch.testing.assert_close(winograd.matrix(winograd.OUTPUT[frames], points) @ points, wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [2, 4])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e4])
+def test_no_product_can_leave_float16(frames, size):
+    """The worst input there can be: every frame's pixel as long as allowed, and in line with the largest weights."""
+    weight, longest = torch.randn(5, 7, 3, 3, 3) * size, 30.0
+    points, scale = winograd.weight_points(weight, frames, longest)
+    for point, row in zip(points, winograd.INPUT[frames]):
+        inputs = sum(map(abs, row)) * longest * torch.nn.functional.normalize(point, dim=1)
+        assert torch.isfinite(inputs.half()).all() and torch.isfinite(point.half()).all()
+        assert torch.isfinite((inputs * point).sum(dim=(1, 2, 3)).half()).all()
+    # Scaled by a power of two, which is undone exactly.
+    assert torch.equal(points[-1] * scale, weight[:, :, 2])
+
+
+@pytest.mark.parametrize("gamma", [1e5, float("nan")])
+def test_weights_too_large_for_float16_are_refused(gamma):
+    state = stock_wan.module("2.1", 8).state_dict()
+    state["decoder.head.0.gamma"][3] = gamma
+    with pytest.raises(ValueError, match="too large for float16"):
+        weights.load(state, CPU, torch.float16)

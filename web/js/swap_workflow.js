@@ -19,6 +19,7 @@ export const NAMES = {
 }
 const DECODE_INPUTS = ['samples', 'vae']
 const VIDEO_INPUTS = ['fps', 'audio', 'bit_depth']
+const DECODER = 'auto'
 const MEMORY = 'async_frame_pipeline'
 
 const NOT_A_VIDEO = 'its frames do not go into a video'
@@ -30,6 +31,8 @@ const CORE = 'comfy-core'
 const PACK_PROPERTIES = ['cnr_id', 'aux_id', 'ver']
 const FRAMES = ['IMAGE', 'MASK']
 const PAIR_HEIGHT = 130
+const NAMED = 'widgets_values_named'
+const WIDGET_VALUES = ['widgets_values', NAMED]
 const STOCK_DECODE_SIZE = [210, 46]
 const GAP = 40
 
@@ -136,9 +139,10 @@ function createVideoOf(graph, decode) {
 const decodeInputs = (node) => inputs(node).filter((slot) => DECODE_INPUTS.includes(slot.name))
 
 function becomeAsync(graph, decode) {
-  become(decode, ASYNC, { decode: remember(decode, 'widgets_values') })
+  become(decode, ASYNC, { decode: remember(decode, ...WIDGET_VALUES) })
   decode.inputs = decodeInputs(decode)
-  if (decode.widgets_values?.length) decode.widgets_values = []
+  decode.widgets_values = [DECODER]
+  if (NAMED in decode) decode[NAMED] = { decoder: DECODER }
   graph.aimLinks(decode)
 }
 
@@ -153,8 +157,14 @@ function becomePair(graph, decode, video) {
   }
   become(video, ASYNC_VIDEO, { ...memory, pos: growUpwards(video) })
   video.inputs = [...decodeInputs(decode), ...inputs(video).filter((slot) => slot.name !== 'images')]
+  if (hasVideoWidgets(video)) video.widgets_values = [...video.widgets_values, DECODER]
+  if (NAMED in video) video[NAMED] = { ...video[NAMED], decoder: DECODER }
   graph.remove(decode, link)
   graph.aimLinks(video)
+}
+
+function hasVideoWidgets(node, more = 0) {
+  return Array.isArray(node.widgets_values) && node.widgets_values.length === 2 + more
 }
 
 function growUpwards(video) {
@@ -202,6 +212,11 @@ function restorePair(file, graph, node) {
   decode.mode = node.mode ?? 0
   revert(node, { ...memory.create_video, pos: movedAlong(memory.create_video.pos, memory.pos, node.pos) })
   named(node, 'images').link = get(link, 'id')
+  if (hasVideoWidgets(node, 1)) node.widgets_values = node.widgets_values.slice(0, 2)
+  if (NAMED in node) {
+    node[NAMED] = { ...node[NAMED] }
+    delete node[NAMED].decoder
+  }
   graph.add(decode, link, memory.decode_position, memory.link_position)
   graph.aimLinks(decode)
   graph.aimLinks(node)
@@ -211,6 +226,7 @@ function restorePair(file, graph, node) {
 function revert(node, before) {
   const kept = { ...node.properties }
   for (const key of [MEMORY, ...PACK_PROPERTIES]) delete kept[key]
+  if (node.type === ASYNC) for (const key of WIDGET_VALUES) if (!(key in before)) delete node[key]
   const slots = withLinksOf(node, inputs(before))
   const known = [...DECODE_INPUTS, ...slots.map((slot) => slot.name)]
   slots.push(...inputs(node).filter((slot) => !known.includes(slot.name) && slot.link != null))
@@ -227,7 +243,7 @@ function movedAlong(pos, anchorBefore, anchorNow) {
 }
 
 function stockDecode(node) {
-  return { type: DECODE, inputs: decodeInputs(node), properties: { cnr_id: CORE } }
+  return { type: DECODE, inputs: decodeInputs(node), properties: { cnr_id: CORE }, widgets_values: [] }
 }
 
 function stockPair(graph, node) {

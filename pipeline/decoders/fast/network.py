@@ -2,7 +2,8 @@
 
 A causal convolution sees two frames back: it keeps the last two frames of its input. The step is always
 one latent frame, whatever the caller's chunks, so every call has the same shapes, cuDNN picks the same
-kernels, and any chunking gives the same bits.
+kernels, and any chunking gives the same bits. A step is one frame up to the first doubling of time, then
+two, then four: there convolutions go by products of points (`winograd`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .kernels import depth_to_space, head, norm_silu
-from .weights import Attention, Conv, Residual, Stage, Upsample, Weights
+from .kernels import depth_to_space, head, norm_silu, norm_silu_points
+from .weights import Attention, Conv, PointsConv, Residual, Stage, Upsample, Weights
 
 HISTORY = 2  # frames back that a kernel of three in time sees
+# What a convolution takes and gives: frames (T, H, W, C), or one tensor (1, H, W, C) for each point.
+Frames = torch.Tensor | list[torch.Tensor]
 
 
 class WanDecoder:
     """Wan 2.1's and 2.2's VAE decoder over `weights`, for one video after another.
 
     Example:
-        decoder = WanDecoder(weights.load(safetensors.torch.load_file(path), device, torch.bfloat16))
+        decoder = WanDecoder(weights.load(safetensors.torch.load_file(path), device, torch.float16))
         frames = [decoder.step(latents[:, :, t]) for t in range(latents.shape[2])]
     """
 
@@ -41,7 +44,7 @@ class WanDecoder:
         Args:
             latent_bchw: (1, C, h, w) in the weights' dtype, on their device.
         Returns:
-            (3, T, H, W) about [-1, 1], in the weights' dtype; T is 1 for the first latent frame of a video, then 4.
+            (3, T, H, W) about [-1, 1], float32; T is 1 for the first latent frame of a video, then 4.
         Stream: runs on the caller's current stream; never synchronises.
         """
         w = self._weights
@@ -54,7 +57,7 @@ class WanDecoder:
             x = self._stage(stage, x)
         x, window = self._residuals(w.stages[-1].blocks, x, then=(w.head_gamma, w.head))
         self._remember(w.head, window)
-        frames_cthw = head(window, w.head.weight[: w.head.channels], w.head.bias)
+        frames_cthw = head(window, w.head.weight, w.head.bias)
         self._first = False
         return _unpatchify(frames_cthw) if w.patch == 2 else frames_cthw
 
@@ -75,31 +78,58 @@ class WanDecoder:
             x after the last block and, for a `then` of (gamma, conv), that convolution's input.
         """
         following = [(block.gamma1, block.conv1) for block in blocks[1:]] + [then]
-        window = self._empty_window(blocks[0].conv1, x.shape)
-        norm_silu(x, None, None, blocks[0].gamma1, None, window[HISTORY:])
+        inputs = self._enter(blocks[0].gamma1, blocks[0].conv1, x)
         for block, next_layer in zip(blocks, following):
-            hidden = self._causal(block.conv1, window)
-            del window
-            window = self._empty_window(block.conv2, (*x.shape[:3], block.conv1.channels))
-            norm_silu(hidden, block.conv1.bias, None, block.gamma2, None, window[HISTORY:])
+            hidden = self._causal(block.conv1, inputs)
+            inputs = self._enter(block.gamma2, block.conv2, hidden, block.conv1)
             del hidden
-            out = self._causal(block.conv2, window)
-            del window
+            out = self._causal(block.conv2, inputs)
             residual = x if block.shortcut is None else F.linear(x, *block.shortcut)
             x = torch.empty_like(residual) if keep and residual is x else residual
             keep = False  # from here on x is our own
-            gamma, window = None, None
-            if next_layer is not None:
-                gamma, conv = next_layer
-                window = self._empty_window(conv, x.shape)
-            norm_silu(out, block.conv2.bias, residual, gamma, x, None if window is None else window[HISTORY:])
+            inputs = self._enter(*(next_layer or (None, None)), out, block.conv2, residual, x)
             del out, residual
-        return x, window
+        return x, inputs
+
+    def _enter(
+        self,
+        gamma: torch.Tensor | None,
+        conv: Conv | PointsConv | None,
+        a: Frames,
+        made_by: Conv | PointsConv | None = None,
+        residual: torch.Tensor | None = None,
+        x_out: torch.Tensor | None = None,
+    ) -> Frames | None:
+        """The sum of `a`, the bias of the convolution that made it and a residual, into x_out; normalised, for `conv`.
+
+        Returns:
+            `conv`'s input; None without one.
+        """
+        bias = made_by.bias if made_by is not None else None
+        scale = made_by.scale if made_by is not None else 1.0
+        *_, height, width, channels = (a[0] if isinstance(a, list) else a).shape
+        frames = len(a) - HISTORY if isinstance(a, list) else len(a)
+        if isinstance(conv, PointsConv):
+            history = self._history.get(id(conv))
+            if history is None:
+                history = conv.points[0].new_zeros((HISTORY, height, width, channels))
+                self._history[id(conv)] = history
+            if frames == 1:  # before it there was nothing, so the newest tap is all that counts
+                norm_silu(a, scale, bias, residual, gamma, x_out, history[1:])
+                return history[1:]
+            points = a if isinstance(a, list) else [history.new_empty((1, height, width, channels)) for _ in conv.points]
+            norm_silu_points(a, scale, bias, residual, gamma, x_out, history=history, points_out=points)
+            return points
+        window = None if conv is None else self._empty_window(conv, (frames, height, width, channels))
+        y_out = None if window is None else window[HISTORY:]
+        norm = norm_silu_points if isinstance(a, list) else norm_silu
+        norm(a, scale, bias, residual, gamma, x_out, y_out)
+        return window
 
     def _attention(self, layer: Attention, x: torch.Tensor) -> torch.Tensor:
         frames, height, width, channels = x.shape
         normed = torch.empty_like(x)
-        norm_silu(x, None, None, layer.gamma, None, normed, silu=False)
+        norm_silu(x, 1.0, None, None, layer.gamma, None, normed, silu=False)
         q, k, v = F.linear(normed, *layer.qkv).view(frames, 1, height * width, 3 * channels).chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(q, k, v).view(frames, height, width, channels)
         return F.linear(mixed, *layer.proj).add_(x)
@@ -113,9 +143,9 @@ class WanDecoder:
             halves = [self._causal(conv, window, add_bias=True) for conv in layer.time]
         step = len(halves)
         frames, height, width, _ = x.shape
-        out = x.new_empty((frames * step, 2 * height, 2 * width, layer.space.channels))
+        out = x.new_empty((frames * step, 2 * height, 2 * width, len(layer.space.bias)))
         for k, half in enumerate(halves):
-            phases = F.conv2d(half.permute(0, 3, 1, 2), layer.space.weight, padding=1).permute(0, 2, 3, 1).contiguous()
+            phases = _conv2d(half, layer.space.weight)
             phase = (k if step == factor_t else factor_t - 1, factor_t)
             depth_to_space(phases, layer.space.bias, out, k, step, shortcut, phase)
         return out
@@ -145,19 +175,33 @@ class WanDecoder:
         else:
             remembered.copy_(window[-HISTORY:])
 
-    def _causal(self, conv: Conv, window: torch.Tensor, add_bias: bool = False) -> torch.Tensor:
-        """(HISTORY + T, H, W, C) -> (T, H, W, channels, padding included unless the bias is added)."""
-        self._remember(conv, window)
-        bias = conv.bias.to(window.dtype) if add_bias else None
-        if add_bias and conv.weight.shape[0] != conv.channels:
-            bias = F.pad(bias, (0, conv.weight.shape[0] - conv.channels))
+    def _causal(self, conv: Conv | PointsConv, inputs: Frames, add_bias: bool = False) -> Frames:
+        """What `_enter` gave -> (T, H, W, out), or the products of its points, which then are used up."""
+        if isinstance(conv, PointsConv):
+            if isinstance(inputs, torch.Tensor):
+                return _conv2d(inputs, conv.points[-1])
+            products = []
+            for weight in conv.points:
+                products.append(_conv2d(inputs.pop(0), weight))
+            return products
+        self._remember(conv, inputs)
+        bias = conv.bias.to(inputs.dtype) if add_bias else None
         kernel = conv.weight.shape[-1]
-        # For padded channels cuDNN's first guess takes 5.8 ms where its best takes 3.3 (H100, cuDNN 9.19, 720p): worth
-        # trying them out once. Elsewhere the guess is good, and trying out every shape would take 8 s.
-        padded = conv.weight.shape[0] != conv.channels
-        with torch.backends.cudnn.flags(enabled=True, benchmark=padded, deterministic=False, allow_tf32=True):
-            out = F.conv3d(window.permute(3, 0, 1, 2)[None], conv.weight, bias, padding=(0, kernel // 2, kernel // 2))
+        with _cudnn_flags():
+            out = F.conv3d(inputs.permute(3, 0, 1, 2)[None], conv.weight, bias, padding=(0, kernel // 2, kernel // 2))
         return out[0].permute(1, 2, 3, 0).contiguous()
+
+
+def _conv2d(frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(T, H, W, C) -> (T, H, W, out)."""
+    with _cudnn_flags():
+        out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=weight.shape[-1] // 2)
+    return out.permute(0, 2, 3, 1).contiguous()
+
+
+def _cudnn_flags():
+    # cuDNN's first guess is good for these; trying out every shape would take 8 s (H100, cuDNN 9.19).
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
 
 
 def _unpatchify(patches_cthw: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A Wan VAE's state dict -> the decoder's layers, folded and laid out for the kernels.
+"""A Wan VAE's state dict -> the decoder's layers, folded, transformed and laid out for the kernels.
 
 Knows the names in Wan's checkpoints; nothing else does.
 """
@@ -10,9 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-# cuDNN's bf16 3-D convolution runs at 360 TFLOP/s with 96 output channels and at 691 with 128 (H100, cuDNN 9.19,
-# 1280x720): a third more work, done in less time. Wider layers are fast as they are.
-PADDED_CHANNELS = {96: 128}
+from .winograd import fit, weight_points
+
+# Twice that, which is what sums of frames can come to, is within float16's range.
+LARGEST_INPUT = 32768.0
+# What runs through the blocks, from sum to sum, is kept at this scale, so that it may grow to a million; the norms do
+# not see a scale. Everything else is bounded by the norms before it, or fitted to float16 below.
+STREAM_SCALE = 2.0**-4
 
 
 @dataclass(slots=True)
@@ -20,15 +24,29 @@ class Conv:
     """A convolution.
 
     Attributes:
-        weight: (out >= channels, in, kt, kh, kw) or (out, in, kh, kw), channels last, model dtype; the outputs
-            past `channels` are zero.
-        bias: (channels,) float32.
-        channels: true number of outputs.
+        weight: (out, in, kt, kh, kw) or (out, in, kh, kw), channels last.
+        bias: (out,) float32.
+        scale: what its outputs are to be multiplied by before the bias is added.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
-    channels: int
+    scale: float = 1.0
+
+
+@dataclass(slots=True)
+class PointsConv:
+    """A 3x3x3 convolution that makes 2 or 4 frames at a time out of 4 or 6 products (see `winograd`).
+
+    Attributes:
+        points: tensors (out, in, 3, 3), channels last; the last is the newest frame's tap.
+        bias: (out,) float32.
+        scale: what products are to be multiplied by before the bias is added.
+    """
+
+    points: list[torch.Tensor]
+    bias: torch.Tensor
+    scale: float
 
 
 @dataclass(slots=True)
@@ -36,9 +54,9 @@ class Residual:
     """norm, silu, conv, norm, silu, conv, plus the input, itself through a 1x1 convolution if widths differ."""
 
     gamma1: torch.Tensor
-    conv1: Conv
+    conv1: Conv | PointsConv
     gamma2: torch.Tensor
-    conv2: Conv
+    conv2: Conv | PointsConv
     shortcut: tuple[torch.Tensor, torch.Tensor] | None
 
 
@@ -67,6 +85,8 @@ class Upsample:
 
 @dataclass(slots=True)
 class Stage:
+    """Blocks at one resolution, and what leads to the next."""
+
     blocks: list[Residual]
     upsample: Upsample | None
 
@@ -89,9 +109,11 @@ def load(state: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.d
 
     Args:
         state: its state dict, as in the published files and in ComfyUI's modules; only the decoder is read.
-        device, dtype: where and as what the convolutions run.
+        device: where the decoder is to run.
+        dtype: as what: float16, or float32. float16 for bfloat16 weights too: it keeps three bits more of every
+            activation, which leaves a tenth of the error, and scales take care of its range.
     Raises:
-        ValueError: the names or shapes are not those of a Wan VAE.
+        ValueError: the names or shapes are not those of a Wan VAE, or its weights too large for float16.
     """
     try:
         return _Reader(state, device, dtype).weights()
@@ -107,75 +129,89 @@ class _Reader:
         wan22 = "decoder.upsamples.0.upsamples.0.residual.2.weight" in self._state
         return Weights(
             latent=self._linear("conv2"),
-            conv_in=self._conv("decoder.conv1"),
+            conv_in=self._laid_out(*(STREAM_SCALE * part for part in self._pair("decoder.conv1"))),
             middle=(
                 self._residual("decoder.middle.0"), self._attention("decoder.middle.1"), self._residual("decoder.middle.2"),
             ),
             stages=self._nested_stages() if wan22 else self._flat_stages(),
             head_gamma=self._gamma("decoder.head.0"),
-            head=self._conv("decoder.head.2"),
+            head=self._head(),
             patch=2 if wan22 else 1,
         )  # fmt: skip
 
     def _flat_stages(self) -> list[Stage]:
         """Wan 2.1: one list; an upsampling layer ends a stage."""
-        stages, index = [Stage([], None)], 0
+        stages, index, frames = [Stage([], None)], 0, 1
         while True:
             name = f"decoder.upsamples.{index}"
             if f"{name}.residual.0.gamma" in self._state:
-                stages[-1].blocks.append(self._residual(name))
+                stages[-1].blocks.append(self._residual(name, frames))
             elif f"{name}.resample.1.weight" in self._state:
                 stages[-1].upsample = self._upsample(name, shortcut=False)
                 stages.append(Stage([], None))
+                frames *= self._factor_t(name)
             else:
                 return stages
             index += 1
 
     def _nested_stages(self) -> list[Stage]:
         """Wan 2.2: a list of stages, each a list whose last layer may upsample."""
-        stages = []
+        stages, frames = [], 1
         while f"decoder.upsamples.{len(stages)}.upsamples.0.residual.0.gamma" in self._state:
             name, blocks = f"decoder.upsamples.{len(stages)}.upsamples", []
             while f"{name}.{len(blocks)}.residual.0.gamma" in self._state:
-                blocks.append(self._residual(f"{name}.{len(blocks)}"))
+                blocks.append(self._residual(f"{name}.{len(blocks)}", frames))
             last = f"{name}.{len(blocks)}"
             upsamples = f"{last}.resample.1.weight" in self._state
             stages.append(Stage(blocks, self._upsample(last, shortcut=True) if upsamples else None))
+            frames *= self._factor_t(last)
         return stages
 
-    def _residual(self, name: str) -> Residual:
-        shortcut = self._linear(f"{name}.shortcut") if f"{name}.shortcut.weight" in self._state else None
-        return Residual(
-            self._gamma(f"{name}.residual.0"), self._conv(f"{name}.residual.2"),
-            self._gamma(f"{name}.residual.3"), self._conv(f"{name}.residual.6"), shortcut,
-        )  # fmt: skip
+    def _factor_t(self, upsample: str) -> int:
+        return 2 if f"{upsample}.time_conv.weight" in self._state else 1
+
+    def _residual(self, name: str, frames: int = 1) -> Residual:
+        shortcut = None
+        if f"{name}.shortcut.weight" in self._state:
+            shortcut = self._linear(f"{name}.shortcut", bias_scale=STREAM_SCALE)
+        gammas = [self._gamma(f"{name}.residual.{index}") for index in (0, 3)]
+        convs = [self._conv(f"{name}.residual.{index}", frames, gamma) for index, gamma in zip((2, 6), gammas)]
+        return Residual(gammas[0], convs[0], gammas[1], convs[1], shortcut)
 
     def _attention(self, name: str) -> Attention:
-        return Attention(self._gamma(f"{name}.norm"), self._linear(f"{name}.to_qkv"), self._linear(f"{name}.proj"))
+        proj = self._linear(f"{name}.proj", STREAM_SCALE, STREAM_SCALE)
+        return Attention(self._gamma(f"{name}.norm"), self._linear(f"{name}.to_qkv"), proj)
 
     def _upsample(self, name: str, shortcut: bool) -> Upsample:
         time = None
-        if f"{name}.time_conv.weight" in self._state:
+        if self._factor_t(name) == 2:
             weight, bias = self._pair(f"{name}.time_conv")
             halves = zip(weight.chunk(2), bias.chunk(2))
-            time = tuple(self._laid_out(half_weight, half_bias) for half_weight, half_bias in halves)
+            time = tuple(self._laid_out(half_weight, STREAM_SCALE * half_bias) for half_weight, half_bias in halves)
         weight, bias = self._pair(f"{name}.resample.1")
-        space = Conv(self._to_model(_fold_upsampling(weight)), bias.to(self._device, torch.float32), len(bias))
-        return Upsample(time, space, shortcut)
+        return Upsample(time, self._laid_out(_fold_upsampling(weight), STREAM_SCALE * bias), shortcut)
 
-    def _conv(self, name: str) -> Conv:
-        return self._laid_out(*self._pair(name))
+    def _conv(self, name: str, frames: int, gamma: torch.Tensor) -> Conv | PointsConv:
+        """A block's convolution, of input that is normalised with `gamma`, making `frames` at a time."""
+        weight, bias = self._pair(name)
+        if frames == 1:
+            weight, scale = fit(weight, 27**0.5 * _largest_input(gamma))
+            return self._laid_out(weight, STREAM_SCALE * bias, STREAM_SCALE * scale)
+        points, scale = weight_points(weight, frames, _largest_input(gamma))
+        points = [self._channels_last(point) for point in points]
+        return PointsConv(points, STREAM_SCALE * bias, STREAM_SCALE * scale)
 
-    def _laid_out(self, weight: torch.Tensor, bias: torch.Tensor) -> Conv:
-        channels = len(bias)
-        padding = PADDED_CHANNELS.get(channels, channels) - channels
-        weight = torch.nn.functional.pad(weight, (0, 0) * (weight.ndim - 1) + (0, padding))
-        return Conv(self._to_model(weight), bias.to(self._device, torch.float32), channels)
+    def _head(self) -> Conv:
+        _largest_input(self._gamma("decoder.head.0"))
+        return self._laid_out(*self._pair("decoder.head.2"))
 
-    def _linear(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _laid_out(self, weight: torch.Tensor, bias: torch.Tensor, scale: float = 1.0) -> Conv:
+        return Conv(self._channels_last(weight), bias, scale)
+
+    def _linear(self, name: str, scale: float = 1.0, bias_scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """A 1x1 convolution as a matrix."""
         weight, bias = self._pair(name)
-        return weight.flatten(1).to(self._device, self._dtype), bias.to(self._device, self._dtype)
+        return (scale * weight.flatten(1)).to(self._dtype), (bias_scale * bias).to(self._dtype)
 
     def _pair(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias in float32, on the device: folding is quick there."""
@@ -185,9 +221,21 @@ class _Reader:
     def _gamma(self, name: str) -> torch.Tensor:
         return self._state[f"{name}.gamma"].flatten().to(self._device, torch.float32)
 
-    def _to_model(self, weight: torch.Tensor) -> torch.Tensor:
+    def _channels_last(self, weight: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last_3d if weight.ndim == 5 else torch.channels_last
-        return weight.to(self._device, self._dtype).contiguous(memory_format=layout)
+        return weight.to(self._dtype).contiguous(memory_format=layout)
+
+
+def _largest_input(gamma: torch.Tensor) -> float:
+    """A bound on the length of a normalised pixel: sqrt(C) times gamma, and SiLU makes nothing larger.
+
+    Raises:
+        ValueError: it is too large for float16, sums of frames considered; NaN is.
+    """
+    largest = len(gamma) ** 0.5 * gamma.abs().max().item()
+    if not largest < LARGEST_INPUT:
+        raise ValueError(f"the weights allow activations of {largest:.3g}, too large for float16")
+    return largest
 
 
 def _fold_upsampling(weight: torch.Tensor) -> torch.Tensor:

@@ -4,10 +4,11 @@ Owns what a test can only do or see inside the server: VAEs and latents to decod
 Never imports the pack under test.
 """
 
-from . import inputs, probes, vaes
+from . import fast, inputs, probes, vaes
 
 NODE_CLASS_MAPPINGS = {
     "AFPTestVAE": vaes.TestVAE,
+    "AFPTestFastDecoder": fast.FastDecoder,
     "AFPTestLatent": inputs.Latent,
     "AFPTestCropLatent": inputs.CropLatent,
     "AFPTestAudio": inputs.Audio,

@@ -29,6 +29,7 @@ class CompareImages(Probe):
         result = {
             "equal": torch.equal(a, b),
             "max_difference": float((a.float() - b.float()).abs().max()) if same_shape else None,
+            "rms_difference": float((a.float() - b.float()).square().mean().sqrt()) if same_shape else None,
             "shapes": [list(a.shape), list(b.shape)],
             "dtypes": [str(a.dtype), str(b.dtype)],
             "devices": [str(a.device), str(b.device)],

@@ -1,0 +1,54 @@
+"""Faults in the fast decoder, and permission to run it on a CPU, where only its plain-torch reference is there."""
+
+import sys
+
+import nodes
+import torch
+
+
+def _pack_module(name):
+    """A module of the pack under test, as ComfyUI loaded it."""
+    package = nodes.NODE_CLASS_MAPPINGS["AsyncVAEDecodeVideo"].__module__.rpartition(".")[0]
+    return sys.modules[f"{package}.{name}"]
+
+
+_originals = {}
+
+
+class FastDecoder:
+    """Sets how the fast decoder of this server behaves from now on.
+
+    `oom_at` names the step (from 1, those of the check before the first use not counted) that runs out of memory;
+    `wrong` makes its frames differ from the stock decoder's; `offered` false takes everything back.
+    """
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"vae": ("VAE",), "seed": ("INT", {"default": 0})},
+            "optional": {
+                "offered": ("BOOLEAN", {"default": True}), "oom_at": ("INT", {"default": 0}),
+                "wrong": ("BOOLEAN", {"default": False}),
+            },
+        }  # fmt: skip
+
+    RETURN_TYPES = ("VAE",)
+    FUNCTION = "set"
+    CATEGORY = "_tests"
+
+    def set(self, vae, seed, offered=True, oom_at=0, wrong=False):
+        fast = _pack_module("fast")
+        for name in ("why_not_fast", "steps"):
+            setattr(fast, name, _originals.setdefault(name, getattr(fast, name)))
+        if offered and vae.device.type == "cpu":
+            fast.why_not_fast = lambda vae, *size: known if isinstance(known := fast._loaded.get(vae.first_stage_model), str) else None
+
+        def steps(decoder, latent):
+            is_check = latent.shape[2] <= fast.CHECKED[0]
+            for number, frames in enumerate(_originals["steps"](decoder, latent), 1):
+                if number == oom_at and not is_check:
+                    raise torch.OutOfMemoryError("a test's out of memory")
+                yield frames + 0.5 if wrong else frames
+
+        fast.steps = steps
+        return (vae,)
