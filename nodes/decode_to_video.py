@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import decoding
+from . import decoding, rescue
 from .latent_video import LatentVideo, checked_fps
 
 
@@ -36,10 +36,19 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
                     tooltip="Bits per colour in saved files. 10 keeps gradients smoother; some players cannot show it.",
                 ),
                 decoding.decoder_input(),
+                io.Boolean.Input(
+                    "save_latents_first", optional=True, default=False,
+                    tooltip="Write the latents into the input folder before decoding, for runs that may be killed. The "
+                    "file is removed when the video is complete. After an error they are saved in any case.",
+                ),
             ],
             outputs=[io.Video.Output(tooltip="A video for any saver or video node.")],
         )
 
     @classmethod
-    def execute(cls, samples, vae, fps, audio=None, bit_depth=8, decoder="auto") -> io.NodeOutput:
-        return io.NodeOutput(LatentVideo(vae, samples, checked_fps(fps), audio, bit_depth, decoder=decoder))
+    def execute(
+        cls, samples, vae, fps, audio=None, bit_depth=8, decoder="auto", save_latents_first=False
+    ) -> io.NodeOutput:
+        with rescue.rescuing(samples):
+            video = LatentVideo(vae, samples, checked_fps(fps), audio, bit_depth, None, decoder, save_latents_first)
+            return io.NodeOutput(video)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import decoding
+from . import decoding, rescue
 
 
 class AsyncVAEDecodeVideo(io.ComfyNode):
@@ -29,4 +29,5 @@ class AsyncVAEDecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples, vae, decoder="auto") -> io.NodeOutput:
-        return io.NodeOutput(decoding.decode_image(vae, samples, decoder))
+        with rescue.rescuing(samples):
+            return io.NodeOutput(decoding.decode_image(vae, samples, decoder))

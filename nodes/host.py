@@ -26,7 +26,7 @@ from ..pipeline import engine
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.video_spec import VideoSpec
-from . import live
+from . import file_names, live
 
 log = logging.getLogger("async-frame-pipeline")
 
@@ -71,8 +71,14 @@ def check_latent(vae, samples: dict) -> None:
     """Refuse, before anything is loaded, a latent this VAE cannot decode.
 
     Raises:
-        ValueError: a Wan VAE was given a video latent with another number of channels.
+        ValueError: what is in `samples` is no latent, or a Wan VAE was given a video latent with another number of
+            channels.
     """
+    latent = samples.get("samples") if isinstance(samples, dict) else None
+    if not hasattr(latent, "is_nested") or 0 in latent.shape or not latent_of(samples).is_floating_point():
+        given = f"{latent.dtype} {tuple(latent.shape)}" if isinstance(latent, torch.Tensor) else type(latent).__name__
+        raise ValueError(f"There is nothing to decode: the samples are {given}, expected floats of shape (batch, channels, "
+                         "frames, height, width), each at least 1. Connect the LATENT of a sampler.")
     latent = latent_of(samples)
     if wan_version(vae) is None or latent.ndim != 5 or latent.shape[1] == vae.latent_channels:
         return
@@ -200,6 +206,11 @@ def is_oom(error: Exception) -> bool:
     return True
 
 
+def is_cancel(error: BaseException) -> bool:
+    """Whether the user interrupted the prompt; an Exception in older ComfyUIs, a BaseException in newer ones."""
+    return isinstance(error, model_management.InterruptProcessingException)
+
+
 # -- models of our own ----------------------------------------------------------------------------
 
 
@@ -246,6 +257,7 @@ def output_path(filename_prefix: str, extension: str, width: int, height: int) -
         ValueError: the prefix leads out of the output folder.
     """
     root = folder_paths.get_output_directory()
+    file_names.check_prefix(filename_prefix, root)
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root, width, height)
     except OSError:  # something is in the way; the error names it

@@ -14,7 +14,7 @@ from ..pipeline.report import Report
 from ..pipeline.sinks.audio import Audio
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
-from . import decoding, host
+from . import decoding, host, rescue
 
 
 def checked_fps(fps: float) -> Fraction:
@@ -60,41 +60,49 @@ class LatentVideo(Input.Video):
         bit_depth: 8 or 10, of files saved from it.
         window: (start, stop) frames of the decoded video this one consists of; None for all of it.
         decoder: one of `decoding.DECODERS`.
+        save_first: write the latents to disk before each decode; see `rescue.rescuing`.
     Raises:
         ValueError: a value that could not be saved, so that it shows where it was set and not where
             the video is used.
     """
 
     def __init__(
-        self, vae, samples: dict, fps: Fraction, audio: dict | None = None, bit_depth: int = 8, window=None, decoder="auto"
+        self, vae, samples: dict, fps: Fraction, audio: dict | None = None, bit_depth: int = 8, window=None,
+        decoder: str = "auto", save_first: bool = False,
     ):
         host.check_latent(vae, samples)
         self._vae, self._samples, self._audio_dict = vae, samples, audio
         self._options = VideoOptions(fps=fps, bit_depth=bit_depth, audio=checked_audio(audio))
-        self._window, self._decoder = window, decoder
+        self._window, self._decoder, self._save_first = window, decoder, save_first
 
     @property
     def patcher(self):
         """ComfyUI counts objects that show a patcher as users of the model behind it."""
         return self._vae.patcher
 
+    def rescuing(self, first: bool = False):
+        """For whoever uses this video: should that fail, the latents are saved; see `rescue.rescuing`."""
+        return rescue.rescuing(self._samples, first)
+
     # -- frames ---------------------------------------------------------------------------------
 
     def get_components(self) -> Types.VideoComponents:
         """Decode into one IMAGE, with the audio as it was given, or cut with the video."""
-        if self._window is None:
-            images = decoding.decode_image(self._vae, self._samples, self._decoder)
-        else:
-            sink = TensorSink(self._vae.vae_output_dtype())
-            decoding.decode_into(self._vae, self._samples, [sink], self._window, self._decoder)
-            images = sink.frames_thwc
+        with self.rescuing(self._save_first):
+            if self._window is None:
+                images = decoding.decode_image(self._vae, self._samples, self._decoder)
+            else:
+                sink = TensorSink(self._vae.vae_output_dtype())
+                decoding.decode_into(self._vae, self._samples, [sink], self._window, self._decoder)
+                images = sink.frames_thwc
         return Types.VideoComponents(images=images, audio=self._audio_dict, frame_rate=self._options.fps)
 
     def encode(self, target: str | io.BytesIO, metadata: dict | None = None, **changes) -> Report:
         """Decode straight into an MP4; `changes` replace fields of `VideoOptions`."""
-        options = replace(self._options, metadata=metadata or {}, **changes)
-        sinks = [VideoFileSink(target, options)]
-        return decoding.decode_into(self._vae, self._samples, sinks, self._window, self._decoder)
+        with self.rescuing(self._save_first):
+            options = replace(self._options, metadata=metadata or {}, **changes)
+            sinks = [VideoFileSink(target, options)]
+            return decoding.decode_into(self._vae, self._samples, sinks, self._window, self._decoder)
 
     def save_to(self, path, format="auto", codec="auto", metadata=None, bit_depth=None, crf=None):
         """Save as the stock savers ask for it: MP4 with H.264, x264's default quality."""
@@ -124,7 +132,7 @@ class LatentVideo(Input.Video):
         offset = self._window[0] if self._window else 0
         return LatentVideo(
             self._vae, self._samples, fps, self._trimmed_audio(first / fps, stop / fps), self._options.bit_depth,
-            (offset + first, offset + stop), self._decoder,
+            (offset + first, offset + stop), self._decoder, self._save_first,
         )
 
     def _trimmed_audio(self, start: Fraction, end: Fraction) -> dict | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from comfy_api.latest import InputImpl, io, ui
@@ -48,10 +49,11 @@ class SaveVideoStreaming(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, filename_prefix, format, quality) -> io.NodeOutput:
-        width, height = video.get_dimensions()
-        folder, name, subfolder = host.output_path(filename_prefix, "mp4", width, height)
-        path = os.path.join(folder, name)
-        report = _save(video, path, CRF[quality], cls._metadata())
+        with video.rescuing() if isinstance(video, LatentVideo) else contextlib.nullcontext():
+            width, height = video.get_dimensions()
+            folder, name, subfolder = host.output_path(filename_prefix, "mp4", width, height)
+            path = os.path.join(folder, name)
+            report = _save(video, path, CRF[quality], cls._metadata())
         preview = ui.PreviewVideo([ui.SavedResult(name, subfolder, io.FolderType.output)])
         return io.NodeOutput(
             InputImpl.VideoFromFile(path), ui=preview.as_dict() | {"async_frame_pipeline": [report.as_dict()]}

@@ -15,6 +15,8 @@ thread only, and none is left running when `run` returns or raises.
 
 from __future__ import annotations
 
+import atexit
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -27,6 +29,16 @@ from .video_spec import VideoSpec
 from .worker import SinkThread
 
 Submit = Callable[[torch.Tensor], None]
+
+
+# How long the end of the process waits for lanes under way: a chunk of the decoder, and the writes in hand.
+STOP_SECONDS = 10
+
+_under_way: set["_Lanes"] = set()
+
+
+class _Stopped(BaseException):
+    """The process is ending in the middle of a run; never leaves `run`."""
 
 
 class FrameCountError(RuntimeError):
@@ -81,8 +93,9 @@ class _Lanes:
         self._spec = spec
         self._sinks = list(sinks)
         self._frames_per_slot = frames_per_slot
-        self._check = check
+        self._callers_check = check
         self._submitted_frames = 0
+        self.stopped = threading.Event()
         self._stalls: list[tuple] = []  # (output was ready, slot was there), two events each
         self._report = report
         report.total_frames, report.slots, report.device = spec.frames, slots, spec.device.type
@@ -100,12 +113,13 @@ class _Lanes:
         self._decode_ended = make_event(spec.device)
 
     def __enter__(self):
+        _under_way.add(self)
         try:
             for sink in self._sinks:
                 sink.open(self._spec)
             self._thread.start()
-        except BaseException:
-            self._abort()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
             raise
         self._decode_began_seconds = time.perf_counter()
         self._decode_began.record()
@@ -114,10 +128,17 @@ class _Lanes:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if error is not None:
-            self._abort()
-        else:
-            self._ring.close()
+        try:
+            if error is not None:
+                self._abort()
+            else:
+                self._ring.close()
+        finally:
+            _under_way.discard(self)
+        if self.stopped.is_set():
+            # This thread dies with the process. Whatever it did from here on, such as logging, could meet an
+            # interpreter half taken down, which then aborts.
+            threading.Event().wait()
 
     def submit(self, frames_cthw: torch.Tensor) -> None:
         """Send a chunk down the lanes; blocks only while every slot is in use."""
@@ -176,6 +197,11 @@ class _Lanes:
         self._raise_sink_error()
         self._check()
 
+    def _check(self) -> None:
+        if self.stopped.is_set():
+            raise _Stopped
+        self._callers_check()
+
     def _raise_sink_error(self) -> None:
         if self._thread.error is not None:
             raise self._thread.error
@@ -190,3 +216,13 @@ class _Lanes:
             for sink in self._sinks:
                 sink.abort()
             self._ring.close()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Let runs in threads that die with the process end as after a failure, so that half-written files are removed."""
+    for lanes in list(_under_way):
+        lanes.stopped.set()
+    deadline = time.monotonic() + STOP_SECONDS
+    while _under_way and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)

@@ -89,17 +89,20 @@ def refusal(server: host.Server, graph: Graph) -> str:
     raise AssertionError("the prompt succeeded")
 
 
-def state(server: host.Server) -> dict:
-    """Threads of the server's process; decoder calls and hooks of each watched VAE (pack/probes.py)."""
+def state(server: host.Server, lanes: bool = False) -> dict:
+    """Threads of the server's process; decoder calls and hooks of each watched VAE; what lanes hold (pack/probes.py)."""
     graph = Graph()
-    probe = graph("AFPTestState")
+    probe = graph("AFPTestState", lanes=lanes)
     return run(server, graph).ui(probe)["state"][0]
 
 
 def assert_clean(server: host.Server) -> None:
-    """No thread or hook of ours is left, nor a file that is not a finished one."""
-    now = state(server)
+    """No thread or hook of ours is left, no byte of a slot, no open file, nor a file that is not a finished one."""
+    now = state(server, lanes=True)
+    assert now["slot_bytes"] == 0
+    assert now["open_files"] == []
     assert [name for name in now["threads"] if name.startswith("async-frame-pipeline")] == []
     assert {name: vae["hooks"] for name, vae in now["vaes"].items() if vae["hooks"]} == {}
     files = [path for path in server.output_dir.rglob("*") if path.is_file()]
     assert [path.name for path in files if path.suffix != ".mp4" or path.stat().st_size == 0] == []
+    assert list((server.base / "input").glob(".*")) == []

@@ -229,3 +229,31 @@ def test_float_formats_of_one_size_share_no_buffer():
     halves.pixel_format = PixelFormat.RGB_F16
     engine.run(in_chunks(frames, 4), spec_of(frames), [singles, halves])
     assert singles.frames.dtype is torch.float32 and halves.frames.dtype is torch.float16
+
+
+def test_the_end_of_the_process_aborts_the_sinks_and_lets_the_thread_do_nothing_more():
+    """As at exit: the run is in a thread that dies with the process, in the middle of its decode."""
+    frames = clip(12)
+    sink, after = ListSink(), []
+    under_way = threading.Event()
+
+    def decode(submit):
+        submit(frames[:, :4])
+        [lanes] = engine._under_way
+        under_way.set()
+        assert lanes.stopped.wait(60)
+        submit(frames[:, 4:])
+
+    def run():
+        try:
+            engine.run(decode, spec_of(frames), [sink])
+        finally:
+            after.append("went on")
+
+    thread = threading.Thread(target=run, daemon=True, name="dies with the process")
+    thread.start()
+    assert under_way.wait(60)
+    engine._stop_all()
+    assert sink.calls[-1] == "abort" and "close" not in sink.calls
+    assert lane_threads() == []
+    assert after == [] and thread.is_alive()

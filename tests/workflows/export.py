@@ -46,6 +46,7 @@ SETTINGS = {
 
 # Title, subtitle, what the last nodes do.
 CARDS = {
+    "resume": ("Resume", "from rescued latents", "lanes"),
     "wan2.2_14b_t2v": ("Wan 2.2 14B", "text to video", "lanes"),
     "wan2.2_14b_t2v_4step": ("Wan 2.2 14B", "text to video · 4 steps", "lanes"),
     "wan2.2_14b_t2v_4step_smooth": ("Wan 2.2 14B", "4 steps · smoother, larger", "twice"),

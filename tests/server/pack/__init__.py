@@ -1,10 +1,10 @@
 """Test-only ComfyUI nodes, loaded by the servers under test as a second custom node pack.
 
 Owns what a test can only do or see inside the server: VAEs and latents to decode, faults, comparisons.
-Never imports the pack under test.
+Never imports the pack under test; faults.py finds its lanes among the loaded modules.
 """
 
-from . import fast, inputs, probes, vaes
+from . import fast, faults, inputs, probes, vaes
 
 NODE_CLASS_MAPPINGS = {
     "AFPTestVAE": vaes.TestVAE,
@@ -15,5 +15,7 @@ NODE_CLASS_MAPPINGS = {
     "AFPTestCompareImages": probes.CompareImages,
     "AFPTestCompareAudio": probes.CompareAudio,
     "AFPTestDumpImages": probes.DumpImages,
+    "AFPTestFault": faults.Fault,
+    "AFPTestBlockRescue": faults.BlockRescue,
     "AFPTestState": probes.State,
 }

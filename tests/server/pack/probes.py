@@ -1,5 +1,7 @@
 """Output nodes that report to the test, through the prompt's history, what is only visible inside the server."""
 
+import gc
+import os
 import threading
 from pathlib import Path
 
@@ -68,19 +70,24 @@ class DumpImages(Probe):
 
 
 class State(Probe):
-    """Threads of this process; calls and hooks of every watched VAE."""
+    """Threads of this process; calls and hooks of every watched VAE; on demand what the lanes hold."""
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {}}
+        return {"required": {}, "optional": {"lanes": ("BOOLEAN", {"default": False})}}
 
     @classmethod
-    def IS_CHANGED(cls):
+    def IS_CHANGED(cls, **inputs):
         return float("nan")  # never answer from the cache
 
-    def report(self):
+    def report(self, lanes=False):
         state = {
             "threads": [thread.name for thread in threading.enumerate()],
             "vaes": {name: {"decoder_calls": w.decoder_calls, "hooks": w.hooks()} for name, w in WATCHES.items()},
         }
+        if lanes:
+            slots = [thing for thing in gc.get_objects() if type(thing).__name__ == "Slot"]
+            state["slot_bytes"] = sum(host.nbytes for slot in slots for host in slot.host.values())
+            links = (os.path.realpath(link) for link in Path("/proc/self/fd").iterdir())
+            state["open_files"] = [path for path in links if path.endswith((".mp4", ".part", ".latent"))]
         return {"ui": {"state": [state]}}

@@ -65,7 +65,7 @@ KINDS = {"wan 2.1": wan_21, "wan 2.2": wan_22, "image": image, "taehv": taehv}
 class TestVAE:
     """A watched VAE.
 
-    `oom_at` and `hold_at` name the decoder call (from 1) that fails or waits, 0 for none. `wrapped` replaces the
+    The inputs that end in `_at` name decoder calls (from 1), 0 for none: see `Watch`. `wrapped` replaces the
     decoder's `forward`, as packs that compile or cache models do.
     """
 
@@ -77,6 +77,10 @@ class TestVAE:
                 "name": ("STRING", {"default": "vae"}),
                 "oom_at": ("INT", {"default": 0}),
                 "hold_at": ("INT", {"default": 0}),
+                "oom_from": ("INT", {"default": 0}),
+                "fail_at": ("INT", {"default": 0}),
+                "cancel_at": ("INT", {"default": 0}),
+                "slow_at": ("INT", {"default": 0}),
                 "wrapped": ("BOOLEAN", {"default": False}),
             },
         }
@@ -85,12 +89,12 @@ class TestVAE:
     FUNCTION = "make"
     CATEGORY = "_tests"
 
-    def make(self, kind, seed, name="vae", oom_at=0, hold_at=0, wrapped=False):
+    def make(self, kind, seed, name="vae", oom_at=0, hold_at=0, wrapped=False, **more_at):
         vae = KINDS[kind](seed)
         if wrapped:
             decoder = vae.first_stage_model.decoder
             decoder.forward = functools.partial(
                 lambda forward, *args, **kwargs: forward(*args, **kwargs), decoder.forward
             )
-        WATCHES[name] = Watch(name, vae, oom_at, hold_at)
+        WATCHES[name] = Watch(name, vae, oom_at, hold_at, **more_at)
         return (vae,)

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import folder_paths
+import nodes
 import torch
 
 HOLD_SECONDS = 120
+SLOW_SECONDS = 0.1
 
 
 class Watch:
@@ -20,11 +22,18 @@ class Watch:
         name: names the files of `hold_at`.
         vae: the comfy.sd.VAE.
         oom_at: the call (from 1) that raises out-of-memory, once; 0 for none.
+        oom_from: the call from which on all raise out-of-memory; 0 for none.
+        fail_at: the call from which on all raise RuntimeError; 0 for none.
+        cancel_at: the call that interrupts the prompt, as the user's button does; 0 for none.
+        slow_at: the call from which on all take longer; 0 for none.
         hold_at: the call that makes the file `<base>/hold-<name>.reached` and waits until a test makes
             `<base>/hold-<name>.go`; 0 for none.
     """
 
-    def __init__(self, name: str, vae, oom_at: int, hold_at: int):
+    def __init__(
+        self, name: str, vae, oom_at: int, hold_at: int, oom_from: int = 0, fail_at: int = 0, cancel_at: int = 0,
+        slow_at: int = 0,
+    ):
         self.vae = vae
         self.decoder_calls = 0
         entry = first_layer(vae.first_stage_model.decoder)
@@ -33,8 +42,14 @@ class Watch:
 
         def watched(*args, **kwargs):
             self.decoder_calls += 1
-            if self.decoder_calls == oom_at:
-                raise torch.OutOfMemoryError(f"injected by the test at decoder call {oom_at}")
+            if self.decoder_calls == oom_at or 0 < oom_from <= self.decoder_calls:
+                raise torch.OutOfMemoryError(f"injected by the test at decoder call {self.decoder_calls}")
+            if 0 < fail_at <= self.decoder_calls:
+                raise RuntimeError(f"injected by the test at decoder call {self.decoder_calls}")
+            if self.decoder_calls == cancel_at:
+                nodes.interrupt_processing()
+            if 0 < slow_at <= self.decoder_calls:
+                time.sleep(SLOW_SECONDS)
             if self.decoder_calls == hold_at:
                 hold(base / f"hold-{name}.reached", base / f"hold-{name}.go")
             return forward(*args, **kwargs)

@@ -1,0 +1,54 @@
+"""From a failed prompt's message back to the pixels, as a user does it."""
+
+from __future__ import annotations
+
+import re
+
+from graph import Graph, Link, run
+
+NAME = re.compile(r"'(rescued_[^']+\.latent)' in the input folder")
+
+
+def rescued_name(message: str) -> str:
+    """The file that an error's message names."""
+    [name] = NAME.findall(message)
+    return name
+
+
+def assert_resumes(server, name: str, samples: dict, seed: int, frames: int) -> None:
+    """The file, loaded by the stock LoadLatent, gives the pixels that the stock nodes make of the original; and a file.
+
+    Args:
+        name: of the .latent in the input folder.
+        samples: inputs of the AFPTestLatent that was lost.
+        seed: of the wan 2.1 VAE.
+        frames: that the video has.
+    """
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name="resume")
+    loaded = disarmed(graph, graph("LoadLatent", latent=name))
+    stock = graph("VAEDecode", samples=graph("AFPTestLatent", **samples), vae=vae)
+    compared = graph("AFPTestCompareImages", a=graph("AsyncVAEDecodeVideo", samples=loaded, vae=vae), b=stock)
+    video = graph("AsyncVAEDecodeToVideo", samples=loaded, vae=vae, fps=16)
+    saver = graph(
+        "SaveVideoStreaming", video=video, filename_prefix="resumed", format="mp4 (h264)", quality="high"
+    )
+    outcome = run(server, graph)
+    comparison = outcome.comparison(compared)
+    assert comparison["equal"] and comparison["distinct_values"] > 5
+    [report] = outcome.ui(saver)["async_frame_pipeline"]
+    assert report["frames"] == frames
+    [file] = outcome.ui(saver)["images"]
+    (server.output_dir / file["subfolder"] / file["filename"]).unlink()
+
+
+def disarmed(graph: Graph, samples: Link) -> Link:
+    return graph("AFPTestFault", samples=samples, lane="none", at=1, fault="slow")
+
+
+def disarm(server) -> None:
+    """Take back all faults, for the tests that come after on the same server."""
+    graph = Graph()
+    latent = graph("AFPTestLatent", batch=1, channels=16, latent_frames=1, height=1, width=1, seed=0)
+    graph("PreviewAny", source=disarmed(graph, latent))
+    run(server, graph)

@@ -1,0 +1,134 @@
+"""Every lane, at its first, middle and last chunk and at the close, with every fault it can meet.
+
+Each cell says what the user is to see: the error in the node that caused it and a file to resume from; or, where the
+pack can go on by another way, the video. In every cell nothing of the lanes stays behind, and the next prompt works.
+"""
+
+import dataclasses
+
+import host
+import pytest
+from graph import Graph, assert_clean, run
+from mp4 import read
+from resume import assert_resumes, disarm, rescued_name
+
+SAMPLES = {"batch": 1, "channels": 16, "latent_frames": 5, "height": 4, "width": 4}
+FRAMES = 17
+# A chunk of Wan 2.1's decoder is two latents; the lanes get them in pieces of two frames, and one frame first.
+DECODER_CALLS, CHUNKS, PACKETS = 3, 9, FRAMES
+MOMENTS = {
+    "decode": {"first": 1, "middle": 2, "last": DECODER_CALLS},
+    "convert": {"first": 1, "middle": CHUNKS // 2, "last": CHUNKS},
+    "copy": {"first": 1, "middle": CHUNKS // 2, "last": CHUNKS},
+    "wait": {"first": 1, "middle": CHUNKS // 2, "last": CHUNKS},
+    "open": {"open": 1},
+    "mux": {"first": 1, "middle": PACKETS // 2, "last": PACKETS, "close": PACKETS + 1},
+    "close": {"close": 1},
+}
+# What a lane can meet. The decoder and the conversions use the GPU's memory; only the file has a disk and an encoder.
+FAULTS = {
+    "decode": ["exception", "out of memory", "cancel", "slow"],
+    "convert": ["exception", "out of memory", "cancel", "slow"],
+    "copy": ["exception", "cancel", "slow"],
+    "wait": ["exception", "cancel", "slow"],
+    "open": ["exception", "disk full", "encoder death"],
+    "mux": ["exception", "cancel", "slow", "disk full", "encoder death"],
+    "close": ["exception", "slow", "disk full", "encoder death"],
+}
+MESSAGES = {
+    "exception": "injected by the test",
+    "out of memory": "injected by the test",
+    "disk full": "No space left on device",
+    "encoder death": "injected by the test",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    lane: str
+    moment: str
+    at: int
+    fault: str
+
+    def __str__(self):
+        return f"{self.lane}-{self.moment}-{self.fault}"
+
+    @property
+    def times(self) -> int:
+        """An error of the decoder's own is met again by the stock way that follows, or there would be none to see."""
+        return 1000 if self.fault in ("exception", "out of memory") else 1
+
+
+CELLS = [
+    Cell(lane, moment, at, fault)
+    for lane, moments in MOMENTS.items()
+    for moment, at in moments.items()
+    for fault in FAULTS[lane]
+]
+
+
+@pytest.fixture(scope="module")
+def server(start_server):
+    """A server of this file's own, with its latents."""
+    with start_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def disarmed(server):
+    yield
+    disarm(server)
+
+
+def save(cell: Cell | None, seed: int, name: str) -> tuple[Graph, str]:
+    """A prompt that saves a video, with the cell's fault in it; and the id of its saver."""
+    graph = Graph()
+    latent = graph("AFPTestLatent", **SAMPLES, seed=seed)
+    in_decoder = {}
+    if cell is not None and cell.lane == "decode":
+        argument = {"exception": "fail_at", "out of memory": "oom_from", "cancel": "cancel_at", "slow": "slow_at"}[cell.fault]
+        in_decoder = {argument: cell.at}
+    elif cell is not None:
+        latent = graph("AFPTestFault", samples=latent, lane=cell.lane, at=cell.at, fault=cell.fault, times=cell.times, seed=seed)
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name, **in_decoder)
+    video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=vae, fps=16)
+    saver = graph("SaveVideoStreaming", video=video, filename_prefix=name, format="mp4 (h264)", quality="high")
+    return graph, saver.node
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_cell(server, seed, cell):
+    name = f"cell_{seed}"
+    graph, saver = save(cell, seed, name)
+    before = set((server.base / "input").iterdir())
+
+    if cell.fault == "slow":
+        entry = server.run(graph.prompt)
+        [file] = entry["outputs"][saver]["images"]
+        assert len(read(server.output_dir / file["subfolder"] / file["filename"]).pts) == FRAMES
+        assert_clean(server)
+        return
+
+    with pytest.raises(host.PromptFailed) as failed:
+        server.run(graph.prompt)
+    error = failed.value.error
+    assert error["node_id"] == saver
+    assert failed.value.interrupted == (cell.fault == "cancel")
+    assert_clean(server)
+    left = list(server.output_dir.rglob(f"{name}*"))
+    if cell.fault == "cancel" and cell.moment in ("last", "close"):
+        # It may come when the file is complete already: then that stays.
+        assert all(len(read(path).pts) == FRAMES for path in left)
+    else:
+        assert left == []
+    new = set((server.base / "input").iterdir()) - before
+    if cell.fault == "cancel":
+        assert new == set()
+        graph, _ = save(None, seed, f"again_{seed}")
+        run(server, graph)
+    else:
+        assert MESSAGES[cell.fault] in error["exception_message"]
+        [path] = new
+        assert rescued_name(error["exception_message"]) == path.name
+        assert_resumes(server, path.name, {**SAMPLES, "seed": seed}, seed, FRAMES)
+    assert_clean(server)

@@ -1,0 +1,239 @@
+"""A failed decode or save leaves the latents on disk, and the user knows where and what to do with them."""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import host
+import pytest
+import safetensors
+from graph import Graph, Link, assert_clean, refusal, run
+from mp4 import read
+from resume import assert_resumes, disarm, rescued_name
+
+REPO = Path(__file__).resolve().parent.parent.parent
+SHAPE = {"batch": 1, "channels": 16, "latent_frames": 3, "height": 4, "width": 4}
+FRAMES = 9
+WORKFLOW = {"extra_pnginfo": {"workflow": {"nodes": [], "note": "ünïcode"}}}
+
+
+def samples(seed: int) -> dict:
+    return {**SHAPE, "seed": seed}
+
+
+def rescues(server) -> list[Path]:
+    return sorted((server.base / "input").glob("rescued_*.latent"))
+
+
+def failing(seed: int, consumer: str = "SaveVideoStreaming", first: bool = False, **faults: object) -> tuple[Graph, Link]:
+    """A prompt whose decode fails at the second chunk, in every way that there is; and the node where it does."""
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"rescue {seed}", **(faults or {"fail_at": 2}))
+    latent = graph("AFPTestLatent", **samples(seed))
+    if consumer == "AsyncVAEDecodeVideo":
+        node = graph("AsyncVAEDecodeVideo", samples=latent, vae=vae)
+        graph("PreviewAny", source=node)
+        return graph, node
+    video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=vae, fps=16, save_latents_first=first)
+    if consumer == "GetVideoComponents":
+        node = graph("GetVideoComponents", video=video)
+        graph("PreviewAny", source=node)
+        return graph, node
+    how = {"format": "mp4 (h264)", "quality": "high"} if consumer == "SaveVideoStreaming" else {"format": "mp4", "codec": "h264"}
+    return graph, graph(consumer, video=video, filename_prefix=f"rescue_{seed}", **how)
+
+
+@pytest.mark.parametrize("consumer", ["SaveVideoStreaming", "SaveVideo", "GetVideoComponents", "AsyncVAEDecodeVideo"])
+def test_failed_decode_leaves_a_file_that_decodes_to_the_same_pixels(server, seed, consumer):
+    graph, node = failing(seed, consumer)
+    with pytest.raises(host.PromptFailed) as failed:
+        server.run(graph.prompt, WORKFLOW)
+    error = failed.value.error
+    assert error["node_id"] == node.node
+    assert error["exception_type"] == "RuntimeError"
+    assert error["exception_message"].startswith("injected by the test")
+    assert any("watch.py" in line for line in error["traceback"]), "the first error's own traceback is gone"
+    assert_clean(server)
+    name = rescued_name(error["exception_message"])
+    assert "resume" in error["exception_message"]
+    assert str(server.base / "input") in error["exception_message"]
+
+    [choices, *_] = server.get("/object_info/LoadLatent")["LoadLatent"]["input"]["required"]["latent"]
+    assert name in choices, "LoadLatent must offer the file"
+    with safetensors.safe_open(server.base / "input" / name, "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["prompt"]) == graph.prompt
+    assert json.loads(metadata["workflow"]) == WORKFLOW["extra_pnginfo"]["workflow"]
+    assert_resumes(server, name, samples(seed), seed, FRAMES)
+
+
+def test_the_file_is_what_the_stock_node_writes(server, seed):
+    """Byte by byte, but for the prompt, which is another one."""
+    graph, _ = failing(seed)
+    graph("SaveLatent", samples=Link("2"), filename_prefix=f"stock_{seed}")
+    with pytest.raises(host.PromptFailed) as failed:
+        server.run(graph.prompt, WORKFLOW)
+    ours = server.base / "input" / rescued_name(failed.value.error["exception_message"])
+    graph = Graph()
+    graph("SaveLatent", samples=graph("AFPTestLatent", **samples(seed)), filename_prefix=f"stock_{seed}")
+    server.run(graph.prompt, WORKFLOW)
+    [*_, stock] = sorted(server.output_dir.glob(f"stock_{seed}*.latent"))
+    with safetensors.safe_open(ours, "pt") as a, safetensors.safe_open(stock, "pt") as b:
+        assert set(a.keys()) == set(b.keys())
+        for key in a.keys():
+            assert a.get_tensor(key).equal(b.get_tensor(key)) and a.get_tensor(key).dtype == b.get_tensor(key).dtype
+        assert set(a.metadata()) == set(b.metadata())
+        assert a.metadata()["workflow"] == b.metadata()["workflow"]
+    for path in server.output_dir.glob(f"stock_{seed}*.latent"):
+        path.unlink()
+
+
+def test_the_same_latents_are_written_once(server, seed):
+    before = rescues(server)
+    graph, _ = failing(seed)
+    names = {rescued_name(refusal(server, graph)) for _ in range(3)}
+    assert len(names) == 1
+    assert len(rescues(server)) == len(before) + 1
+
+
+def test_save_that_fails_before_decoding_is_rescued_too(server, seed):
+    graph, node = failing(seed, slow_at=0)
+    graph.prompt[node.node]["inputs"]["filename_prefix"] = "../outside"
+    message = refusal(server, graph)
+    assert "output folder" in message
+    assert (server.base / "input" / rescued_name(message)).exists()
+
+
+def test_cancel_is_no_failure(server, seed):
+    before = rescues(server)
+    graph, _ = failing(seed, cancel_at=2)
+    with pytest.raises(host.PromptFailed) as failed:
+        server.run(graph.prompt)
+    assert failed.value.interrupted
+    assert rescues(server) == before
+    assert_clean(server)
+
+
+@pytest.mark.parametrize("fault, stays", [({"cancel_at": 2}, True), ({"fail_at": 2}, True), ({"slow_at": 1}, False)])
+def test_saved_first(server, seed, fault, stays):
+    """Written before the decode; there after a failure or cancel, gone when the video is complete."""
+    before = set(rescues(server))
+    graph, _ = failing(seed, first=True, **fault)
+    try:
+        server.run(graph.prompt)
+        assert not stays
+    except host.PromptFailed:
+        assert stays
+    new = set(rescues(server)) - before
+    assert len(new) == (1 if stays else 0)
+    if stays:
+        assert_resumes(server, new.pop().name, samples(seed), seed, FRAMES)
+    assert_clean(server)
+
+
+def test_saved_first_leaves_alone_a_file_that_was_there(server, seed):
+    """Resuming from a rescued file, saved first again: success must not remove what LoadLatent has loaded."""
+    graph, _ = failing(seed)
+    name = rescued_name(refusal(server, graph))
+    graph, _ = failing(seed, first=True, slow_at=0)
+    run(server, graph)
+    assert (server.base / "input" / name).exists()
+
+
+def test_rescue_that_fails_does_not_hide_the_error(server, seed):
+    """The folder is in the way of the file; the others are on a disk that is full."""
+    graph, _ = failing(seed)
+    graph.prompt["99"] = {"class_type": "AFPTestBlockRescue", "inputs": {"samples": ["2", 0]}}
+    graph.prompt["3"]["inputs"]["samples"] = ["99", 0]
+    message = refusal(server, graph)
+    disarm(server)
+    assert message.startswith("injected by the test")
+    assert "could not be saved either" in message and "MiB are free" in message
+    assert_clean(server)
+
+
+def test_old_rescues_are_pruned_and_nothing_else(start_server, seed):
+    with start_server() as server:
+        folder = server.base / "input"
+        for i in range(60):
+            path = folder / f"rescued_20250101-000000_{i:012x}.latent"
+            path.write_bytes(b"old")
+            os.utime(path, (1e9 + i, 1e9 + i))
+        half = folder / ".rescued_20250101-000000_ffffffffffff.latent.part"
+        half.write_bytes(b"half")
+        os.utime(half, (1e9, 1e9))
+        mine = folder / "my.latent"
+        mine.write_bytes(b"mine")
+        os.utime(mine, (1e9, 1e9))
+        graph, _ = failing(seed)
+        name = rescued_name(refusal(server, graph))
+        left = [path.name for path in rescues(server)]
+        assert len(left) == 50 and name in left
+        assert "rescued_20250101-000000_00000000003b.latent" in left, "the newest stay"
+        assert mine.exists() and not half.exists()
+
+
+def test_disable_metadata(fp16_server, seed):
+    graph, _ = failing(seed)
+    name = rescued_name(refusal(fp16_server, graph))
+    with safetensors.safe_open(fp16_server.base / "input" / name, "pt") as file:
+        assert file.metadata() is None
+
+
+def held(server, seed: int, **more: object) -> None:
+    """Start a prompt that stops in the middle of its decode, and wait until it is there."""
+    graph, _ = failing(seed, hold_at=2, **more)
+    server.submit(graph.prompt)
+    reached = server.base / f"hold-rescue {seed}.reached"
+    deadline = time.monotonic() + 120
+    while not reached.exists():
+        assert time.monotonic() < deadline, "the decode never got there"
+        time.sleep(0.02)
+
+
+def api_form_of_resume(name: str, saver: str) -> dict:
+    """The bundled workflow, with the file chosen and a VAE that is on this machine."""
+    prompt = json.loads((REPO / "workflows" / "api" / "resume.json").read_text())
+    [load] = [node for node in prompt.values() if node["class_type"] == "LoadLatent"]
+    load["inputs"]["latent"] = name
+    [(vae_id, vae)] = [(key, node) for key, node in prompt.items() if node["class_type"] == "VAELoader"]
+    prompt[vae_id] = {"class_type": "AFPTestVAE", "inputs": {"kind": "wan 2.1", "seed": 7, "name": "resumed"}}
+    [save] = [node for node in prompt.values() if node["class_type"] == "SaveVideoStreaming"]
+    save["inputs"]["filename_prefix"] = saver
+    return prompt
+
+
+def test_killed_server_leaves_the_latents_and_resume_gives_the_same_video(start_server):
+    with start_server() as server:
+        held(server, 7, first=True)
+        [path] = rescues(server)
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        assert path.exists()
+    kept = path.read_bytes()
+    with start_server() as server:
+        (server.base / "input" / path.name).write_bytes(kept)
+        resumed = server.run(api_form_of_resume(path.name, "resumed"))
+        [file] = [output["images"][0] for output in resumed["outputs"].values() if "images" in output]
+        graph, node = failing(7, slow_at=0)
+        expected = run(server, graph).ui(node)["images"][0]
+        a, b = (read(server.output_dir / f["subfolder"] / f["filename"]) for f in (file, expected))
+        assert a.frames_equal(b) and len(a.pts) == FRAMES
+
+
+def test_stopped_server_leaves_the_latents_and_no_debris(start_server):
+    """Ctrl-C in the middle of a decode, with nothing asked for."""
+    with start_server() as server:
+        held(server, 8)
+        assert rescues(server) == []
+        os.kill(server.process.pid, signal.SIGINT)
+        (server.base / "hold-rescue 8.go").touch()
+        server.process.wait(60)
+        [path] = rescues(server)
+        assert server.log_text().count(path.name) == 1
+        assert [p.name for p in server.output_dir.rglob("*") if p.is_file()] == []
+        assert list((server.base / "input").glob(".*")) == []
+        assert not re.search(r"Segmentation|Fatal Python", server.log_text())
