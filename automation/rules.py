@@ -26,7 +26,8 @@ NAMES = {
 }
 DECODE_INPUTS = ("samples", "vae")
 VIDEO_INPUTS = ("fps", "audio", "bit_depth")  # of Create Video, besides the images
-DECODER = "auto"  # what our nodes have besides the inputs of those that they stand for
+# The widgets that our nodes have besides those of the nodes that they stand for, and after them.
+OWN_WIDGETS = {ASYNC: {"decoder": "auto"}, ASYNC_VIDEO: {"decoder": "auto", "save_latents_first": False}}
 MEMORY = "async_frame_pipeline"
 
 NOT_A_VIDEO = "its frames do not go into a video"

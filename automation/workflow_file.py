@@ -13,8 +13,8 @@ import copy
 
 from .graph import Graph, Workflow, get, inputs, named, properties_of, put, with_links_of, xy
 from .rules import (
-    ASYNC, ASYNC_VIDEO, CREATE_VIDEO, DECODE, DECODE_INPUTS, DECODER, IN_TILES, MEMORY, NAMES, NOT_A_VIDEO, TILED, TILES_IN_USE,
-    VIDEO_INPUTS, VIDEO_NODES, Change,
+    ASYNC, ASYNC_VIDEO, CREATE_VIDEO, DECODE, DECODE_INPUTS, IN_TILES, MEMORY, NAMES, NOT_A_VIDEO, OWN_WIDGETS,
+    TILED, TILES_IN_USE, VIDEO_INPUTS, VIDEO_NODES, Change,
 )  # fmt: skip
 
 PACK, CORE = "async-frame-pipeline", "comfy-core"
@@ -23,6 +23,7 @@ FRAMES = ("IMAGE", "MASK")  # a mask is how frames become the alpha of a video
 PAIR_HEIGHT = 130  # what the editor makes of three inputs and two widgets
 NAMED = "widgets_values_named"  # newer editors save widgets by name as well
 WIDGET_VALUES = ("widgets_values", NAMED)
+VIDEO_WIDGETS = 2  # of Create Video: fps and bit depth
 STOCK_DECODE_SIZE, GAP = (210, 46), 40
 
 
@@ -116,9 +117,9 @@ def decode_inputs(node: dict) -> list[dict]:
 def become_async(graph: Graph, decode: dict) -> None:
     become(decode, ASYNC, {"decode": remember(decode, *WIDGET_VALUES)})
     decode["inputs"] = decode_inputs(decode)
-    decode["widgets_values"] = [DECODER]
+    decode["widgets_values"] = list(OWN_WIDGETS[ASYNC].values())
     if NAMED in decode:
-        decode[NAMED] = {"decoder": DECODER}
+        decode[NAMED] = dict(OWN_WIDGETS[ASYNC])
     graph.aim_links(decode)
 
 
@@ -133,18 +134,13 @@ def become_pair(graph: Graph, decode: dict, video: dict) -> None:
     }
     become(video, ASYNC_VIDEO, {**memory, "pos": grow_upwards(video)})
     video["inputs"] = decode_inputs(decode) + [slot for slot in inputs(video) if slot["name"] != "images"]
-    if has_video_widgets(video):
-        video["widgets_values"] = [*video["widgets_values"], DECODER]
+    # Files of before bit_depth hold fps alone; the editor fills in the rest.
+    if isinstance(video.get("widgets_values"), list) and len(video["widgets_values"]) == VIDEO_WIDGETS:
+        video["widgets_values"] = [*video["widgets_values"], *OWN_WIDGETS[ASYNC_VIDEO].values()]
     if NAMED in video:
-        video[NAMED] = {**video[NAMED], "decoder": DECODER}
+        video[NAMED] = {**video[NAMED], **OWN_WIDGETS[ASYNC_VIDEO]}
     graph.remove(decode, link)
     graph.aim_links(video)
-
-
-def has_video_widgets(node: dict, more: int = 0) -> bool:
-    """Whether a node's widgets are those of a Create Video, and `more`: files of before bit_depth hold fps alone."""
-    values = node.get("widgets_values")
-    return isinstance(values, list) and len(values) == 2 + more
 
 
 def grow_upwards(video: dict) -> list:
@@ -195,10 +191,10 @@ def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
     decode["mode"] = node.get("mode", 0)
     revert(node, {**memory["create_video"], "pos": moved_along(memory["create_video"]["pos"], memory["pos"], node["pos"])})
     named(node, "images")["link"] = get(link, "id")
-    if has_video_widgets(node, 1):
-        node["widgets_values"] = node["widgets_values"][:2]
+    if isinstance(node.get("widgets_values"), list):
+        node["widgets_values"] = node["widgets_values"][:VIDEO_WIDGETS]
     if NAMED in node:
-        node[NAMED] = {name: value for name, value in node[NAMED].items() if name != "decoder"}
+        node[NAMED] = {name: value for name, value in node[NAMED].items() if name not in OWN_WIDGETS[ASYNC_VIDEO]}
     graph.add(decode, link, memory.get("decode_position"), memory.get("link_position"))
     graph.aim_links(decode)
     graph.aim_links(node)

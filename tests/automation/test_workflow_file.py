@@ -38,7 +38,7 @@ def test_a_decode_and_its_create_video_become_one_node():
     assert connections(after) == {"1.0>9.samples", "2.0>9.vae", "9.0>10.video"}
     node = by_id(after)[9]
     assert node["type"] == "AsyncVAEDecodeToVideo"
-    assert node["widgets_values"] == [16, 8, "auto"], "fps, bit depth and decoder"
+    assert node["widgets_values"] == [16, 8, "auto", False], "fps and bit depth, and our own"
     assert node["properties"]["cnr_id"] == "async-frame-pipeline", "or nobody could tell which pack is missing"
     assert node["properties"]["Node name for S&R"] == "CreateVideo", "or %CreateVideo.fps% in a file name would break"
 
@@ -113,8 +113,8 @@ def test_widgets_that_are_saved_by_name_as_well():
     named = {"fps": 30, "bit_depth": 10}
     pair = workflow(PAIR, PAIR_LINKS, n9={"widgets_values": [30, 10], "widgets_values_named": named})
     after, _ = swapped(pair)
-    assert by_id(after)[9]["widgets_values_named"] == {**named, "decoder": "auto"}
-    assert by_id(after)[9]["widgets_values"] == [30, 10, "auto"]
+    assert by_id(after)[9]["widgets_values_named"] == {**named, "decoder": "auto", "save_latents_first": False}
+    assert by_id(after)[9]["widgets_values"] == [30, 10, "auto", False]
     tiles = {"widgets_values": [256, 32, 16, 4], "widgets_values_named": {"tile_size": 256, "overlap": 32}}
     tiled = workflow(PAIR | {8: "VAEDecodeTiled"}, PAIR_LINKS, n8=tiles, n9={"mode": 4})
     after, _ = swapped(tiled, tiled=True)

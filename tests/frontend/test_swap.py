@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from async_frame_pipeline.automation import swap
+from async_frame_pipeline.automation.rules import ASYNC_VIDEO, OWN_WIDGETS
 
 from ..automation.graphs import by_id, connections, flaws, subgraph, workflow
 from ..automation.templates import graphs_of, is_counted_version, official_templates
@@ -75,6 +76,10 @@ def unordered(serialized: str) -> dict:
     return workflow
 
 
+# What our nodes have besides the widgets of those that they stand for.
+OWN = OWN_WIDGETS[ASYNC_VIDEO]
+
+
 def without_what_the_editor_adds(workflow: dict) -> dict:
     """A workflow in which our nodes have no size, which is as large as their names need, nor their widget once more."""
     for graph in graphs_of(workflow):
@@ -82,7 +87,7 @@ def without_what_the_editor_adds(workflow: dict) -> dict:
             if node["type"].startswith("Async"):
                 del node["size"]
                 node.pop("widgets_values_named", None)
-                node["inputs"] = [slot for slot in node["inputs"] if slot["name"] != "decoder"]
+                node["inputs"] = [slot for slot in node["inputs"] if slot["name"] not in OWN]
     return workflow
 
 
@@ -129,10 +134,10 @@ def test_right_click_on_a_pair_and_back(editor: SwapEditor):
     editor.expect_toast("Decodes swapped: 1", "VAE Decode + Create Video → Async VAE Decode to Video")
     after = editor.workflow()
     node = by_id(after)[9]
-    assert node["type"] == "AsyncVAEDecodeToVideo" and node["title"] == "My video" and node["widgets_values"] == [30, 10, "auto"]
+    assert node["type"] == "AsyncVAEDecodeToVideo" and node["title"] == "My video" and node["widgets_values"] == [30, 10, "auto", False]
     assert node["properties"]["Node name for S&R"] == "CreateVideo", "or %CreateVideo.fps% in a file name would break"
     assert connections(after) == {"1.0>9.samples", "1.1>9.vae", "4.0>9.fps", "9.0>10.video"}
-    assert editor.prompt()["9"]["inputs"] == {"samples": ["1", 0], "vae": ["1", 1], "fps": ["4", 0], "bit_depth": 10, "decoder": "auto"}
+    assert editor.prompt()["9"]["inputs"] == {"samples": ["1", 0], "vae": ["1", 1], "fps": ["4", 0], "bit_depth": 10, **OWN}
 
     swap_by_menu(editor, 9, BACK)
     editor.expect_toast("Decodes restored: 1", "Async VAE Decode to Video → VAE Decode + Create Video")
@@ -268,7 +273,7 @@ def bare(prompt: dict) -> dict:
     return {
         id: {
             "class_type": node.get("class_type"),
-            "inputs": {name: value for name, value in node["inputs"].items() if (name, value) != ("decoder", "auto")},
+            "inputs": {name: value for name, value in node["inputs"].items() if OWN.get(name) != value},
             "title": node.get("_meta", {}).get("title"),
         }
         for id, node in prompt.items()

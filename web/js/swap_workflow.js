@@ -19,7 +19,10 @@ export const NAMES = {
 }
 const DECODE_INPUTS = ['samples', 'vae']
 const VIDEO_INPUTS = ['fps', 'audio', 'bit_depth']
-const DECODER = 'auto'
+const OWN_WIDGETS = {
+  [ASYNC]: { decoder: 'auto' },
+  [ASYNC_VIDEO]: { decoder: 'auto', save_latents_first: false }
+}
 const MEMORY = 'async_frame_pipeline'
 
 const NOT_A_VIDEO = 'its frames do not go into a video'
@@ -33,6 +36,7 @@ const FRAMES = ['IMAGE', 'MASK']
 const PAIR_HEIGHT = 130
 const NAMED = 'widgets_values_named'
 const WIDGET_VALUES = ['widgets_values', NAMED]
+const VIDEO_WIDGETS = 2
 const STOCK_DECODE_SIZE = [210, 46]
 const GAP = 40
 
@@ -141,8 +145,8 @@ const decodeInputs = (node) => inputs(node).filter((slot) => DECODE_INPUTS.inclu
 function becomeAsync(graph, decode) {
   become(decode, ASYNC, { decode: remember(decode, ...WIDGET_VALUES) })
   decode.inputs = decodeInputs(decode)
-  decode.widgets_values = [DECODER]
-  if (NAMED in decode) decode[NAMED] = { decoder: DECODER }
+  decode.widgets_values = Object.values(OWN_WIDGETS[ASYNC])
+  if (NAMED in decode) decode[NAMED] = { ...OWN_WIDGETS[ASYNC] }
   graph.aimLinks(decode)
 }
 
@@ -157,14 +161,11 @@ function becomePair(graph, decode, video) {
   }
   become(video, ASYNC_VIDEO, { ...memory, pos: growUpwards(video) })
   video.inputs = [...decodeInputs(decode), ...inputs(video).filter((slot) => slot.name !== 'images')]
-  if (hasVideoWidgets(video)) video.widgets_values = [...video.widgets_values, DECODER]
-  if (NAMED in video) video[NAMED] = { ...video[NAMED], decoder: DECODER }
+  if (Array.isArray(video.widgets_values) && video.widgets_values.length === VIDEO_WIDGETS)
+    video.widgets_values = [...video.widgets_values, ...Object.values(OWN_WIDGETS[ASYNC_VIDEO])]
+  if (NAMED in video) video[NAMED] = { ...video[NAMED], ...OWN_WIDGETS[ASYNC_VIDEO] }
   graph.remove(decode, link)
   graph.aimLinks(video)
-}
-
-function hasVideoWidgets(node, more = 0) {
-  return Array.isArray(node.widgets_values) && node.widgets_values.length === 2 + more
 }
 
 function growUpwards(video) {
@@ -212,10 +213,10 @@ function restorePair(file, graph, node) {
   decode.mode = node.mode ?? 0
   revert(node, { ...memory.create_video, pos: movedAlong(memory.create_video.pos, memory.pos, node.pos) })
   named(node, 'images').link = get(link, 'id')
-  if (hasVideoWidgets(node, 1)) node.widgets_values = node.widgets_values.slice(0, 2)
+  if (Array.isArray(node.widgets_values)) node.widgets_values = node.widgets_values.slice(0, VIDEO_WIDGETS)
   if (NAMED in node) {
-    node[NAMED] = { ...node[NAMED] }
-    delete node[NAMED].decoder
+    const own = OWN_WIDGETS[ASYNC_VIDEO]
+    node[NAMED] = Object.fromEntries(Object.entries(node[NAMED]).filter(([name]) => !(name in own)))
   }
   graph.add(decode, link, memory.decode_position, memory.link_position)
   graph.aimLinks(decode)
