@@ -4,11 +4,19 @@ import dataclasses
 
 import pytest
 from graph import Graph, assert_clean, run
+from test_failures import wait_for
 
 KINDS = {"wan 2.1": 16, "wan 2.2": 48}
 # RMS of these random VAEs' frames in [0, 1] from the stock ones: float16 and another order of sums on one side, on a
 # GPU bfloat16 on the other.
 CLOSE = 0.01
+
+
+@pytest.fixture(scope="module")
+def server(start_server):
+    """One of its own: these tests change how its decoders behave."""
+    with start_server() as server:
+        yield server
 
 
 @dataclasses.dataclass
@@ -65,6 +73,20 @@ def test_out_of_memory_falls_back_to_exact(server, seed, kind, oom_at):
     # The file was begun anew: each frame is in it once.
     assert outcome.ui(saved)["async_frame_pipeline"][0]["frames"] == 21
     assert_clean(server)
+
+
+def test_interrupt_in_mid_decode(server, seed):
+    case_ = case(seed, "wan 2.1", hold_at=4)
+    case_.saved()
+    prompt_id = server.submit(case_.graph.prompt)
+    wait_for(server.base / "hold-fast.reached")
+    server.interrupt()
+    (server.base / "hold-fast.go").touch()
+    events = [event for event, _ in server.wait(prompt_id)["status"]["messages"]]
+    assert "execution_interrupted" in events and "execution_error" not in events
+    assert_clean(server)
+    compared = case_.decoded(decoder="exact")
+    assert run(server, case_.graph).comparison(compared)["equal"], "the next prompt is not affected"
 
 
 def test_a_decoder_that_differs_is_not_used(server, seed):

@@ -1,9 +1,13 @@
 """Faults in the fast decoder, and permission to run it on a CPU, where only its plain-torch reference is there."""
 
 import sys
+from pathlib import Path
 
+import folder_paths
 import nodes
 import torch
+
+from .watch import hold
 
 
 def _pack_module(name):
@@ -18,8 +22,9 @@ _originals = {}
 class FastDecoder:
     """Sets how the fast decoder of this server behaves from now on.
 
-    `oom_at` names the step (from 1, those of the check before the first use not counted) that runs out of memory;
-    `wrong` makes its frames differ from the stock decoder's; `offered` false takes everything back.
+    `oom_at` names the step (from 1, those of the check before the first use not counted) that runs out of memory, and
+    `hold_at` the one that makes `<base>/hold-fast.reached` and waits for `<base>/hold-fast.go`; 0 for none. `wrong`
+    makes its frames differ from the stock decoder's; `offered` false takes everything back.
     """
 
     @classmethod
@@ -28,7 +33,7 @@ class FastDecoder:
             "required": {"vae": ("VAE",), "seed": ("INT", {"default": 0})},
             "optional": {
                 "offered": ("BOOLEAN", {"default": True}), "oom_at": ("INT", {"default": 0}),
-                "wrong": ("BOOLEAN", {"default": False}),
+                "hold_at": ("INT", {"default": 0}), "wrong": ("BOOLEAN", {"default": False}),
             },
         }  # fmt: skip
 
@@ -36,7 +41,7 @@ class FastDecoder:
     FUNCTION = "set"
     CATEGORY = "_tests"
 
-    def set(self, vae, seed, offered=True, oom_at=0, wrong=False):
+    def set(self, vae, seed, offered=True, oom_at=0, hold_at=0, wrong=False):
         fast = _pack_module("fast")
         for name in ("why_not_fast", "steps"):
             setattr(fast, name, _originals.setdefault(name, getattr(fast, name)))
@@ -48,6 +53,9 @@ class FastDecoder:
             for number, frames in enumerate(_originals["steps"](decoder, latent), 1):
                 if number == oom_at and not is_check:
                     raise torch.OutOfMemoryError("a test's out of memory")
+                if number == hold_at and not is_check:
+                    base = Path(folder_paths.base_path)
+                    hold(base / "hold-fast.reached", base / "hold-fast.go")
                 yield frames + 0.5 if wrong else frames
 
         fast.steps = steps
