@@ -4,13 +4,15 @@ fast     our own decoder over the same weights, on GPUs that can run it, with a 
 exact    the VAE's own modules, streamed: the stock pixels bit for bit
 stock    whatever the stock VAEDecode does; always right, nothing overlaps
 
-Each falls back to the next with one log line that says why, and starts its sinks anew. Out of memory in the
-exact decoder ends where it ends in the stock node: in tiles.
+Each falls back to the next with one log line that says why, and starts its sinks anew. Out of memory, the exact
+decoder starts once more with all other models unloaded and the fewest and smallest slots; then it ends where it ends
+in the stock node: in tiles.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -126,11 +128,12 @@ def _stream(
     spec = VideoSpec(stop - start, height, width, vae.device)
     named = f"Wan {host.wan_version(vae)} decode"
 
-    def attempt(decode: Callable, frames_per_slot: int) -> Report | str:
+    def attempt(decode: Callable, frames_per_slot: int, slots: int = host.SLOTS) -> Report | str:
         """A report, or why it failed: as text, since an error holds the memory of every frame it passed through."""
         decode = _telling_apart(decode)
         try:
-            return host.run_lanes(decode if window is None else within(decode, start, stop), spec, sinks, frames_per_slot)
+            decode = decode if window is None else within(decode, start, stop)
+            return host.run_lanes(decode, spec, sinks, frames_per_slot, slots=slots)
         except (_DecoderFailed, engine.FrameCountError) as error:
             return str(error)
         except Exception as error:
@@ -158,7 +161,16 @@ def _stream(
             exact.decode(vae.first_stage_model, latents, submit, host.patch_size_undone(vae))
 
         # What the hook sees at a time: 2.1's decoder recurses in pieces of two frames, 2.2's puts out four.
-        outcome = attempt(decode_exactly, frames_per_slot=2 if host.wan_version(vae) == "2.1" else 4)
+        frames_per_slot = 2 if host.wan_version(vae) == "2.1" else 4
+        began_seconds = time.perf_counter()
+        outcome = attempt(decode_exactly, frames_per_slot)
+        if outcome == OUT_OF_MEMORY:
+            host.say(
+                f"out of memory after {time.perf_counter() - began_seconds:.1f} s, starting again with other models "
+                f"unloaded and 2 slots of 1 frame instead of {host.SLOTS} of {frames_per_slot}", logging.WARNING,
+            )  # fmt: skip
+            host.make_room()
+            outcome = attempt(decode_exactly, frames_per_slot=1, slots=2)
         if isinstance(outcome, Report):
             host.say(f"exact {named} ({note}), {outcome.text()}")
             return outcome
@@ -195,7 +207,8 @@ def _telling_apart(decode: Callable) -> Callable:
         try:
             decode(submit_noting)
         except Exception as error:
-            if error is lane_error or host.is_oom(error):
+            # Older ComfyUIs' operations raise a cancel as an Exception.
+            if error is lane_error or host.is_oom(error) or host.is_cancel(error):
                 raise
             raise _DecoderFailed(f"{type(error).__name__}: {error}") from error
 

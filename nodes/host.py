@@ -159,7 +159,9 @@ def patch_size_undone(vae) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda output: output
 
 
-def run_lanes(decode: Callable, spec: VideoSpec, sinks: Sequence[Sink], frames_per_slot: int, ready: bool = False) -> Report:
+def run_lanes(
+    decode: Callable, spec: VideoSpec, sinks: Sequence[Sink], frames_per_slot: int, ready: bool = False, slots: int = SLOTS
+) -> Report:
     """`engine.run` with ComfyUI's progress, cancel and page-locked memory."""
     progress = comfy.utils.ProgressBar(spec.frames)
     with live.watch(sinks, ready) as watch:
@@ -181,14 +183,34 @@ def run_lanes(decode: Callable, spec: VideoSpec, sinks: Sequence[Sink], frames_p
             decode_with_progress,
             spec,
             watch.sinks,
-            slots=SLOTS,
+            slots=slots,
             frames_per_slot=frames_per_slot,
             check=check,
-            # ComfyUI's own, so that its budget of page-locked memory and --disable-pinned-memory hold.
-            pin=model_management.pin_memory,
+            pin=_pin_or_say(),
             unpin=model_management.unpin_memory,
             report=watch.report,
         )
+
+
+def _pin_or_say() -> Callable[[torch.Tensor], bool]:
+    """ComfyUI's own page-locking, so that its budget and --disable-pinned-memory hold; says once where it is refused."""
+    said = False
+
+    def pin(host: torch.Tensor) -> bool:
+        nonlocal said
+        pinned = bool(model_management.pin_memory(host))
+        if not pinned and not said:
+            said = True
+            say("no page-locked memory is left or allowed: copies from the GPU are slower and hold up the decoder")
+        return pinned
+
+    return pin
+
+
+def make_room() -> None:
+    """Unload every model and give cached GPU memory back."""
+    model_management.unload_all_models()
+    model_management.soft_empty_cache()
 
 
 def device_context(device: torch.device):

@@ -77,7 +77,7 @@ class TestVAE:
                 "name": ("STRING", {"default": "vae"}),
                 "oom_at": ("INT", {"default": 0}),
                 "hold_at": ("INT", {"default": 0}),
-                "oom_from": ("INT", {"default": 0}),
+                "oom_times": ("INT", {"default": 1}),
                 "fail_at": ("INT", {"default": 0}),
                 "cancel_at": ("INT", {"default": 0}),
                 "slow_at": ("INT", {"default": 0}),

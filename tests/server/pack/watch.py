@@ -21,8 +21,8 @@ class Watch:
     Args:
         name: names the files of `hold_at`.
         vae: the comfy.sd.VAE.
-        oom_at: the call (from 1) that raises out-of-memory, once; 0 for none.
-        oom_from: the call from which on all raise out-of-memory; 0 for none.
+        oom_at: the call (from 1) that raises out-of-memory; 0 for none.
+        oom_times: how many calls from `oom_at` on raise out-of-memory.
         fail_at: the call from which on all raise RuntimeError; 0 for none.
         cancel_at: the call that interrupts the prompt, as the user's button does; 0 for none.
         slow_at: the call from which on all take longer; 0 for none.
@@ -31,7 +31,7 @@ class Watch:
     """
 
     def __init__(
-        self, name: str, vae, oom_at: int, hold_at: int, oom_from: int = 0, fail_at: int = 0, cancel_at: int = 0,
+        self, name: str, vae, oom_at: int, hold_at: int, oom_times: int = 1, fail_at: int = 0, cancel_at: int = 0,
         slow_at: int = 0,
     ):
         self.vae = vae
@@ -42,7 +42,7 @@ class Watch:
 
         def watched(*args, **kwargs):
             self.decoder_calls += 1
-            if self.decoder_calls == oom_at or 0 < oom_from <= self.decoder_calls:
+            if 0 < oom_at <= self.decoder_calls < oom_at + oom_times:
                 raise torch.OutOfMemoryError(f"injected by the test at decoder call {self.decoder_calls}")
             if 0 < fail_at <= self.decoder_calls:
                 raise RuntimeError(f"injected by the test at decoder call {self.decoder_calls}")
