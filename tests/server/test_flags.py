@@ -1,0 +1,42 @@
+"""ComfyUI's own switches: whatever they change, ours and the stock node give the same, in one server."""
+
+import pytest
+from graph import Graph, assert_clean, run
+
+# Each server start costs ten seconds; flags that do not touch each other share one. Those about GPU memory cannot be
+# given to a server on the CPU: tests/cuda/test_flags.py has them.
+COMBINATIONS = {
+    "float32": ["--fp32-vae", "--cache-none", "--disable-pinned-memory"],
+    "float16": ["--fp16-vae", "--cpu-vae"],
+    "bfloat16": ["--bf16-vae", "--fp16-intermediates", "--disable-smart-memory"],
+}
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS)
+def flagged(request, start_server):
+    """A server with some of the flags."""
+    with start_server(*COMBINATIONS[request.param]) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind, channels, size", [("wan 2.1", 16, 4), ("wan 2.2", 48, 2), ("image", 4, 4)])
+def test_the_same_as_stock_under_the_same_flags(flagged, seed, kind, channels, size):
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind=kind, seed=seed)
+    shape = {"channels": channels, "latent_frames": 0 if kind == "image" else 5, "height": size, "width": size}
+    samples = graph("AFPTestLatent", batch=1, seed=seed, **shape)
+    stock = graph("VAEDecode", samples=samples, vae=vae)
+    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=vae, decoder="exact")
+    compared = graph("AFPTestCompareImages", a=ours, b=stock)
+    video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=16, decoder="exact")
+    parts = graph("GetVideoComponents", video=video)
+    through_video = graph("AFPTestCompareImages", a=parts[0], b=stock)
+    saver = graph("SaveVideoStreaming", video=video, filename_prefix="flags", format="mp4 (h264)", quality="high")
+    outcome = run(flagged, graph)
+    for node in (compared, through_video):
+        comparison = outcome.comparison(node)
+        assert comparison["equal"] and comparison["distinct_values"] > 20
+        assert len(set(comparison["dtypes"])) == len(set(comparison["devices"])) == 1
+    [report] = outcome.ui(saver)["async_frame_pipeline"]
+    assert report["frames"] == (1 if kind == "image" else 17)
+    assert_clean(flagged)
