@@ -97,11 +97,28 @@ def decode_into(
 
 
 def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink]) -> Report:
-    """Send an IMAGE, (T, H, W, >= 3) in [0, 1] on any device, through the lanes into sinks."""
+    """Send an IMAGE, (T, H, W, >= 3) floats in [0, 1] on any device, through the lanes into sinks.
+
+    Raises:
+        ValueError: it is no such tensor. Otherwise what a sink raises; the sinks are aborted.
+    """
+    _check_image(frames_thwc)
     frames, height, width = frames_thwc.shape[:3]
     device = frames_thwc.device if frames_thwc.device.type in ("cuda", "cpu") else torch.device("cpu")
     spec = VideoSpec(frames, height, width, device, signed=False)
     return host.run_lanes(lambda submit: whole.feed(frames_thwc.to(device), submit), spec, sinks, 4, ready=True)
+
+
+def _check_image(frames: object) -> None:
+    given = type(frames).__name__
+    if isinstance(frames, torch.Tensor):
+        given = f"{frames.dtype} {tuple(frames.shape)}"
+        if frames.ndim == 4 and frames.is_floating_point() and frames.shape[-1] >= 3 and 0 not in frames.shape:
+            return
+    raise ValueError(
+        f"The video's frames are {given}; expected floats of shape (frames, height, width, 3 or more channels), each at "
+        "least 1. The node that made this VIDEO is at fault."
+    )
 
 
 def _stock(vae, samples: dict, reason: str) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Real ComfyUI servers for the tests in this folder, each with this pack and the test nodes in pack/."""
 
 import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -17,7 +18,9 @@ _seeds = itertools.count(1)
 
 # Two threads: torch's spin while they wait, and with one per core, a second busy process on the machine makes
 # these small decodes 30 times slower.
-ENVIRONMENT = {"OMP_NUM_THREADS": "2"}
+# Python hides deprecations by default.
+ENVIRONMENT = {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "default"}
+DEPRECATED = re.compile(r"^.*async-frame-pipeline.*(?:Deprecation|Future)Warning.*$", re.MULTILINE)
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +31,10 @@ def start_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(start_server):
-    """The server that most tests share, as a user starts it."""
+    """The server that most tests share, as a user starts it. Afterwards it has not complained of anything old in our code."""
     with start_server() as server:
         yield server
+        assert DEPRECATED.findall(server.log_text()) == []
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ NODE_CLASS_MAPPINGS = {
     "AFPTestLatent": inputs.Latent,
     "AFPTestCropLatent": inputs.CropLatent,
     "AFPTestAudio": inputs.Audio,
+    "AFPTestBadLatent": inputs.BadLatent,
+    "AFPTestBadVideo": inputs.BadVideo,
     "AFPTestCompareImages": probes.CompareImages,
     "AFPTestCompareAudio": probes.CompareAudio,
     "AFPTestDumpImages": probes.DumpImages,

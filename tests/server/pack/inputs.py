@@ -4,6 +4,7 @@ import math
 
 import comfy.nested_tensor
 import torch
+from comfy_api.latest import Input, Types
 
 
 class Latent:
@@ -75,3 +76,79 @@ class Audio:
         elif fault == "no samples":
             audio["waveform"] = audio["waveform"][..., :0]
         return (audio,)
+
+
+class BadLatent:
+    """What no sampler makes, as LATENT."""
+
+    FAULTS = {
+        "no dict": lambda: [1, 2],
+        "no samples": lambda: {},
+        "no tensor": lambda: {"samples": "x"},
+        "whole numbers": lambda: {"samples": torch.zeros(1, 16, 2, 4, 4, dtype=torch.int64)},
+        "rank 2": lambda: {"samples": torch.zeros(16, 4)},
+        "rank 7": lambda: {"samples": torch.zeros(1, 16, 2, 4, 4, 1, 1)},
+        "no frames": lambda: {"samples": torch.zeros(1, 16, 0, 4, 4)},
+        "no height": lambda: {"samples": torch.zeros(1, 16, 2, 0, 4)},
+        # Stands for 64 TB, and takes 4 bytes.
+        "endless": lambda: {"samples": torch.zeros(1).expand(1, 16, 10**6, 10**3, 10**3)},
+        "nan": lambda: {"samples": torch.full((1, 16, 2, 4, 4), math.nan)},
+        "infinite": lambda: {"samples": torch.full((1, 16, 2, 4, 4), math.inf)},
+    }
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"fault": (list(cls.FAULTS),)}}
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "make"
+    CATEGORY = "_tests"
+
+    def make(self, fault):
+        return (self.FAULTS[fault](),)
+
+
+class BadVideo:
+    """What no node makes, as VIDEO: frames, rate or sound that cannot be."""
+
+    FRAMES = {
+        "no tensor": lambda: [[0.0]],
+        "rank 3": lambda: torch.rand(4, 8, 8),
+        "no frames": lambda: torch.rand(0, 8, 8, 3),
+        "no width": lambda: torch.rand(4, 8, 0, 3),
+        "one channel": lambda: torch.rand(4, 8, 8, 1),
+        "whole numbers": lambda: torch.zeros(4, 8, 8, 3, dtype=torch.int64),
+        "nan": lambda: torch.full((4, 8, 8, 3), math.nan),
+        "infinite": lambda: torch.full((4, 8, 8, 3), -math.inf),
+    }
+    RATES = {"rate 0": 0, "rate -1": -1, "rate nan": math.nan, "rate infinite": math.inf, "rate of text": "x"}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"fault": ([*cls.FRAMES, *cls.RATES, "sound"],)}}
+
+    RETURN_TYPES = ("VIDEO",)
+    FUNCTION = "make"
+    CATEGORY = "_tests"
+
+    def make(self, fault):
+        frames = self.FRAMES.get(fault, lambda: torch.rand(4, 8, 8, 3))()
+        audio = {"waveform": "x", "sample_rate": -1} if fault == "sound" else None
+        return (_Video(frames, self.RATES.get(fault, 16), audio),)
+
+
+class _Video(Input.Video):
+    def __init__(self, frames, rate, audio):
+        self._components = Types.VideoComponents(images=frames, frame_rate=rate, audio=audio)
+
+    def get_components(self):
+        return self._components
+
+    def get_dimensions(self):
+        return (8, 8)
+
+    def save_to(self, path, **how):
+        raise NotImplementedError
+
+    def as_trimmed(self, **how):
+        raise NotImplementedError

@@ -1,0 +1,61 @@
+"""What SECURITY.md promises of the code that ComfyUI loads: nothing in it runs, calls or listens to strangers."""
+
+import ast
+import re
+
+import pytest
+
+from ..conftest import ROOT
+
+# What a running ComfyUI imports; automation/ is for the command line.
+SHIPPED = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "pipeline").rglob("*.py"))]
+SCRIPTS = sorted((ROOT / "web").rglob("*.js"))
+MODULES = {"subprocess", "pickle", "marshal", "shelve", "socket", "ssl", "http", "urllib", "requests", "aiohttp", "ctypes", "runpy", "code"}
+CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.startfile", "torch.load", "torch.hub.load", "np.load", "yaml.load"}
+
+
+def name_of(node: ast.expr) -> str:
+    """`a.b.c` of a call's function, or ""."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return ""
+
+
+def findings(source: str) -> list[str]:
+    """Imports and calls that the promises rule out."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.split(".")[0] in MODULES:
+            found.append(node.module)
+        elif isinstance(node, ast.Call) and name_of(node.func) in CALLS:
+            found.append(name_of(node.func))
+        elif isinstance(node, ast.Attribute) and node.attr in ("routes", "add_routes", "add_static"):
+            found.append(node.attr)
+    return found
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_code_of_strangers_and_no_network(path):
+    assert findings(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source", ["import subprocess", "from urllib import request", "eval('1')", "import torch\ntorch.load('x')", "server.routes.get('/x')"]
+)
+def test_the_check_above_sees(source):
+    assert findings(source)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_text_is_never_taken_for_html_in_the_browser(path):
+    source = path.read_text(encoding="utf-8")
+    assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc", source) == []
+
+
+def test_only_safetensors_are_bundled():
+    kinds = {path.suffix for path in (ROOT / "workflows" / "sample").iterdir()}
+    assert kinds == {".safetensors", ".latent", ".md"}
