@@ -76,7 +76,8 @@ def _save(video, path: str, crf: int, metadata: dict) -> Report:
     components = video.get_components()
     options = VideoOptions(
         fps=checked_fps(float(components.frame_rate)),
-        bit_depth=10 if video.get_bit_depth() >= 10 else 8,
+        # Older ComfyUIs' videos do not tell.
+        bit_depth=10 if getattr(video, "get_bit_depth", lambda: 8)() >= 10 else 8,
         crf=crf,
         audio=checked_audio(components.audio),
         metadata=metadata,

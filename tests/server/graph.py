@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 import host
+import pytest
 
 LOG_PREFIX = "async-frame-pipeline:"
 
@@ -106,3 +107,10 @@ def assert_clean(server: host.Server) -> None:
     files = [path for path in server.output_dir.rglob("*") if path.is_file()]
     assert [path.name for path in files if path.suffix != ".mp4" or path.stat().st_size == 0] == []
     assert list((server.base / "input").glob(".*")) == []
+
+
+def skip_if_missing(server, node: str, output: int = 0) -> None:
+    """Skip where this ComfyUI is too old to have a stock node, or this output of it."""
+    known = server.get("/object_info").get(node)
+    if known is None or len(known["output"]) <= output:
+        pytest.skip(f"this ComfyUI has no {node} with {output + 1} outputs")

@@ -1,6 +1,7 @@
 """When something goes wrong in the middle: what the user sees, and that nothing stays behind."""
 
 import contextlib
+import json
 import resource
 import time
 from collections.abc import Iterator
@@ -98,6 +99,8 @@ def test_disk_full_in_mid_file(start_server, saver):
     node = consume(graph, saver, samples, vae, "full")
     # A server of its own: the limit holds for its log too, which grows with every test.
     with start_server() as server:
+        if saver == "SaveVideo" and '"encoding"' not in json.dumps(server.get("/object_info/SaveVideo")):
+            pytest.skip("this ComfyUI's Save Video has no quality to choose, and its file is too small to fill the disk")
         with full_disk(server, free_bytes=65536), pytest.raises(host.PromptFailed) as failed:
             server.run(graph.prompt)
         assert failed.value.error["node_id"] == node.node

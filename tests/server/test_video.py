@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from graph import Graph, Link, Outcome, refusal, run
+from graph import Graph, Link, Outcome, refusal, run, skip_if_missing
 from mp4 import read
 
 FPS = 8.0
@@ -56,6 +56,7 @@ def test_save_video(server, seed, audio_seconds):
 @WITH_AND_WITHOUT_AUDIO
 def test_get_video_components(server, seed, audio_seconds):
     clip = Clip(seed, audio_seconds)
+    skip_if_missing(server, "GetVideoComponents", output=3)
     ours, stock = (clip.graph("GetVideoComponents", video=video) for video in (clip.ours, clip.stock))
     pictures = clip.graph("AFPTestCompareImages", a=ours[0], b=stock[0])
     values = [[clip.graph("PreviewAny", source=video[i]) for i in (2, 3)] for video in (ours, stock)]

@@ -45,8 +45,15 @@ def wan_22(seed: int) -> comfy.sd.VAE:
 
 def image(seed: int) -> comfy.sd.VAE:
     """The SD 1 decoder at a quarter of its width; the encoder is left as it comes, nothing encodes."""
+    try:
+        return _image(seed, 32)
+    except RuntimeError:  # an older ComfyUI does not read the width from the weights
+        return _image(seed, 128)
+
+
+def _image(seed: int, width: int) -> comfy.sd.VAE:
     decoder = comfy.ldm.modules.diffusionmodules.model.Decoder(
-        ch=32, out_ch=3, ch_mult=(1, 2, 4, 4), num_res_blocks=2, attn_resolutions=[], in_channels=3, resolution=256,
+        ch=width, out_ch=3, ch_mult=(1, 2, 4, 4), num_res_blocks=2, attn_resolutions=[], in_channels=3, resolution=256,
         z_channels=4,
     )  # fmt: skip
     weights = {f"decoder.{name}": weight for name, weight in random_state_dict(decoder, seed).items()}
