@@ -133,6 +133,8 @@ def test_pictures_are_those_of_the_decoded_image(server, seed):
 @pytest.mark.parametrize("bit_depth", [8, 10])
 def test_colours_by_the_book(server, bit_depth, rgb):
     """A picture of one colour, against ITU-R BT.709 written out here: within 2 code values of 8 bits."""
+    if bit_depth == 10 and "bit_depth" not in json.dumps(server.get("/object_info/CreateVideo")):
+        pytest.skip("this ComfyUI's videos have 8 bits")
     graph = Graph()
     image = graph("EmptyImage", width=64, height=64, batch_size=2, color=rgb)
     video = graph("CreateVideo", images=image, fps=16, bit_depth=bit_depth)
