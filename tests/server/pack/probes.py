@@ -88,6 +88,6 @@ class State(Probe):
         if lanes:
             slots = [thing for thing in gc.get_objects() if type(thing).__name__ == "Slot"]
             state["slot_bytes"] = sum(host.nbytes for slot in slots for host in slot.host.values())
-            links = (os.path.realpath(link) for link in Path("/proc/self/fd").iterdir())
+            links = (os.path.realpath(link).removesuffix(" (deleted)") for link in Path("/proc/self/fd").iterdir())
             state["open_files"] = [path for path in links if path.endswith((".mp4", ".part", ".latent"))]
         return {"ui": {"state": [state]}}
