@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 import comfy.ldm.wan.vae
@@ -21,6 +22,7 @@ import folder_paths
 import nodes as core_nodes
 import torch
 from comfy.cli_args import args
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..pipeline import engine
 from ..pipeline.report import Report
@@ -270,11 +272,11 @@ def metadata_enabled() -> bool:
     return not args.disable_metadata
 
 
-def output_path(filename_prefix: str, extension: str, width: int, height: int) -> tuple[str, str, str]:
-    """Where the next file with this prefix goes.
+def output_names(filename_prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
+    """Where files with this prefix go.
 
     Returns:
-        (folder, file name, subfolder), the folder below ComfyUI's output folder, the name counted up.
+        (folder, start of the file name, number of the next file, subfolder), the folder below ComfyUI's output folder.
     Raises:
         ValueError: the prefix leads out of the output folder.
     """
@@ -289,4 +291,16 @@ def output_path(filename_prefix: str, extension: str, width: int, height: int) -
             f"filename_prefix '{filename_prefix}' does not name a place inside the output folder. "
             "Use a name or a relative path without '..', for example 'video/ComfyUI'."
         ) from error
-    return folder, f"{name}_{counter:05}_.{extension}", subfolder
+    return folder, name, counter, subfolder
+
+
+def temp_folder() -> str:
+    """Where previews go; ComfyUI empties it when it starts."""
+    folder = folder_paths.get_temp_directory()
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def blocked(reason: str):
+    """An output that stops whatever node uses it, with this reason."""
+    return ExecutionBlocker(reason)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
 from comfy_api.latest import Input, Types
 
 from ..pipeline.report import Report
+from ..pipeline.sinks import Sink
 from ..pipeline.sinks.audio import Audio
+from ..pipeline.sinks.formats import FORMATS, Choice
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
 from . import decoding, host, rescue
+
+
+# What ComfyUI's own savers make of a video: with x264's default quality.
+STOCK_FORMAT, STOCK_QUALITY = FORMATS["mp4 (h264)"], "medium"
 
 
 def checked_fps(fps: float) -> Fraction:
@@ -72,8 +77,10 @@ class LatentVideo(Input.Video):
     ):
         host.check_latent(vae, samples)
         self._vae, self._samples, self._audio_dict = vae, samples, audio
-        self._options = VideoOptions(fps=fps, bit_depth=bit_depth, audio=checked_audio(audio))
-        self._window, self._decoder, self._save_first = window, decoder, save_first
+        Choice(STOCK_FORMAT, bit_depth=bit_depth)
+        self._fps, self._bit_depth, self._window = fps, bit_depth, window
+        self._decoder, self._save_first = decoder, save_first
+        self.audio = checked_audio(audio)
 
     @property
     def patcher(self):
@@ -88,35 +95,46 @@ class LatentVideo(Input.Video):
 
     def get_components(self) -> Types.VideoComponents:
         """Decode into one IMAGE, with the audio as it was given, or cut with the video."""
-        with self.rescuing(self._save_first):
-            if self._window is None:
+        if self._window is None:
+            with self.rescuing(self._save_first):
                 images = decoding.decode_image(self._vae, self._samples, self._decoder)
-            else:
-                sink = TensorSink(self._vae.vae_output_dtype())
-                decoding.decode_into(self._vae, self._samples, [sink], self._window, self._decoder)
-                images = sink.frames_thwc
-        return Types.VideoComponents(images=images, audio=self._audio_dict, frame_rate=self._options.fps)
+        else:
+            sink = TensorSink(self.image_dtype())
+            self.decode_into([sink])
+            images = sink.frames_thwc
+        return Types.VideoComponents(images=images, audio=self._audio_dict, frame_rate=self._fps)
 
-    def encode(self, target: str | io.BytesIO, metadata: dict | None = None, **changes) -> Report:
-        """Decode straight into an MP4; `changes` replace fields of `VideoOptions`."""
+    def decode_into(self, sinks: Sequence[Sink], frames: int | None = None) -> Report:
+        """Decode all frames, or the first few, into sinks."""
+        window = self._window
+        if frames is not None and frames < self.get_frame_count():
+            first = window[0] if window else 0
+            window = (first, first + frames)
         with self.rescuing(self._save_first):
-            options = replace(self._options, metadata=metadata or {}, **changes)
-            sinks = [VideoFileSink(target, options)]
-            return decoding.decode_into(self._vae, self._samples, sinks, self._window, self._decoder)
+            return decoding.decode_into(self._vae, self._samples, sinks, window, self._decoder)
+
+    def image_dtype(self) -> torch.dtype:
+        """What the frames are as an IMAGE."""
+        dtype = self._vae.vae_output_dtype()
+        return dtype if dtype in (torch.float32, torch.float16) else torch.float32
 
     def save_to(self, path, format="auto", codec="auto", metadata=None, bit_depth=None, crf=None):
-        """Save as the stock savers ask for it: MP4 with H.264, x264's default quality."""
+        """Save as the stock savers ask for it: MP4 with H.264, x264's default quality; `path` may be a BytesIO."""
         if format not in ("auto", "mp4") or codec not in ("auto", "h264"):
-            raise ValueError(f"This video saves as MP4 with H.264; got format '{format}' and codec '{codec}'.")
-        changes = {"bit_depth": bit_depth, "crf": crf}
-        self.encode(path, metadata, **{name: value for name, value in changes.items() if value is not None})
+            raise ValueError(
+                f"This video saves as MP4 with H.264; got format '{format}' and codec '{codec}'. "
+                "Save Video (Streaming) has others."
+            )
+        choice = Choice(STOCK_FORMAT, STOCK_QUALITY, bit_depth=bit_depth or self._bit_depth, crf=crf)
+        options = VideoOptions(self._fps, choice, self.audio, metadata=metadata or {})
+        self.decode_into([VideoFileSink(path, options)])
 
     def as_trimmed(self, start_time=None, duration=None, strict_duration=False) -> "LatentVideo | None":
         """The part from `start_time` (seconds; from the end if negative) for `duration` (0: all the rest).
 
         A frame belongs to the part it begins in. None if nothing is left, or less than `duration` when that is strict.
         """
-        fps, frames = self._options.fps, self.get_frame_count()
+        fps, frames = self._fps, self.get_frame_count()
         start, duration = Fraction(start_time or 0), Fraction(duration or 0)
         if start < 0:
             start = max(start + frames / fps, Fraction(0))
@@ -131,7 +149,7 @@ class LatentVideo(Input.Video):
             return None
         offset = self._window[0] if self._window else 0
         return LatentVideo(
-            self._vae, self._samples, fps, self._trimmed_audio(first / fps, stop / fps), self._options.bit_depth,
+            self._vae, self._samples, fps, self._trimmed_audio(first / fps, stop / fps), self._bit_depth,
             (offset + first, offset + stop), self._decoder, self._save_first,
         )
 
@@ -159,13 +177,13 @@ class LatentVideo(Input.Video):
         return self._window[1] - self._window[0] if self._window else self._size()[0]
 
     def get_frame_rate(self) -> Fraction:
-        return self._options.fps
+        return self._fps
 
     def get_duration(self) -> float:
-        return float(self.get_frame_count() / self._options.fps)
+        return float(self.get_frame_count() / self._fps)
 
     def get_bit_depth(self) -> int:
-        return self._options.bit_depth
+        return self._bit_depth
 
     def get_container_format(self) -> str:
         # What PyAV calls an MP4 it reads.

@@ -25,7 +25,6 @@ from server import PromptServer
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.latest_frame import LatestFrame
-from ..pipeline.sinks.video_file import VideoFileSink
 from ..pipeline.timeline import Timeline
 
 EVENT = "async-frame-pipeline.lanes"
@@ -63,7 +62,7 @@ def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
         return
     report.timeline = Timeline()
     latest = None
-    if isinstance(sinks[0], VideoFileSink) and _frames_wanted():
+    if sinks[0].pixel_format.layout != "image" and _frames_wanted():
         latest = LatestFrame(sinks[0].pixel_format)
         sinks = [*sinks, latest]
     teller = _Teller(report, latest, client)

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import math
+from pathlib import Path
 
 from comfy_api.latest import InputImpl, io, ui
 
-from ..pipeline.report import Report
-from ..pipeline.sinks.video_file import VideoFileSink, VideoOptions
-from . import decoding, host
-from .latent_video import LatentVideo, checked_audio, checked_fps
+from ..pipeline.sinks import formats
+from ..pipeline.sinks.audio import CODECS
+from ..pipeline.sinks.choose import FileSink, file_sink
+from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS, QUALITIES, SPEEDS, Choice, Format
+from ..pipeline.sinks.ping_pong import PingPong
+from ..pipeline.sinks.preview import PreviewSink
+from ..pipeline.sinks.unfinished import Numbered
+from ..pipeline.sinks.video_file import VideoOptions
+from . import host
+from .latent_video import LatentVideo
+from .video_source import source_of
 
-FORMATS = ["mp4 (h264)"]
-# x264's constant rate factor for each choice. 23 is its default and what the stock Save Video uses.
-CRF = {"very high": 14, "high": 18, "medium": 23, "low": 28}
+AUTO = "auto"
+BIT_DEPTHS = (AUTO, *map(str, DEPTHS))
+COLOURS = {
+    "BT.709": ("bt709", False), "BT.709 full range": ("bt709", True),
+    "BT.601": ("bt601", False), "BT.601 full range": ("bt601", True),
+}  # fmt: skip
+LENGTHS = ("video", "longest", "shortest")
+NOT_KEPT = "Save Video (Streaming) kept no frames: switch on keep_frames to use its frames output."
 
 
 class SaveVideoStreaming(io.ComfyNode):
@@ -28,7 +41,10 @@ class SaveVideoStreaming(io.ComfyNode):
                 "Saves a video to the output folder. A video from Async VAE Decode to Video is encoded while it is "
                 "decoded. Colours are BT.709, converted and tagged as such."
             ),
-            search_aliases=["save video", "export video", "video combine", "mp4", "h264", "async"],
+            search_aliases=[
+                "save video", "export video", "video combine", "mp4", "mkv", "webm", "mov", "gif", "webp", "png", "h264",
+                "h265", "hevc", "av1", "vp9", "prores", "ffv1", "nvenc", "async",
+            ],
             inputs=[
                 io.Video.Input("video", tooltip="The video to save."),
                 io.String.Input(
@@ -36,28 +52,166 @@ class SaveVideoStreaming(io.ComfyNode):
                     tooltip="Where to save, inside the output folder. May hold %date:yyyy-MM-dd% and values of other "
                     "nodes such as %Empty Latent Image.width%.",
                 ),
-                io.Combo.Input("format", options=FORMATS, default=FORMATS[0], tooltip="Container and codec of the file."),
                 io.Combo.Input(
-                    "quality", options=list(CRF), default="high",
-                    tooltip="Higher looks better and makes larger files. Medium is what Save Video does.",
+                    "format", options=list(formats.available_formats()), default="mp4 (h264)",
+                    tooltip="Container and codec of the file.",
+                ),
+                io.Combo.Input(
+                    "quality", options=list(QUALITIES), default="high",
+                    tooltip="Higher looks better and makes larger files. Medium is what Save Video does. Lossless changes "
+                    "nothing that is stored; not every format has it.",
+                ),
+                # Below, what few need. Optional: prompts made before an input was added go on working.
+                io.Combo.Input(
+                    "speed", options=list(SPEEDS), default="medium", optional=True, advanced=True,
+                    tooltip="How much time the encoder takes. Slower makes smaller files of the same look.",
+                ),
+                io.Combo.Input(
+                    "bit_depth", options=list(BIT_DEPTHS), default=AUTO, optional=True, advanced=True,
+                    tooltip="Bits per colour. Auto: what the video has, or the nearest the format can store.",
+                ),
+                io.Combo.Input(
+                    "chroma", options=[AUTO, *CHROMAS], default=AUTO, optional=True, advanced=True,
+                    tooltip="How finely colour is stored. 4:2:0 plays everywhere; 4:4:4 and rgb keep coloured edges sharp. Auto "
+                    "suits the format.",
+                ),
+                io.Combo.Input(
+                    "color", options=list(COLOURS), default="BT.709", optional=True, advanced=True,
+                    tooltip="How RGB becomes YUV; the file says which. BT.709 is right for nearly everything.",
+                ),
+                io.Boolean.Input(
+                    "dither", default=False, optional=True, advanced=True,
+                    tooltip="A fine, still pattern instead of plain rounding, against bands in smooth gradients.",
+                ),
+                io.Boolean.Input(
+                    "alpha", default=True, optional=True, advanced=True,
+                    tooltip="Keep transparency where the video has it and the format can store it.",
+                ),
+                io.Combo.Input(
+                    "audio_codec", options=[AUTO, *CODECS], default=AUTO, optional=True, advanced=True,
+                    tooltip="How sound is stored. Auto suits the format.",
+                ),
+                io.Combo.Input(
+                    "audio_length", options=list(LENGTHS), default="video", optional=True, advanced=True,
+                    tooltip="video: sound is cut, or padded with silence, to the video. longest: longer sound goes on over the "
+                    "last frame. shortest: the video ends where the sound ends.",
+                ),
+                io.Boolean.Input(
+                    "ping_pong", default=False, optional=True, advanced=True,
+                    tooltip="Play forwards, then backwards. Holds the frames in memory until the end.",
+                ),
+                io.Int.Input(
+                    "repeat", default=0, min=0, max=1000, optional=True, advanced=True,
+                    tooltip="How often the video plays in the file. 0: WebP and GIF for ever, all others once.",
+                ),
+                io.Boolean.Input(
+                    "keep_unfinished", default=False, optional=True, advanced=True,
+                    tooltip="For long runs: if the run fails, is cancelled or killed, what was written stays as a playable "
+                    "file.",
+                ),
+                io.Boolean.Input(
+                    "preview", default=False, optional=True, advanced=True,
+                    tooltip="For formats that browsers do not play: also make a small MP4 to show here.",
+                ),
+                io.Boolean.Input(
+                    "keep_frames", default=False, optional=True, advanced=True,
+                    tooltip="Also give out the frames as images, from the same decode. All of them are then in memory.",
                 ),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
-            outputs=[io.Video.Output(tooltip="The saved file.")],
+            outputs=[
+                io.Video.Output(tooltip="The saved file; for a PNG sequence, the video that came in."),
+                io.Image.Output(display_name="frames", tooltip="The frames, if keep_frames is on."),
+            ],
         )
 
     @classmethod
-    def execute(cls, video, filename_prefix, format, quality) -> io.NodeOutput:
+    def validate_inputs(
+        cls, format="mp4 (h264)", quality="high", bit_depth=AUTO, chroma=AUTO, audio_codec=AUTO, repeat=0
+    ) -> bool | str:
+        """Refuse when the prompt is queued what the format does not have.
+
+        Named here, these inputs are not looked up in their lists: formats that only another machine has are let through.
+        """
+        try:
+            each = _format(format)
+            if str(bit_depth) not in BIT_DEPTHS:
+                raise ValueError(f"bit_depth can be {', '.join(BIT_DEPTHS)}; got {bit_depth}")
+            each.check(quality, None if chroma == AUTO else chroma, None if bit_depth == AUTO else int(bit_depth))
+            if audio_codec != AUTO and each.is_video and audio_codec not in each.audio:
+                raise ValueError(f"{format} can have sound as {', '.join(each.audio)}; got {audio_codec}")
+            if not 0 <= repeat <= 1000:
+                raise ValueError(f"repeat can be 0 to 1000, got {repeat}")
+            if repeat > 1 and each.container == "png":
+                raise ValueError("a png sequence cannot repeat: set repeat to 0")
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, video, filename_prefix, format, quality, speed="medium", bit_depth=AUTO, chroma=AUTO, color="BT.709",
+        dither=False, alpha=True, audio_codec=AUTO, audio_length="video", ping_pong=False, repeat=0,
+        keep_unfinished=False, preview=False, keep_frames=False,
+    ) -> io.NodeOutput:  # fmt: skip
+        if not keep_frames and cls._frames_are_used():
+            raise ValueError(NOT_KEPT)
         with video.rescuing() if isinstance(video, LatentVideo) else contextlib.nullcontext():
-            width, height = video.get_dimensions()
-            folder, name, subfolder = host.output_path(filename_prefix, "mp4", width, height)
-            path = os.path.join(folder, name)
-            report = _save(video, path, CRF[quality], cls._metadata())
-        preview = ui.PreviewVideo([ui.SavedResult(name, subfolder, io.FolderType.output)])
-        return io.NodeOutput(
-            InputImpl.VideoFromFile(path), ui=preview.as_dict() | {"async_frame_pipeline": [report.as_dict()]}
+            return cls._save(
+                video, filename_prefix, format, quality, speed, bit_depth, chroma, color, dither, alpha, audio_codec,
+                audio_length, ping_pong, repeat, keep_unfinished, preview, keep_frames,
+            )  # fmt: skip
+
+    @classmethod
+    def _save(
+        cls, video, filename_prefix, format, quality, speed, bit_depth, chroma, color, dither, alpha, audio_codec,
+        audio_length, ping_pong, repeat, keep_unfinished, preview, keep_frames,
+    ) -> io.NodeOutput:  # fmt: skip
+        source = source_of(video)
+        each = _here(_format(format))
+        chroma = "" if chroma == AUTO else chroma
+        with_alpha = alpha and source.alpha and bool(each.alpha) and (not chroma or chroma in each.alpha)
+        depth_chroma = chroma or each.chroma(with_alpha)
+        depth = formats.nearest_depth(each, depth_chroma, source.bit_depth) if bit_depth == AUTO else int(bit_depth)
+        matrix, full_range = COLOURS[color]
+        choice = Choice(each, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
+        frames = source.frames
+        if audio_length == "shortest" and source.audio is not None:
+            frames = min(frames, max(1, math.ceil(source.audio.seconds * source.fps)))
+        options = VideoOptions(
+            fps=source.fps,
+            choice=choice,
+            audio=source.audio,
+            audio_codec=None if audio_codec == AUTO else audio_codec,
+            whole_audio=audio_length == "longest",
+            metadata=cls._metadata(),
+            repeat=repeat,
+            keep_unfinished=keep_unfinished,
         )
+        folder, name, number, subfolder = host.output_names(filename_prefix, source.width, source.height)
+        beside = () if each.restores or not options.metadata else ("png",)
+        sink = file_sink(Numbered(Path(folder), name, number, each.extension if each.container != "png" else "", beside), options)
+        sinks = [sink]
+        small = None
+        if preview and not choice.plays:
+            small = PreviewSink(Numbered(Path(host.temp_folder()), name, number, "mp4"), options, sink.pixel_format)
+            sinks.append(small)
+        if ping_pong:
+            sinks = [PingPong(each_sink) for each_sink in sinks]
+        kept = source.image_sink() if keep_frames else None
+        report = source.run([*sinks, kept] if kept else sinks, frames, with_alpha)
+        return io.NodeOutput(
+            _saved_video(video, sink, each),
+            _frames(source, kept, frames) if keep_frames else host.blocked(NOT_KEPT),
+            ui=_shown(sink, small, subfolder) | {"async_frame_pipeline": [report.as_dict()]},
+        )
+
+    @classmethod
+    def _frames_are_used(cls) -> bool:
+        """Whether the prompt has a link from the second output."""
+        link = [cls.hidden.unique_id, 1]
+        return any(link in node["inputs"].values() for node in (cls.hidden.prompt or {}).values())
 
     @classmethod
     def _metadata(cls) -> dict:
@@ -70,16 +224,44 @@ class SaveVideoStreaming(io.ComfyNode):
         return metadata
 
 
-def _save(video, path: str, crf: int, metadata: dict) -> Report:
-    if isinstance(video, LatentVideo):
-        return video.encode(path, metadata, crf=crf)
-    components = video.get_components()
-    options = VideoOptions(
-        fps=checked_fps(float(components.frame_rate)),
-        # Older ComfyUIs' videos do not tell.
-        bit_depth=10 if getattr(video, "get_bit_depth", lambda: 8)() >= 10 else 8,
-        crf=crf,
-        audio=checked_audio(components.audio),
-        metadata=metadata,
-    )
-    return decoding.write_frames(components.images, [VideoFileSink(path, options)])
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise ValueError(f"format can be {', '.join(formats.available_formats())}; got {name}")
+    return FORMATS[name]
+
+
+def _here(each: Format) -> Format:
+    """The format, or the same kind of file from an encoder that this machine has."""
+    if each.name in formats.available_formats():
+        return each
+    if each.software not in formats.available_formats():
+        raise ValueError(f"This PyAV cannot write {each.name}: it lacks the encoder {each.encoder}. Choose another format.")
+    host.say(f"no {each.encoder} on this machine, {each.software} is written instead of {each.name}")
+    return FORMATS[each.software]
+
+
+def _saved_video(video, sink: FileSink, each: Format):
+    """What the node gives on: the file; ComfyUI has no VIDEO for a folder of pictures."""
+    return video if each.container == "png" else InputImpl.VideoFromFile(str(sink.path))
+
+
+def _frames(source, kept, frames: int):
+    return kept.frames_thwc if kept is not None else source.images[:frames]
+
+
+def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
+    """What the frontend shows and clients fetch: the saved files first, then a preview.
+
+    Of a PNG sequence the first picture stands for all, which the frontend would load at once otherwise.
+    """
+    path = sink.path
+    if path.is_dir():
+        inside = f"{subfolder}/{path.name}" if subfolder else path.name
+        return {"images": [ui.SavedResult(sorted(path.iterdir())[0].name, inside, io.FolderType.output)]}
+    saved = [ui.SavedResult(path.name, subfolder, io.FolderType.output)]
+    if path.suffix == ".gif":
+        # "animated" would make the frontend play it as a video, which no browser can.
+        return {"images": saved}
+    if small is not None:
+        saved.append(ui.SavedResult(small.path.name, "", io.FolderType.temp))
+    return {"images": saved, "animated": (True,)}

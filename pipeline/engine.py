@@ -61,8 +61,8 @@ def run(
 
     Args:
         decode: called once on this thread with a `submit` function; calls `submit(frames_cthw)` for
-            every chunk in order. A chunk is (3, T, H, W), any float dtype, T >= 1, on `spec.device`;
-            it may be freed or reused on the same stream as soon as `submit` returns.
+            every chunk in order. A chunk is (spec.channels, T, H, W), any float dtype, T >= 1, on
+            `spec.device`; it may be freed or reused on the same stream as soon as `submit` returns.
         spec: what `decode` will deliver.
         sinks: where the frames go, one or more; each gets every frame, in order.
         slots: ring size, >= 2. More ride out a sink that writes in bursts; each costs its bytes once
@@ -143,11 +143,11 @@ class _Lanes:
     def submit(self, frames_cthw: torch.Tensor) -> None:
         """Send a chunk down the lanes; blocks only while every slot is in use."""
         left = self._spec.frames - self._submitted_frames
-        expected = (3, self._spec.height, self._spec.width)
+        expected = (self._spec.channels, self._spec.height, self._spec.width)
         if (frames_cthw.shape[0], *frames_cthw.shape[2:]) != expected or frames_cthw.shape[1] > left:
             raise FrameCountError(
                 f"the decoder delivered a chunk of shape {tuple(frames_cthw.shape)}, "
-                f"expected (3, T, {self._spec.height}, {self._spec.width}) with T <= {left}"
+                f"expected ({self._spec.channels}, T, {self._spec.height}, {self._spec.width}) with T <= {left}"
             )
         for chunk in frames_cthw.split(self._frames_per_slot, dim=1):
             self._check_all()

@@ -7,130 +7,236 @@ CUDA replaces by a reciprocal), so both devices give the same bits.
 
 from __future__ import annotations
 
-from enum import Enum
+import functools
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
-# ITU-R BT.709-6, section 3: luma weights of R, G and B, and the scale of the colour differences.
-KR, KG, KB = 0.2126, 0.7152, 0.0722
-CB_SCALE = 1.0 / (2.0 * (1.0 - KB))
-CR_SCALE = 1.0 / (2.0 * (1.0 - KR))
+# Luma weights of R, G and B. ITU-R BT.709-6, section 3; ITU-R BT.601-7, section 2.5.1.
+MATRICES = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
+# log2 of how many columns and rows share one chroma sample.
+SUBSAMPLING = {"yuv420": (1, 1), "yuv422": (1, 0), "yuv444": (0, 0)}
+# Order of the samples; "bgr" always has a fourth byte.
+ORDERS = {"rgb": (0, 1, 2), "bgr": (2, 1, 0), "gbr": (1, 2, 0)}
 
 
-class PixelFormat(Enum):
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
     """How a sink wants its frames.
 
-    RGB_F32, RGB_F16: (T, H, W, 3) in [0, 1], bit for bit what ComfyUI's VAE post-processing gives.
-    RGB24: (T, H, W, 3) uint8, rounded to nearest.
-    YUV420P, YUV420P10: (T, n) planar Y, U, V of one frame after another, BT.709 limited range;
-        uint8, and int16 holding 10-bit codes. H and W are the even sizes of `even_size`.
+    Attributes:
+        layout: "image": (T, H, W, C) float in [0, 1], bit for bit what ComfyUI's VAE post-processing gives.
+            "rgb": (T, H, W, C) integers. "bgr": the same the other way round, always with a fourth byte, 255 without
+            alpha. "gbr": (T, n) planar G, B, R of one frame after another. "yuv420", "yuv422", "yuv444": (T, n)
+            planar Y, U, V of one frame after another, at `stored_size`.
+        bits: per component; of "image" 32 or 16. Above 8, integers are held in int16, of 16 bits as their bits.
+        alpha: a fourth component; all opaque where the frames have none. Full range always.
+        matrix: a key of MATRICES, for YUV.
+        full_range: YUV codes from 0 to 2^bits - 1, not 16 to 235 (chroma 240) times 2^(bits - 8).
+        dither: ordered dithering in place of rounding to nearest; not for "image".
     """
 
-    RGB_F32 = "rgb_f32"
-    RGB_F16 = "rgb_f16"
-    RGB24 = "rgb24"
-    YUV420P = "yuv420p"
-    YUV420P10 = "yuv420p10le"
+    layout: str
+    bits: int = 8
+    alpha: bool = False
+    matrix: str = "bt709"
+    full_range: bool = False
+    dither: bool = False
+
+    RGB_F32: ClassVar[PixelFormat]
+    RGB_F16: ClassVar[PixelFormat]
+    RGB24: ClassVar[PixelFormat]
+    YUV420P: ClassVar[PixelFormat]
+    YUV420P10: ClassVar[PixelFormat]
 
     @property
     def dtype(self) -> torch.dtype:
-        return _DTYPES[self]
+        if self.layout == "image":
+            return {32: torch.float32, 16: torch.float16}[self.bits]
+        return torch.uint8 if self.bits == 8 else torch.int16
+
+    @property
+    def is_yuv(self) -> bool:
+        return self.layout in SUBSAMPLING
+
+    @property
+    def components(self) -> int:
+        return 4 if self.alpha or self.layout == "bgr" else 3
+
+    @property
+    def av_name(self) -> str:
+        """FFmpeg's name of this pixel format; "image" has none."""
+        depth = f"{self.bits}le" if self.bits > 8 else ""
+        if self.is_yuv:
+            return f"yuv{'a' if self.alpha else ''}{self.layout[3:]}p{depth}"
+        return {
+            "rgb": {8: ("rgb24", "rgba"), 16: ("rgb48le", "rgba64le")}.get(self.bits, ("", ""))[self.alpha],
+            "bgr": "bgra" if self.alpha else "bgr0",
+            "gbr": f"gbr{'a' if self.alpha else ''}p{depth}",
+        }[self.layout]
+
+    def stored_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size frames are stored at: where chroma is shared, odd sizes grow by one repeated row or column."""
+        across, down = SUBSAMPLING.get(self.layout, (0, 0))
+        return height + (height & down), width + (width & across)
 
     def frame_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of one frame of `height` x `width` pixels in this format."""
-        if self in _YUV_BITS:
-            even_height, even_width = even_size(height, width)
-            return (even_height * even_width * 3 // 2,)
-        return (height, width, 3)
+        if self.layout in ("image", "rgb", "bgr"):
+            return (height, width, self.components)
+        return (sum(rows * columns for rows, columns in self._plane_sizes(*self.stored_size(height, width))),)
+
+    def planes(self, packed: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
+        """The planes of packed frames, as views.
+
+        Args:
+            packed: (T, *frame_shape(height, width)).
+            height, width: of the frames before they were stored.
+        Returns:
+            Planar layouts: (T, h, w) each, chroma at its own size, alpha last. Else `packed` alone.
+        """
+        if self.layout in ("image", "rgb", "bgr"):
+            return (packed,)
+        views, start = [], 0
+        for rows, columns in self._plane_sizes(*self.stored_size(height, width)):
+            views.append(packed[:, start : start + rows * columns].view(-1, rows, columns))
+            start += rows * columns
+        return tuple(views)
+
+    def _plane_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        across, down = SUBSAMPLING.get(self.layout, (0, 0))
+        small = (height >> down, width >> across)
+        return [(height, width), small, small] + [(height, width)] * self.alpha
 
 
-_DTYPES = {
-    PixelFormat.RGB_F32: torch.float32,
-    PixelFormat.RGB_F16: torch.float16,
-    PixelFormat.RGB24: torch.uint8,
-    PixelFormat.YUV420P: torch.uint8,
-    PixelFormat.YUV420P10: torch.int16,
-}
-_YUV_BITS = {PixelFormat.YUV420P: 8, PixelFormat.YUV420P10: 10}
-
-
-def even_size(height: int, width: int) -> tuple[int, int]:
-    """The size a 4:2:0 frame is stored at: odd sizes grow by one repeated row or column."""
-    return height + height % 2, width + width % 2
-
-
-def planes(packed: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
-    """Y, U and V views of packed 4:2:0 frames.
-
-    Args:
-        packed: (T, n) as `PixelFormat.frame_shape` gives it.
-        height, width: the even size the frames are stored at.
-    Returns:
-        (T, H, W), (T, H/2, W/2), (T, H/2, W/2) views of `packed`.
-    """
-    frames, luma, chroma = packed.shape[0], height * width, height * width // 4
-    return (
-        packed[:, :luma].view(frames, height, width),
-        packed[:, luma : luma + chroma].view(frames, height // 2, width // 2),
-        packed[:, luma + chroma :].view(frames, height // 2, width // 2),
-    )
+PixelFormat.RGB_F32 = PixelFormat("image", 32)
+PixelFormat.RGB_F16 = PixelFormat("image", 16)
+PixelFormat.RGB24 = PixelFormat("rgb")
+PixelFormat.YUV420P = PixelFormat("yuv420")
+PixelFormat.YUV420P10 = PixelFormat("yuv420", 10)
 
 
 def convert(frames_cthw: torch.Tensor, signed: bool, pixel_format: PixelFormat, out: torch.Tensor) -> None:
     """Write decoder output into a sink's pixel format.
 
     Args:
-        frames_cthw: (3, T, H, W), any float dtype; left unchanged.
+        frames_cthw: (3 or 4, T, H, W), any float dtype, R, G, B and perhaps alpha; left unchanged.
         signed: whether the values span [-1, 1] or [0, 1]; what lies outside is clamped.
-        pixel_format: what to write.
+        pixel_format: what to write. An alpha it has no place for is left out.
         out: (T, *pixel_format.frame_shape(H, W)) of `pixel_format.dtype`, on the frames' device.
 
     NaN stays NaN in the float formats, as in ComfyUI, and becomes 0 in the integer ones.
     Stream: runs on the caller's current stream; never synchronises.
     """
-    if pixel_format in (PixelFormat.RGB_F32, PixelFormat.RGB_F16):
-        out.copy_(_unit(frames_cthw, signed, pixel_format.dtype).permute(1, 2, 3, 0))
+    frames_cthw = frames_cthw[: 4 if pixel_format.alpha else 3]
+    if pixel_format.layout == "image":
+        unit = _unit(frames_cthw, signed, pixel_format.dtype).permute(1, 2, 3, 0)
+        out[..., : unit.shape[-1]].copy_(unit)
+        out[..., unit.shape[-1] :] = 1.0
         return
     unit_cthw = _unit(frames_cthw, signed, torch.float32).nan_to_num_(nan=0.0)
-    if pixel_format is PixelFormat.RGB24:
-        out.copy_(unit_cthw.mul_(255.0).round_().permute(1, 2, 3, 0))
+    height, width = unit_cthw.shape[-2:]
+    alpha_thw = unit_cthw[3] if unit_cthw.shape[0] == 4 else None
+    planes = pixel_format.planes(out, height, width)
+    if pixel_format.is_yuv:
+        _write_yuv(unit_cthw[:3], pixel_format, planes)
+        alpha_plane = planes[3] if pixel_format.alpha else None
+    elif pixel_format.layout == "gbr":
+        for plane, colour in zip(planes, ORDERS["gbr"]):
+            _store(unit_cthw[colour], _full(pixel_format), 0.0, pixel_format, plane)
+        alpha_plane = planes[3] if pixel_format.alpha else None
     else:
-        _write_yuv420(unit_cthw, _YUV_BITS[pixel_format], out)
+        for i, colour in enumerate(ORDERS[pixel_format.layout]):
+            _store(unit_cthw[colour], _full(pixel_format), 0.0, pixel_format, out[..., i])
+        alpha_plane = out[..., 3] if pixel_format.components == 4 else None
+    if alpha_plane is None:
+        return
+    if alpha_thw is None:
+        # All bits set: 16-bit codes are held in int16.
+        alpha_plane.fill_(-1 if pixel_format.bits == 16 else int(_full(pixel_format)))
+    else:
+        rows, columns = alpha_plane.shape[-2:]
+        padded = _grow(alpha_thw, rows, columns)
+        # Never dithered: a grain in what is to be opaque would show through.
+        _store(padded, _full(pixel_format), 0.0, replace(pixel_format, dither=False), alpha_plane)
 
 
 def _unit(frames_cthw: torch.Tensor, signed: bool, dtype: torch.dtype) -> torch.Tensor:
     """Frames in [0, 1], with the operations, their order and their dtype as in ComfyUI's VAE."""
     unit = frames_cthw.to(dtype, copy=True)
     if signed:
-        unit.add_(1.0).div_(2.0)
+        unit[:3].add_(1.0).div_(2.0)
     return unit.clamp_(0.0, 1.0)
 
 
-def _write_yuv420(rgb_cthw: torch.Tensor, bits: int, out: torch.Tensor) -> None:
-    """RGB in [0, 1] -> BT.709 limited range 4:2:0 codes, rounded to nearest.
+def _full(pixel_format: PixelFormat) -> float:
+    """The largest code."""
+    return float((1 << pixel_format.bits) - 1)
 
-    Source: ITU-R BT.709-6 sections 3.2-3.5 (matrix, quantisation). Chroma is sited as H.264 assumes
-    by default (chroma_sample_loc_type 0: on the left luma column, midway between two rows), hence
-    the (1, 2, 1) / 4 filter across and the plain mean down.
+
+def _store(values: torch.Tensor, scale: float, offset: float, pixel_format: PixelFormat, out: torch.Tensor) -> None:
+    """values * scale + offset, rounded, as codes into `out`; spends `values`."""
+    codes = values.mul_(scale).add_(offset)
+    if pixel_format.dither:
+        height, width = codes.shape[-2:]
+        codes.add_(_dither(codes.device).repeat(-(-height // 8), -(-width // 8))[:height, :width])
+    codes.round_()
+    if offset and pixel_format.full_range:
+        codes.clamp_(0.0, _full(pixel_format))  # chroma would end half a code beyond the largest
+    # Above 32767 a float does not convert to int16; an int32 wraps, which leaves the bits as they are.
+    out.copy_(codes.to(torch.int32) if pixel_format.bits == 16 else codes)
+
+
+@functools.cache  # made once: copying it to the GPU would wait for the GPU
+def _dither(device: torch.device) -> torch.Tensor:
+    """(8, 8) in (-0.5, 0.5): each of 64 thresholds once. The same for every frame, so that nothing shimmers.
+
+    Source: Bayer 1973, "An optimum method for two-level rendition of continuous-tone pictures".
     """
-    height, width = rgb_cthw.shape[-2:]
-    even_height, even_width = even_size(height, width)
-    if (even_height, even_width) != (height, width):
-        pad = (0, even_width - width, 0, even_height - height)
-        rgb_cthw = torch.nn.functional.pad(rgb_cthw, pad, mode="replicate")
-    red, green, blue = rgb_cthw
-    luma = red.mul(KR).add_(green.mul(KG)).add_(blue.mul(KB))
-    step = float(1 << (bits - 8))  # one 8-bit code in codes of this depth
-    out_y, out_u, out_v = planes(out, even_height, even_width)
-    for colour, scale, out_chroma in ((blue, CB_SCALE, out_u), (red, CR_SCALE, out_v)):
-        chroma = _halve((colour - luma).mul_(scale))
-        out_chroma.copy_(chroma.mul_(224.0 * step).add_(128.0 * step).round_())
-    out_y.copy_(luma.mul_(219.0 * step).add_(16.0 * step).round_())
+    ranks = torch.zeros(1, 1)
+    for _ in range(3):
+        ranks = torch.cat([torch.cat([4 * ranks + row[i] for i in range(2)], dim=1) for row in ((0, 2), (3, 1))])
+    return ((ranks + 0.5) / 64 - 0.5).to(device)
 
 
-def _halve(plane_thw: torch.Tensor) -> torch.Tensor:
-    """(T, H, W) -> (T, H/2, W/2), sited on the left column of each pair (see `_write_yuv420`)."""
-    rows = plane_thw[:, 0::2].add(plane_thw[:, 1::2]).mul_(0.5)
+def _grow(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(..., T, H, W) with its last row and column repeated up to this size."""
+    if planes.shape[-2:] == (height, width):
+        return planes
+    pad = (0, width - planes.shape[-1], 0, height - planes.shape[-2])
+    flat = planes.reshape(1, -1, *planes.shape[-2:])  # `pad` wants (N, C, H, W)
+    return torch.nn.functional.pad(flat, pad, mode="replicate").view(*planes.shape[:-2], height, width)
+
+
+def _write_yuv(rgb_cthw: torch.Tensor, pixel_format: PixelFormat, planes: tuple[torch.Tensor, ...]) -> None:
+    """RGB in [0, 1] -> Y, U, V codes.
+
+    Source: ITU-R BT.709-6 sections 3.2-3.5 and BT.601-7 section 2.5 (matrix, quantisation); full range as in ITU-T
+    H.273, equations 29-31. Chroma is sited as H.264 assumes by default (chroma_sample_loc_type 0: on the left luma
+    column, midway between two rows where rows share it), hence the (1, 2, 1) / 4 filter across and the plain mean down.
+    """
+    out_y, out_u, out_v = planes[:3]
+    red, green, blue = _grow(rgb_cthw, *out_y.shape[-2:])
+    kr, kg, kb = MATRICES[pixel_format.matrix]
+    luma = red.mul(kr).add_(green.mul(kg)).add_(blue.mul(kb))
+    step = float(1 << (pixel_format.bits - 8))  # one 8-bit code in codes of this depth
+    full = _full(pixel_format)
+    luma_scale, luma_offset = (full, 0.0) if pixel_format.full_range else (219.0 * step, 16.0 * step)
+    chroma_scale = full if pixel_format.full_range else 224.0 * step
+    across, down = SUBSAMPLING[pixel_format.layout]
+    for colour, weight, out_chroma in ((blue, kb, out_u), (red, kr, out_v)):
+        chroma = (colour - luma).mul_(1.0 / (2.0 * (1.0 - weight)))
+        if down:
+            chroma = chroma[:, 0::2].add(chroma[:, 1::2]).mul_(0.5)
+        if across:
+            chroma = _halve_across(chroma)
+        _store(chroma, chroma_scale, 128.0 * step, pixel_format, out_chroma)
+    _store(luma, luma_scale, luma_offset, pixel_format, out_y)
+
+
+def _halve_across(rows: torch.Tensor) -> torch.Tensor:
+    """(T, H, W) -> (T, H, W/2), sited on the left column of each pair (see `_write_yuv`)."""
     centre, right = rows[..., 0::2], rows[..., 1::2]
     left = torch.cat((rows[..., :1], right[..., :-1]), dim=-1)  # the first column repeats beyond the edge
     return left.add_(right).mul_(0.25).add_(centre.mul(0.5))

@@ -26,6 +26,7 @@ class Report:
             (on the CPU: the wall clock).
         copy_seconds: GPU time of the device-to-host copies, added up. 0 on the CPU.
         write_seconds: time the sink thread spent inside the sinks, added up.
+        held_frames: the most frames the first sink had taken and not put out yet: how far an encoder lags behind.
         tail_seconds: from the last decoded chunk to the last sink closed.
         total_seconds: wall time of the run, flushing and closing the sinks included.
         stalls: chunks that found no free slot. Some are harmless: the GPU may still have work queued.
@@ -47,6 +48,7 @@ class Report:
     span_seconds: float = 0.0
     copy_seconds: float = 0.0
     write_seconds: float = 0.0
+    held_frames: int = 0
     tail_seconds: float = 0.0
     total_seconds: float = 0.0
     stalls: int = 0
@@ -143,7 +145,8 @@ class Report:
                 f"  decode  {self.span_seconds:7.2f} s  busy {self.busy_share:.1%}, "
                 f"{self.stalls} stalls, {self.stalled_seconds:.2f} s lost",
                 f"  copy    {self.copy_seconds:7.2f} s",
-                f"  write   {self.write_seconds:7.2f} s",
+                f"  write   {self.write_seconds:7.2f} s  up to {self.held_frames} frames held, "
+                f"{self.tail_seconds:.2f} s after the last was decoded",
                 f"  peak memory: host {self.host_peak_bytes / mib:.0f} MiB, "
                 f"device {self.device_peak_bytes / mib:.0f} MiB, ring {self.ring_bytes / mib:.1f} MiB",
             )

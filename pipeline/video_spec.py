@@ -20,6 +20,7 @@ class VideoSpec:
             caller's current one, from here on with its number, since each thread has its own.
         signed: True when the decoder's output spans [-1, 1] (a VAE's raw output), False when it
             spans [0, 1] (an IMAGE).
+        alpha: whether the output has a fourth channel, transparency; that one spans [0, 1] always.
 
     Raises:
         ValueError: a size below 1, or a device without lanes.
@@ -30,6 +31,7 @@ class VideoSpec:
     width: int
     device: torch.device
     signed: bool = True
+    alpha: bool = False
 
     def __post_init__(self):
         for name in ("frames", "height", "width"):
@@ -39,3 +41,7 @@ class VideoSpec:
             raise ValueError(f"frames on device '{self.device}' cannot be pipelined; supported are cuda and cpu")
         if self.device.type == "cuda" and self.device.index is None:
             object.__setattr__(self, "device", torch.device("cuda", torch.cuda.current_device()))
+
+    @property
+    def channels(self) -> int:
+        return 4 if self.alpha else 3

@@ -71,6 +71,7 @@ class SinkThread(threading.Thread):
             with self._timed_write():
                 for sink in self._sinks:
                     sink.write(slot.host[sink.pixel_format][: slot.frames])
+            report.held_frames = max(report.held_frames, self._sinks[0].held_frames)
             report.copy_seconds += slot.copy_ms / 1e3
             report.frames += slot.frames
             report.chunks += 1

@@ -180,7 +180,7 @@ class Case:
     def our_file(self, decoder="exact"):
         self._restart()
         saver = ours("SaveVideoStreaming")
-        sink = saver.VideoFileSink(self.path("ours"), saver.VideoOptions(Fraction(16)))
+        sink = saver.file_sink(self.path("ours"), saver.VideoOptions(Fraction(16)))
         return decoding().decode_into(self.vae, self.samples, [sink], None, decoder)
 
 

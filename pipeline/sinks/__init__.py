@@ -17,11 +17,13 @@ class Sink(Protocol):
         pixel_format: the pixels it wants.
         name, advice: for the verdict on a run that had to wait for it: what it is, and what would make it
             faster, or "": "the encoder", "a lower quality".
+        held_frames: how many it has taken and not put out yet.
     """
 
     pixel_format: PixelFormat
     name: str
     advice: str
+    held_frames: int
 
     def open(self, spec: VideoSpec) -> None:
         """Get ready, before decoding starts, on the caller's thread; raise what makes writing impossible."""

@@ -1,4 +1,4 @@
-"""Sound beside the frames: AAC, encoded while the video is being written."""
+"""Sound beside the frames, encoded while the video is being written."""
 
 from __future__ import annotations
 
@@ -9,12 +9,38 @@ from fractions import Fraction
 import av
 import numpy as np
 
-# Channel layouts FFmpeg's AAC encoder accepts, by number of channels.
-LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-# ISO/IEC 14496-3, table 1.18. Other rates are resampled to 48 kHz.
+# Channel layouts by number of channels, as FFmpeg names them.
+LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+# ISO/IEC 14496-3, table 1.18, as far as FFmpeg's encoder goes.
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
-# Encoded at once: a few AAC frames, so that sound and picture interleave finely in the file.
+# Encoded at once: a few codec frames, so that sound and picture interleave finely in the file.
 BLOCK_SAMPLES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class AudioCodec:
+    """A way to store sound.
+
+    Attributes:
+        encoder: FFmpeg's.
+        rates: Hz it takes, other sound is resampled to 48 kHz; none if it takes any.
+        channels: how many it takes.
+        bits_per_second: for each channel, of a lossy one.
+    """
+
+    encoder: str
+    rates: tuple[int, ...] = ()
+    channels: tuple[int, ...] = tuple(LAYOUTS)
+    bits_per_second: int = 0
+
+
+CODECS = {
+    "aac": AudioCodec("aac", AAC_RATES, (1, 2, 3, 4, 5, 6, 8), 96_000),
+    "opus": AudioCodec("libopus", (48000,), bits_per_second=80_000),
+    # RFC 9639 section 9.1.2 ends at 655350 Hz, FFmpeg's muxers for MP4 and Matroska take it.
+    "flac": AudioCodec("flac"),
+    "pcm": AudioCodec("pcm_s24le"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +48,7 @@ class Audio:
     """A clip's sound.
 
     Args:
-        samples: (channels, n) float32 in [-1, 1], n >= 1; 1 to 6 or 8 channels.
+        samples: (channels, n) float32 in [-1, 1], n >= 1; 1 to 8 channels.
         sample_rate: Hz, > 0.
     Raises:
         ValueError: another shape, number of channels or rate.
@@ -36,34 +62,66 @@ class Audio:
             raise ValueError(f"audio needs samples of shape (channels, n >= 1), got {self.samples.shape}")
         if self.samples.shape[0] not in LAYOUTS:
             raise ValueError(
-                f"audio with {self.samples.shape[0]} channels cannot be written as AAC; "
+                f"audio with {self.samples.shape[0]} channels cannot be written; "
                 f"supported are {', '.join(map(str, LAYOUTS))}: mix it down first"
             )
         if self.sample_rate <= 0:
             raise ValueError(f"audio needs a sample rate above 0 Hz, got {self.sample_rate}")
 
+    @property
+    def channels(self) -> int:
+        return self.samples.shape[0]
+
+    @property
+    def seconds(self) -> Fraction:
+        return Fraction(self.samples.shape[1], self.sample_rate)
+
+
+def choose_codec(audio: Audio, offered: tuple[str, ...], wanted: str | None = None) -> str:
+    """The codec for this sound: the wanted one, else the first offered that takes its channels.
+
+    Raises:
+        ValueError: the container has no such codec, or the codec does not take that many channels.
+    """
+    if wanted is not None and wanted not in offered:
+        raise ValueError(f"this file format can have sound as {', '.join(offered)}; got {wanted}")
+    for codec in (wanted,) if wanted else offered:
+        if audio.channels in CODECS[codec].channels:
+            return codec
+    raise ValueError(
+        f"audio with {audio.channels} channels cannot be written as {wanted or ' or '.join(offered)}, which takes "
+        f"{', '.join(map(str, CODECS[wanted or offered[0]].channels))}: choose another audio codec or mix it down"
+    )
+
 
 class AudioTrack:
-    """An AAC stream in an open container, kept level with the video.
+    """A stream of sound in an open container, kept level with the video.
 
-    The sound is cut, or padded with silence, to exactly the video's length, so that players neither
-    freeze the last picture nor stop early.
+    The sound is cut, or padded with silence, to exactly `seconds`, so that players neither freeze the last
+    picture nor stop early.
 
     Args:
         container: PyAV output container; the stream is added to it.
         audio: what to encode.
-        seconds: length of the video.
+        codec: a key of CODECS that takes the audio's channels.
+        seconds: length of the track.
     """
 
-    def __init__(self, container: av.container.OutputContainer, audio: Audio, seconds: Fraction):
+    def __init__(self, container: av.container.OutputContainer, audio: Audio, codec: str, seconds: Fraction):
         self._container = container
         self._audio = audio
-        self._layout = LAYOUTS[audio.samples.shape[0]]
+        self._layout = LAYOUTS[audio.channels]
         self._total = math.ceil(seconds * audio.sample_rate)
         self._sent = 0
-        rate = audio.sample_rate if audio.sample_rate in AAC_RATES else 48000
-        # PyAV resamples to the stream's rate and cuts into AAC frames by itself.
-        self._stream = container.add_stream("aac", rate=rate, layout=self._layout)
+        kind = CODECS[codec]
+        rate = audio.sample_rate if not kind.rates or audio.sample_rate in kind.rates else 48000
+        # PyAV resamples to the stream's rate and sample format, and cuts into the codec's frames, by itself.
+        self._stream = container.add_stream(kind.encoder, rate=rate, layout=self._layout)
+        if kind.bits_per_second:
+            self._stream.bit_rate = kind.bits_per_second * audio.channels
+        if codec == "flac":
+            # 24 bits: the encoder takes them in 32. Its default of 16 would round float sound.
+            self._stream.codec_context.format = "s32"
 
     def advance(self, seconds: Fraction) -> None:
         """Encode the sound up to `seconds` of the video."""
@@ -72,13 +130,16 @@ class AudioTrack:
     def close(self) -> None:
         """Encode what is left and flush."""
         self._send(self._total)
+        self.stop()
+
+    def stop(self) -> None:
+        """Flush: the track ends here."""
         self._container.mux(self._stream.encode(None))
 
     def _send(self, end: int) -> None:
         while self._sent < end:
             stop = min(self._sent + BLOCK_SAMPLES, end)
-            channels = self._audio.samples.shape[0]
-            block = np.zeros((stop - self._sent, channels), np.float32)
+            block = np.zeros((stop - self._sent, self._audio.channels), np.float32)
             samples = self._audio.samples[:, self._sent : stop]
             block[: samples.shape[1]] = samples.T
             # Interleaved: PyAV cannot fill the planes of eight channels.

@@ -9,9 +9,9 @@ import av
 import numpy as np
 import torch
 
-from ..pixels import PixelFormat, even_size, planes
+from ..pixels import SUBSAMPLING, PixelFormat
 from ..video_spec import VideoSpec
-from .video_file import BT709, LIMITED_RANGE
+from .frames import to_frame
 
 SECONDS_BETWEEN = 1.0
 LONGER_SIDE = 320
@@ -31,6 +31,7 @@ class LatestFrame:
 
     name = "the preview"
     advice = ""
+    held_frames = 0
 
     def __init__(self, pixel_format: PixelFormat):
         self.pixel_format = pixel_format
@@ -48,8 +49,8 @@ class LatestFrame:
             return
         self._next_seconds = now + SECONDS_BETWEEN
         # NumPy, because torch would spread so much as this over threads, which the encoder's would hold up.
-        yuv = (plane[0].numpy() for plane in planes(pixels[-1:], *even_size(self._height, self._width)))
-        self._thinned = [plane[:: self._step, :: self._step].copy() for plane in yuv]
+        planes = (plane[0].numpy() for plane in self.pixel_format.planes(pixels[-1:], self._height, self._width))
+        self._thinned = [plane[:: self._step, :: self._step].copy() for plane in planes]
 
     def close(self) -> None:
         pass
@@ -63,19 +64,19 @@ class LatestFrame:
         if thinned is None:
             return None
         file = io.BytesIO()
-        image = self._frame(thinned).to_image(src_colorspace="ITU709", src_color_range="MPEG", dst_color_range="JPEG")
+        # The colours are taken from the frame's tags.
+        image = self._frame(thinned).to_image(dst_color_range="JPEG")
         image.thumbnail((LONGER_SIDE, LONGER_SIDE))
         image.save(file, "JPEG", quality=JPEG_QUALITY)
         return file.getvalue()
 
     def _frame(self, thinned: list[np.ndarray]) -> av.VideoFrame:
-        # Luma may have come out one row or column longer than twice the chroma.
-        height, width = (2 * size for size in thinned[1].shape)
-        frame = av.VideoFrame(width, height, "yuv420p")
-        for source, plane in zip(thinned, frame.planes):
-            if source.dtype == np.int16:
-                source = source >> 2  # 10-bit codes
-            rows = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)
-            rows[:, : plane.width] = source[: plane.height, : plane.width]
-        frame.colorspace, frame.color_range = BT709, LIMITED_RANGE
-        return frame
+        # Thinned, luma and chroma may disagree by a row or column: the size is what both have.
+        across, down = SUBSAMPLING.get(self.pixel_format.layout, (0, 0))
+        chroma = thinned[1] if len(thinned) > 1 else thinned[0]
+        height = min(thinned[0].shape[0] >> down, chroma.shape[0])
+        width = min(thinned[0].shape[1] >> across, chroma.shape[1])
+        sizes = [(height << down, width << across), (height, width), (height, width), (height << down, width << across)]
+        packed = np.concatenate([plane[:rows, :columns].reshape(-1) for plane, (rows, columns) in zip(thinned, sizes)])
+        shape = (1, *self.pixel_format.frame_shape(height << down, width << across))
+        return to_frame(torch.from_numpy(packed).view(shape), self.pixel_format, height << down, width << across)

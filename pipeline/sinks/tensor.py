@@ -13,25 +13,29 @@ class TensorSink:
 
     Args:
         dtype: torch.float32 or torch.float16.
+        alpha: keep a fourth channel.
     Attributes:
-        frames_thwc: (T, H, W, 3) contiguous CPU tensor in [0, 1] after the run; None before and after an abort.
+        frames_thwc: (T, H, W, 3 or 4) contiguous CPU tensor in [0, 1] after the run; None before and after an abort.
     Raises:
         ValueError: another dtype.
     """
 
     name = "main memory"
     advice = ""
+    held_frames = 0
 
-    def __init__(self, dtype: torch.dtype = torch.float32):
-        formats = {torch.float32: PixelFormat.RGB_F32, torch.float16: PixelFormat.RGB_F16}
-        if dtype not in formats:
+    def __init__(self, dtype: torch.dtype = torch.float32, alpha: bool = False):
+        bits = {torch.float32: 32, torch.float16: 16}
+        if dtype not in bits:
             raise ValueError(f"a tensor sink holds float32 or float16, got {dtype}")
-        self.pixel_format = formats[dtype]
+        self.pixel_format = PixelFormat("image", bits[dtype], alpha)
         self.frames_thwc: torch.Tensor | None = None
         self._written = 0
 
     def open(self, spec: VideoSpec) -> None:
-        self.frames_thwc = torch.empty((spec.frames, spec.height, spec.width, 3), dtype=self.pixel_format.dtype)
+        self.frames_thwc = torch.empty(
+            (spec.frames, *self.pixel_format.frame_shape(spec.height, spec.width)), dtype=self.pixel_format.dtype
+        )
         self._written = 0
 
     def write(self, pixels: torch.Tensor) -> None:

@@ -13,11 +13,21 @@ from async_frame_pipeline.pipeline.video_spec import VideoSpec
 from ..unit.streams import ListSink, as_image, clip, in_chunks
 
 
-@pytest.mark.parametrize("pixel_format", list(PixelFormat))
+# Every layout, depth, range and matrix; more combinations of them run the same operations.
+FORMATS = [
+    PixelFormat.RGB_F32, PixelFormat.RGB_F16, PixelFormat.RGB24, PixelFormat("rgb", 16, alpha=True), PixelFormat("bgr", alpha=True),
+    PixelFormat("gbr", 10), PixelFormat("gbr", 16, alpha=True), PixelFormat.YUV420P, PixelFormat.YUV420P10,
+    PixelFormat("yuv422", 12), PixelFormat("yuv444", 16, alpha=True), PixelFormat("yuv420", full_range=True),
+    PixelFormat("yuv444", matrix="bt601"), PixelFormat("yuv420", dither=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pixel_format", FORMATS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47)])
 def test_pixels_have_the_same_bits_as_on_the_cpu(device, pixel_format, dtype, height, width):
     frames = clip(5, height, width).to(dtype)
+    frames = torch.cat((frames, (frames[:1] + 1) / 2))  # an alpha, which some of them take
     outs = []
     for where in ("cpu", device):
         out = torch.zeros((5, *pixel_format.frame_shape(height, width)), dtype=pixel_format.dtype, device=where)

@@ -96,18 +96,18 @@ class Editor:
         exported["workflow"]["extra"].pop("ds", None)  # where the user has scrolled to
         return exported
 
-    def drop(self, url: str, filename: str) -> None:
+    def drop(self, url: str, filename: str, kind: str = "video/mp4") -> None:
         """Drop a file that the server serves onto the empty part of the canvas."""
         self.page.evaluate(
-            """async ([url, filename]) => {
+            """async ([url, filename, type]) => {
                 const blob = await (await fetch(url)).blob()
                 const dataTransfer = new DataTransfer()
-                dataTransfer.items.add(new File([blob], filename, {type: 'video/mp4'}))
+                dataTransfer.items.add(new File([blob], filename, {type}))
                 const where = {dataTransfer, bubbles: true, cancelable: true, clientX: 700, clientY: 700}
                 for (const kind of ['dragenter', 'dragover', 'drop'])
                     document.getElementById('graph-canvas').dispatchEvent(new DragEvent(kind, where))
             }""",
-            [url, filename],
+            [url, filename, kind],
         )
 
 

@@ -36,6 +36,7 @@ class ListSink:
     pixel_format = PixelFormat.RGB_F32
     name = "the list"
     advice = "a shorter list"
+    held_frames = 0
 
     def __init__(self, fail_at: int | None = None, fail_on: str | None = None, gate: threading.Event | None = None):
         self.calls: list[str] = []

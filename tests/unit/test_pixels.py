@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from async_frame_pipeline.pipeline.pixels import PixelFormat, convert, even_size, planes
+from async_frame_pipeline.pipeline.pixels import PixelFormat, convert
 
 from .streams import as_image, clip
 
@@ -12,6 +12,10 @@ def converted(frames_cthw, pixel_format, signed=True):
     out = torch.full((frames, *pixel_format.frame_shape(height, width)), 77, dtype=pixel_format.dtype)
     convert(frames_cthw, signed, pixel_format, out)
     return out
+
+
+def planes(out, height, width, pixel_format=PixelFormat.YUV420P10):
+    return pixel_format.planes(out, height, width)
 
 
 def reference_ycbcr(rgb, bits):
@@ -89,7 +93,7 @@ def test_chroma_sits_on_the_left_column_and_between_two_rows():
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (4, 7), (9, 2)])
 def test_odd_sizes_repeat_their_last_row_and_column(height, width):
     frames = clip(2, height, width)
-    even_height, even_width = even_size(height, width)
+    even_height, even_width = PixelFormat.YUV420P.stored_size(height, width)
     assert even_height % 2 == even_width % 2 == 0 and even_height - height <= 1 and even_width - width <= 1
     padded = frames[:, :, [*range(height), height - 1][:even_height]][..., [*range(width), width - 1][:even_width]]
     assert torch.equal(converted(frames, PixelFormat.YUV420P), converted(padded, PixelFormat.YUV420P))

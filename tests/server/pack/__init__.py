@@ -14,6 +14,7 @@ NODE_CLASS_MAPPINGS = {
     "AFPTestAudio": inputs.Audio,
     "AFPTestBadLatent": inputs.BadLatent,
     "AFPTestBadVideo": inputs.BadVideo,
+    "AFPTestPatches": inputs.Patches,
     "AFPTestCompareImages": probes.CompareImages,
     "AFPTestCompareAudio": probes.CompareAudio,
     "AFPTestDumpImages": probes.DumpImages,

@@ -152,3 +152,29 @@ class _Video(Input.Video):
 
     def as_trimmed(self, **how):
         raise NotImplementedError
+
+
+class Patches:
+    """An IMAGE of flat squares whose colours change places with every frame; with alpha, as a fourth channel."""
+
+    PATCH = 16
+    COLOURS = [
+        (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.75, 0.0, 0.0), (0.0, 0.75, 0.0), (0.0, 0.0, 0.75), (0.5, 0.5, 0.5),
+        (0.75, 0.5, 0.25), (0.25, 0.5, 0.75), (1.0, 1.0, 0.0), (0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (0.2, 0.2, 0.2),
+    ]  # fmt: skip
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        sizes = {name: ("INT", {"default": 1}) for name in ("frames", "height", "width")}
+        return {"required": sizes, "optional": {"alpha": ("BOOLEAN", {"default": False})}}
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "make"
+    CATEGORY = "_tests"
+
+    def make(self, frames, height, width, alpha=False):
+        rows, columns = torch.arange(height) // self.PATCH, torch.arange(width) // self.PATCH
+        place = rows[:, None] * -(-width // self.PATCH) + columns
+        number = place + torch.arange(frames).view(-1, 1, 1)
+        image = torch.tensor(self.COLOURS)[number % len(self.COLOURS)]
+        return (torch.cat((image, (number % 5)[..., None] / 4), dim=-1) if alpha else image,)

@@ -1,0 +1,291 @@
+"""Any VIDEO as a stream of frames: a latent, frames in memory, or a file; the last two without a copy of the whole."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import ColorRange, Colorspace
+from comfy_api.latest import InputImpl
+
+from ..pipeline.engine import FrameCountError
+from ..pipeline.report import Report
+from ..pipeline.sinks import Sink
+from ..pipeline.sinks.audio import Audio
+from ..pipeline.sinks.tensor import TensorSink
+from ..pipeline.video_spec import VideoSpec
+from . import host
+from .latent_video import LatentVideo, checked_audio, checked_fps
+
+CHUNK_FRAMES = 4
+# swscale trades up to three codes for speed otherwise.
+EXACT = "accurate_rnd+full_chroma_int+full_chroma_inp+bicubic"
+
+
+@dataclass
+class LatentSource:
+    """A VIDEO of this pack: decoded into the sinks.
+
+    Attributes, of every source:
+        frames, height, width, fps, bit_depth, audio: of the video.
+        alpha: whether it has transparency.
+    """
+
+    video: LatentVideo
+
+    def __post_init__(self):
+        self.width, self.height = self.video.get_dimensions()
+        self.frames = self.video.get_frame_count()
+        self.fps = self.video.get_frame_rate()
+        self.bit_depth = self.video.get_bit_depth()
+        self.audio = self.video.audio
+        self.alpha = False
+
+    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool) -> Report:
+        """Send the first `frames` frames through the lanes, with or without alpha; returns the report."""
+        return self.video.decode_into(sinks, frames)
+
+    def image_sink(self) -> TensorSink:
+        """A sink that collects the frames as an IMAGE, to be one of those of `run`."""
+        return TensorSink(self.video.image_dtype())
+
+
+class ImageSource:
+    """Frames that are already in memory, with sound: fed in chunks, which are views of them."""
+
+    def __init__(self, video):
+        components = video.get_components()
+        images = components.images
+        if images.ndim != 4 or images.shape[0] < 1 or images.shape[-1] < 3:
+            raise ValueError(f"The video has no frames to save: got images of shape {tuple(images.shape)}, expected (T, H, W, 3 or 4).")
+        self._images = images
+        # (T, H, W) or (T, H, W, 1); newer ComfyUIs keep the transparency of files there.
+        alpha = getattr(components, "alpha", None)
+        self._alpha = alpha.reshape(*images.shape[:3], 1) if alpha is not None and alpha.numel() == images[..., 0].numel() else None
+        self.frames, self.height, self.width = images.shape[:3]
+        self.fps = exact_fps(components.frame_rate)
+        self.bit_depth = bit_depth_of(video)
+        self.audio = checked_audio(components.audio)
+        self.alpha = self._alpha is not None or images.shape[-1] > 3
+
+    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool) -> Report:
+        device = self._images.device if self._images.device.type in ("cuda", "cpu") else torch.device("cpu")
+        spec = VideoSpec(frames, self.height, self.width, device, signed=False, alpha=alpha)
+
+        def feed(submit):
+            for first in range(0, frames, CHUNK_FRAMES):
+                chunk = self._chunk(slice(first, min(frames, first + CHUNK_FRAMES)), alpha)
+                submit(chunk.to(device).permute(3, 0, 1, 2))
+
+        return host.run_lanes(feed, spec, sinks, CHUNK_FRAMES, ready=True)
+
+    def image_sink(self) -> None:
+        """The frames are an IMAGE already: see `images`."""
+
+    @property
+    def images(self) -> torch.Tensor:
+        return self._images
+
+    def _chunk(self, where: slice, alpha: bool) -> torch.Tensor:
+        if alpha and self._alpha is not None:
+            return torch.cat((self._images[where, ..., :3], self._alpha[where].to(self._images)), dim=-1)
+        return self._images[where, ..., : 4 if alpha else 3]
+
+
+class FileSource:
+    """A video file, or the part of it that the VIDEO is trimmed to, decoded a few frames at a time.
+
+    Frames are those that begin in the part; times are taken to be regular, as ComfyUI does.
+
+    Raises:
+        ValueError: no video in it.
+    """
+
+    def __init__(self, video):
+        self._video = video
+        start, duration = video.get_active_trim_window()
+        self._start, self._end = start, start + duration if duration else math.inf
+        with self._open() as container:
+            stream = self._stream(container)
+            rotated = self._first_frame().rotation % 180 != 0
+            size = (stream.codec_context.height, stream.codec_context.width)
+            self.height, self.width = reversed(size) if rotated else size
+            self.fps = exact_fps(stream.average_rate or 1)
+            components = stream.codec_context.format.components
+            self.bit_depth = max(component.bits for component in components)
+            self.alpha = any(component.is_alpha for component in components) or stream.codec_context.format.name == "pal8"
+            self.frames = self._count(container, stream)
+        self.audio = self._read_audio()
+
+    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool) -> Report:
+        spec = VideoSpec(frames, self.height, self.width, torch.device("cpu"), signed=False, alpha=alpha)
+
+        def feed(submit):
+            left = frames
+            for picture in self._pictures(alpha):
+                submit(torch.from_numpy(picture)[:, None])
+                left -= 1
+                if not left:
+                    return
+
+        try:
+            return host.run_lanes(feed, spec, sinks, CHUNK_FRAMES)
+        except FrameCountError as error:
+            # A damaged file: the packets promise other frames than come out of them.
+            host.say(f"reading the whole video into memory first: {error}")
+            whole = ImageSource(self._video)
+            return whole.run(sinks, min(frames, whole.frames), alpha and whole.alpha)
+
+    def image_sink(self) -> TensorSink:
+        return TensorSink(alpha=False)
+
+    def _open(self):
+        source = self._video.get_stream_source()
+        return av.open(source)
+
+    def _stream(self, container) -> av.VideoStream:
+        if not container.streams.video:
+            raise ValueError("The file has no video in it.")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        return stream
+
+    def _first_frame(self) -> av.VideoFrame:
+        with self._open() as container:
+            for frame in container.decode(self._stream(container)):
+                return frame
+        raise ValueError("The file's video has no frame that can be decoded.")
+
+    def _inside(self, pts: int | None, stream) -> bool:
+        # As ComfyUI cuts: in ticks, rounded down.
+        start = int(self._start / stream.time_base)
+        return pts is None or (pts >= start and (math.isinf(self._end) or pts < int(self._end / stream.time_base)))
+
+    def _count(self, container, stream) -> int:
+        self._seek(container, stream)
+        frames = sum(1 for packet in container.demux(stream) if packet.size and self._inside(packet.pts, stream))
+        if frames < 1:
+            raise ValueError(f"The video has no frames between {self._start:g} and {self._end:g} seconds.")
+        return frames
+
+    def _seek(self, container, stream) -> None:
+        if self._start:
+            container.seek(int(self._start / stream.time_base), stream=stream)
+
+    def _pictures(self, alpha: bool) -> Iterator[np.ndarray]:
+        """(3 or 4, H, W) float32 in [0, 1], one frame after another."""
+        with self._open() as container:
+            stream = self._stream(container)
+            self._seek(container, stream)
+            convert = None
+            for frame in container.decode(stream):
+                if self._inside(frame.pts, stream):
+                    convert = convert or _ToRGB(frame, stream.time_base, alpha)
+                    yield convert(frame)
+
+    def _read_audio(self) -> Audio | None:
+        """The sound of the part; the last stream that can be decoded, as ComfyUI takes it."""
+        with self._open() as container:
+            streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
+            if not streams:
+                return None
+            stream = streams[-1]
+            resampler = av.AudioResampler(format="fltp")
+            if self._start:
+                container.seek(int(self._start / stream.time_base), stream=stream)
+            pieces, rate = [], 0
+            for frame in container.decode(stream):
+                for piece in resampler.resample(frame):
+                    rate = piece.sample_rate
+                    begins = float(piece.pts * piece.time_base) if piece.pts is not None else self._start
+                    samples = piece.to_ndarray()
+                    skip = max(0, round((self._start - begins) * rate)) if not pieces else 0
+                    if not math.isinf(self._end):
+                        samples = samples[:, : max(0, round((self._end - begins) * rate))]
+                    if samples.shape[1] > skip:
+                        pieces.append(samples[:, skip:])
+                    elif pieces:
+                        break
+            return Audio(np.concatenate(pieces, axis=1), rate) if pieces else None
+
+
+def source_of(video):
+    """What a VIDEO is to be read from.
+
+    Raises:
+        ValueError: it has nothing that could be saved.
+    """
+    if isinstance(video, LatentVideo):
+        return LatentSource(video)
+    # A subclass may mean something else by it; and older ComfyUIs do not tell how a file is trimmed.
+    if type(video) is InputImpl.VideoFromFile and hasattr(video, "get_active_trim_window"):
+        return FileSource(video)
+    return ImageSource(video)
+
+
+def exact_fps(rate) -> Fraction:
+    """A frame rate as a fraction that containers can hold: 24000/1001 as it is, 23.976 as 2997/125.
+
+    Raises:
+        ValueError: see `checked_fps`.
+    """
+    checked_fps(float(rate))
+    return Fraction(rate).limit_denominator(10_000)
+
+
+def bit_depth_of(video) -> int:
+    """Bits of each colour of a VIDEO's files; older ComfyUIs know 8 only."""
+    return video.get_bit_depth() if hasattr(video, "get_bit_depth") else 8
+
+
+class _ToRGB:
+    """Turns decoded frames upright and into float RGB, by the frames' own colour tags.
+
+    Args:
+        frame: the first one.
+        time_base: of the frames.
+        alpha: keep transparency.
+    """
+
+    def __init__(self, frame: av.VideoFrame, time_base: Fraction, alpha: bool):
+        letters = "gbrap" if alpha else "gbrp"
+        if frame.format.is_rgb or frame.format.name == "pal8":
+            # Into planes and nothing else: through floats, swscale would be a code off.
+            bits = max(component.bits for component in frame.format.components)
+            self._format, self._scale = letters + (f"{bits}le" if bits > 8 else ""), 1.0 / ((1 << bits) - 1)
+        else:
+            self._format, self._scale = letters + "f32le", 1.0 / _float_white()
+        self._dtype = np.float32 if self._format.endswith("f32le") else np.uint16 if self._format.endswith("le") else np.uint8
+        self._graph = av.filter.Graph()
+        nodes = [self._graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=time_base)]
+        nodes += [self._graph.add("transpose", "cclock") for _ in range(round(frame.rotation / 90) % 4)]
+        nodes += [self._graph.add("scale", f"out_range=full:flags={EXACT}"), self._graph.add("format", self._format)]
+        self._graph.link_nodes(*nodes, self._graph.add("buffersink")).configure()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """(3 or 4, H, W) float32 in [0, 1]."""
+        self._graph.push(frame)
+        planes = self._graph.pull().planes
+        green, blue, red, *rest = (np.frombuffer(p, self._dtype).reshape(p.height, -1)[:, : p.width] for p in planes)
+        return np.stack([red, green, blue, *rest]).astype(np.float32) * np.float32(self._scale)
+
+
+@functools.cache
+def _float_white() -> float:
+    """What swscale makes of white: with FFmpeg 8, 255 * 256 / 65535, which darkens a picture by up to one 8-bit code."""
+    white = av.VideoFrame(16, 16, "yuv444p")
+    for plane, code in zip(white.planes, (235, 128, 128)):
+        plane.update(bytes([code]) * plane.buffer_size)
+    white.colorspace, white.color_range = Colorspace.ITU709, ColorRange.MPEG
+    graph = av.filter.Graph()
+    nodes = [graph.add_buffer(width=16, height=16, format="yuv444p", time_base=Fraction(1))]
+    nodes += [graph.add("scale", f"out_range=full:flags={EXACT}"), graph.add("format", "gbrpf32le"), graph.add("buffersink")]
+    graph.link_nodes(*nodes).configure()
+    graph.push(white)
+    return float(np.frombuffer(graph.pull().planes[0], np.float32)[0])

@@ -1,0 +1,280 @@
+"""Files of all formats at the level of the sinks: kept when killed or failed, long, odd, and with any sound."""
+
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+import torch
+from async_frame_pipeline.pipeline import engine
+from async_frame_pipeline.pipeline.sinks.audio import Audio
+from async_frame_pipeline.pipeline.sinks.choose import file_sink
+from async_frame_pipeline.pipeline.sinks.formats import FORMATS, SPEEDS, Choice, available_formats
+from async_frame_pipeline.pipeline.sinks.unfinished import Numbered
+from async_frame_pipeline.pipeline.sinks.video_file import VideoOptions
+from async_frame_pipeline.pipeline.video_spec import VideoSpec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ..conftest import ROOT
+
+CPU = torch.device("cpu")
+HERE = [name for name in available_formats() if "nvenc" not in name]
+VIDEOS = [name for name in HERE if FORMATS[name].is_video]
+
+
+def target(folder: Path, each) -> Numbered:
+    return Numbered(folder, "clip", 1, "" if each.container == "png" else each.extension)
+
+
+def choice_of(name: str, **more) -> Choice:
+    each = FORMATS[name]
+    return Choice(each, **({"bit_depth": each.depths[each.default_chroma][0]} | more))
+
+
+def noise(frames: int, height: int, width: int, channels: int = 3):
+    """A decoder of noise that is made frame by frame."""
+
+    def decode(submit):
+        generator = torch.Generator().manual_seed(frames)
+        for _ in range(frames):
+            submit(torch.rand(channels, 1, height, width, generator=generator))
+
+    return decode
+
+
+def write(sink, frames: int, height: int, width: int, alpha: bool = False, decode=None):
+    spec = VideoSpec(frames, height, width, CPU, signed=False, alpha=alpha)
+    return engine.run(decode or noise(frames, height, width, spec.channels), spec, [sink])
+
+
+def times(path: Path) -> list[Fraction]:
+    with av.open(str(path)) as container:
+        return [frame.pts * frame.time_base for frame in container.decode(video=0)]
+
+
+# ------------------------------------------------------------------------------ unfinished files
+
+def endless(folder: str, name: str, frames: int) -> None:
+    """Run in a process of its own: write so many frames of a longer video, say so, and wait to be killed."""
+    def decode(submit):
+        noise(frames, 64, 96)(submit)
+        # The lanes hold some slots more: this one is handed over when the frames above have been written.
+        submit(torch.zeros(3, 4 * 2, 64, 96))
+        print("written", flush=True)
+        signal.pause()
+
+    each = FORMATS[name]
+    sound = Audio(np.zeros((2, 48000 * 60), np.float32), 48000)
+    options = VideoOptions(Fraction(16), choice_of(name, speed="fastest"), sound, keep_unfinished=True)
+    write(file_sink(target(Path(folder), each), options), 10 * frames, 64, 96, decode=decode)
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_a_killed_process_leaves_what_it_wrote(tmp_path, name):
+    frames = 160
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
+        f"from async_frame_pipeline.tests.unit import test_sinks; test_sinks.endless({str(tmp_path)!r}, {name!r}, {frames})"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert writer.stdout.readline() == "written\n"
+    finally:
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+    [path] = tmp_path.iterdir()
+    assert path.name == f"clip_00001_.unfinished.{FORMATS[name].extension}"
+    seen = times(path)
+    # A second is what a fragment holds back; the rest is in the encoder: it looks up to 33 frames (SVT-AV1) ahead.
+    assert len(seen) >= frames - 16 - 50
+    # Of the last few some may still have been in the encoder, since frames are not stored in the order they are shown.
+    assert all(abs(at - Fraction(i, 16)) <= Fraction(1, 1000) for i, at in enumerate(seen[:-8]))
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_failed_run_keeps_what_there_is_where_asked(tmp_path, name):
+    def decode(submit):
+        noise(20, 64, 96)(submit)
+        raise RuntimeError("the decoder broke")
+
+    each = FORMATS[name]
+    for keep in (False, True):
+        sink = file_sink(target(tmp_path, each), VideoOptions(Fraction(16), choice_of(name), keep_unfinished=keep))
+        with pytest.raises(RuntimeError, match="the decoder broke"):
+            write(sink, 100, 64, 96, decode=decode)
+        if not keep:
+            assert not list(tmp_path.iterdir())
+    kept = list(tmp_path.iterdir())
+    if each.container in ("gif", "webp"):
+        assert kept == [], "an animated picture is nothing before it is complete"
+        return
+    [kept] = kept
+    assert ".unfinished" in kept.name
+    # Those that were still in a slot when the error came are not in it; what the encoder held is.
+    count = len(list(kept.iterdir())) if kept.is_dir() else len(times(kept))
+    assert 8 <= count <= 20
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_a_finished_file_is_the_same_kept_or_not(tmp_path, name):
+    """Fast start, tags, times and sound: nothing shows that it could be played before it was complete."""
+    each, sound = FORMATS[name], Audio(np.full((2, 30000), 0.1, np.float32), 48000)
+    seen = []
+    for keep in (False, True):
+        folder = tmp_path / str(keep)
+        folder.mkdir()
+        options = VideoOptions(Fraction(16), choice_of(name), sound, metadata={"workflow": {"nodes": []}}, keep_unfinished=keep)
+        sink = file_sink(target(folder, each), options)
+        write(sink, 40, 64, 96)
+        assert {path.suffix for path in folder.iterdir()} == {f".{each.extension}"} | (set() if each.restores else {".png"})
+        data = sink.path.read_bytes()
+        if each.container in ("mp4", "mov"):
+            assert 0 < data.index(b"moov") < data.index(b"mdat") and b"moof" not in data
+        with av.open(str(sink.path)) as container:
+            video, audio = container.streams.video[0], container.streams.audio[0]
+            context = video.codec_context
+            facts = {
+                "metadata": {key.lower(): value for key, value in container.metadata.items() if key.lower() == "workflow"},
+                "colour": (context.colorspace, context.color_range, context.color_primaries, context.color_trc),
+                "samples": sum(frame.samples for frame in container.decode(audio)),
+            }
+        seen.append(facts | {"times": times(sink.path)})
+    assert abs(seen[0].pop("samples") - seen[1].pop("samples")) <= 1024
+    assert seen[0] == seen[1]
+
+
+# ----------------------------------------------------------------------------------------- long
+
+
+@pytest.mark.parametrize("name", ["mp4 (h264)", "mp4 (av1)", "mkv (ffv1)", "webm (vp9)", "mov (prores)", "gif"])
+def test_memory_does_not_grow_with_the_length(tmp_path, name):
+    """10,000 frames at a small size: from the 2,000th on, the process is as large as it was."""
+    frames, process = 10_000, psutil.Process()
+    sizes = []
+    pictures = [torch.rand(3, 1, 32, 64, generator=torch.Generator().manual_seed(i)) for i in range(10)]
+
+    def decode(submit):
+        for i in range(frames):
+            submit(pictures[i % 10])
+            if i % 1000 == 999:
+                sizes.append(process.memory_info().rss)
+
+    options = VideoOptions(Fraction(16), choice_of(name, speed="fastest", quality="low"))
+    sink = file_sink(target(tmp_path, FORMATS[name]), options)
+    write(sink, frames, 32, 64, decode=decode)
+    with av.open(str(sink.path)) as container:
+        packets = sum(1 for packet in container.demux(video=0) if packet.size)
+    assert packets == frames
+    # All frames would be 92 MB as YUV and 246 MB as an IMAGE; what grows is the file's index.
+    assert max(sizes[2:]) - sizes[1] < 12e6, [size // 1000 for size in sizes]
+
+
+# ------------------------------------------------------------------------------------------ odd
+
+sides = st.one_of(st.integers(1, 20), st.sampled_from([31, 33, 34, 40, 47, 48, 63, 64, 65, 97, 128, 130, 255, 256]))
+rates = st.one_of(
+    st.sampled_from([Fraction(24000, 1001), Fraction(30000, 1001), Fraction(2997, 125), Fraction(1, 2), Fraction(240)]),
+    st.integers(1, 240).map(Fraction),
+)
+sounds = st.one_of(
+    st.none(),
+    st.tuples(st.integers(1, 8), st.integers(1, 60_000), st.sampled_from([8000, 16000, 22050, 37800, 44100, 48000, 96000])),
+)
+
+
+@st.composite
+def cases(draw) -> dict:
+    each = FORMATS[draw(st.sampled_from(HERE))]
+    chroma = draw(st.sampled_from(sorted(each.depths)))
+    choice = Choice(
+        each,
+        draw(st.sampled_from(each.qualities)),
+        draw(st.sampled_from(SPEEDS[1:])),
+        draw(st.sampled_from(each.depths[chroma])),
+        chroma,
+        chroma in each.alpha and draw(st.booleans()),
+        dither=draw(st.booleans()),
+    )
+    frames = draw(st.one_of(st.integers(1, 12), st.sampled_from([33, 200])))
+    height, width = draw(sides), draw(sides)
+    if frames < 4 and draw(st.integers(0, 9)) == 0:
+        height, width = 2160, 3840
+    return {
+        "choice": choice, "frames": frames, "height": height, "width": width, "fps": draw(rates), "sound": draw(sounds),
+        "repeat": draw(st.sampled_from([0, 0, 1, 3])) if each.container != "png" else 0, "keep": draw(st.booleans()),
+        "whole_audio": draw(st.booleans()),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(32, 48), (40, 40), (16, 48), (48, 64)])
+def test_x265_survives_small_sizes(size):
+    """With its "cutree" it writes past its memory there; in a process of its own, which would die of it."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
+        f"from async_frame_pipeline.tests.unit import test_sinks; test_sinks.encode_h265({size!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def encode_h265(size: tuple[int, int]) -> None:
+    import tempfile
+
+    for _ in range(8):
+        with tempfile.TemporaryDirectory() as folder:
+            write(file_sink(target(Path(folder), FORMATS["mp4 (h265)"]), VideoOptions(Fraction(8), choice_of("mp4 (h265)"))), 8, *size)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(case=cases())
+def test_anything_becomes_a_correct_file_or_a_clear_refusal(tmp_path_factory, case):
+    folder = tmp_path_factory.mktemp("any")
+    choice, fps, frames = case["choice"], case["fps"], case["frames"]
+    each, sound = choice.format, None
+    if case["sound"] is not None:
+        channels, samples, rate = case["sound"]
+        sound = Audio(np.sin(np.arange(channels * samples, dtype=np.float32)).reshape(channels, samples) * 0.3, rate)
+    try:
+        options = VideoOptions(
+            fps, choice, sound, whole_audio=case["whole_audio"], repeat=case["repeat"], keep_unfinished=case["keep"]
+        )
+        sink = file_sink(target(folder, each), options)
+        write(sink, frames, case["height"], case["width"], choice.alpha)
+    except (ValueError, RuntimeError) as refusal:
+        # Encoders with a smallest size, and GIF with a largest frame rate; the message says so.
+        size = f"{case['width']}x{case['height']}"
+        assert any(said in str(refusal) for said in ("cannot be opened for", "GIF plays at most 50", "needs at least 32 pixels"))
+        assert min(case["height"], case["width"]) < 32 or each.name == "gif", (size, refusal)
+        assert not list(folder.iterdir()), "debris"
+        return
+    height, width = choice.pixel_format.stored_size(case["height"], case["width"])
+    if each.container == "png":
+        assert len(list(sink.path.iterdir())) == frames
+        return
+    if each.container == "webp":
+        from PIL import Image
+
+        with Image.open(sink.path) as picture:
+            assert (picture.size, getattr(picture, "n_frames", 1)) == ((width, height), frames)
+        return
+    plays = max(1, case["repeat"]) if each.is_video else 1
+    with av.open(str(sink.path)) as container:
+        seen = list(container.decode(video=0))
+    assert len(seen) == frames * plays
+    assert (seen[0].height, seen[0].width) == (height, width)
+    exact = {"gif": Fraction(1, 200), "matroska": Fraction(1, 1000), "webm": Fraction(1, 1000)}.get(each.container, Fraction(1, 10000))
+    assert all(abs(frame.pts * frame.time_base - i / fps) <= exact for i, frame in enumerate(seen))
+    if sound is not None and each.is_video:
+        with av.open(str(sink.path)) as container:
+            stream = container.streams.audio[0]
+            heard = Fraction(sum(frame.samples for frame in container.decode(stream)), stream.rate)
+            assert stream.codec_context.channels == sound.channels
+        wanted = frames * plays / fps
+        wanted = max(wanted, sound.seconds) if case["whole_audio"] else wanted
+        assert abs(heard - wanted) <= Fraction(2048, stream.rate) + Fraction(1, 100)
