@@ -189,6 +189,14 @@ def demo(open_editor: Callable[[], Editor], frontend: Server) -> Iterator[Watche
     """The demo template, run once for the tests here that need a saver."""
     editor, other = open_editor(), open_editor()
     editor.open_template("demo")
+    # Another test may have run it on this server.
+    editor.page.evaluate(
+        """prefix => {
+            const saver = app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming')
+            saver.widgets.find(widget => widget.name === 'filename_prefix').value = prefix
+        }""",
+        next(_prefixes),
+    )
     other.page.evaluate(RECORD)
     watched = watch(editor, frontend)
     assert other.page.evaluate("() => window.lanes") == [], "another browser was told"
