@@ -102,14 +102,19 @@ def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink]) -> Report:
     Raises:
         ValueError: it is no such tensor. Otherwise what a sink raises; the sinks are aborted.
     """
-    _check_image(frames_thwc)
+    check_image(frames_thwc)
     frames, height, width = frames_thwc.shape[:3]
     device = frames_thwc.device if frames_thwc.device.type in ("cuda", "cpu") else torch.device("cpu")
     spec = VideoSpec(frames, height, width, device, signed=False)
     return host.run_lanes(lambda submit: whole.feed(frames_thwc.to(device), submit), spec, sinks, 4, ready=True)
 
 
-def _check_image(frames: object) -> None:
+def check_image(frames: object) -> None:
+    """Refuse what is no IMAGE.
+
+    Raises:
+        ValueError: it is no tensor of floats (T, H, W, >= 3), each at least 1.
+    """
     given = type(frames).__name__
     if isinstance(frames, torch.Tensor):
         given = f"{frames.dtype} {tuple(frames.shape)}"

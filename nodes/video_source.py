@@ -20,7 +20,7 @@ from ..pipeline.sinks import Sink
 from ..pipeline.sinks.audio import Audio
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.video_spec import VideoSpec
-from . import host
+from . import decoding, host
 from .latent_video import LatentVideo, checked_audio, checked_fps
 
 CHUNK_FRAMES = 4
@@ -62,8 +62,7 @@ class ImageSource:
     def __init__(self, video):
         components = video.get_components()
         images = components.images
-        if images.ndim != 4 or images.shape[0] < 1 or images.shape[-1] < 3:
-            raise ValueError(f"The video has no frames to save: got images of shape {tuple(images.shape)}, expected (T, H, W, 3 or 4).")
+        decoding.check_image(images)
         self._images = images
         # (T, H, W) or (T, H, W, 1); newer ComfyUIs keep the transparency of files there.
         alpha = getattr(components, "alpha", None)
