@@ -31,7 +31,7 @@ def both(server, seed: int, kind: str = "wan 2.1", lane: str | None = None, at: 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_once_in_the_decoder(server, seed, kind, at):
     comparison, outcome = both(server, seed, kind, oom_at=at)
-    assert comparison["equal"] and comparison["distinct_values"] > 20
+    assert comparison["equal"] and comparison["distinct_values"] > 100
     assert [line for line in outcome.our_log if re.fullmatch(AGAIN, line)]
     assert len(outcome.exact_decodes) == 1 and outcome.stock_decodes == []
 
@@ -39,7 +39,7 @@ def test_once_in_the_decoder(server, seed, kind, at):
 @pytest.mark.parametrize("lane, at", [("allocate", 1), ("allocate", 4), ("convert", 1), ("convert", 5), ("convert", 9)])
 def test_once_in_the_lanes(server, seed, lane, at):
     comparison, outcome = both(server, seed, lane=lane, at=at)
-    assert comparison["equal"] and comparison["distinct_values"] > 20
+    assert comparison["equal"] and comparison["distinct_values"] > 100
     assert [line for line in outcome.our_log if re.fullmatch(AGAIN, line)]
 
 

@@ -36,7 +36,7 @@ class CompareImages(Probe):
             "dtypes": [str(a.dtype), str(b.dtype)],
             "devices": [str(a.device), str(b.device)],
             "has_nan": bool(a.isnan().any() or b.isnan().any()),
-            "distinct_values": len(torch.unique(a[0])),
+            "distinct_values": len(torch.unique(a)),
         }
         return {"ui": {"comparison": [result]}}
 
