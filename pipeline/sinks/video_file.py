@@ -23,8 +23,9 @@ from .metadata import as_texts, png_bytes
 from .unfinished import Numbered, Unfinished
 
 MAX_FPS = 1000
-# How often a file that is to be playable while it grows gets what it has so far.
-FRAGMENT_SECONDS = 1
+# How often a file that is to be playable while it grows gets what it has so far. It is always behind by up to this and
+# by frames that wait for sound, or for others that are shown before them: together less than a second.
+FRAGMENT_MILLISECONDS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +191,11 @@ class VideoFileSink:
                 # The head of the file is written with its first fragment, when the times of the first frames are known.
                 return clock | {
                     "movflags": flags + "+frag_keyframe+delay_moov+default_base_moof",
-                    "frag_duration": str(FRAGMENT_SECONDS * 1_000_000), "flush_packets": "1",
+                    "frag_duration": str(FRAGMENT_MILLISECONDS * 1000), "flush_packets": "1",
                 }  # fmt: skip
             return clock | {"movflags": flags + ("+faststart" if self._unfinished is not None else "")}
         if keep:
-            return {"cluster_time_limit": str(FRAGMENT_SECONDS * 1000), "flush_packets": "1"}
+            return {"cluster_time_limit": str(FRAGMENT_MILLISECONDS), "flush_packets": "1"}
         return {}
 
     def _encodable(self, frame: av.VideoFrame | None) -> list[av.VideoFrame]:

@@ -92,7 +92,7 @@ def test_a_killed_process_leaves_what_it_wrote(tmp_path, name):
     [path] = tmp_path.iterdir()
     assert path.name == f"clip_00001_.unfinished.{FORMATS[name].extension}"
     seen = times(path)
-    # A second is what a fragment holds back; the rest is in the encoder: it looks up to 33 frames (SVT-AV1) ahead.
+    # The file is less than a second behind; the rest is in the encoder: it looks up to 33 frames (SVT-AV1) ahead.
     assert len(seen) >= frames - 16 - 50
     # Of the last few some may still have been in the encoder, since frames are not stored in the order they are shown.
     assert all(abs(at - Fraction(i, 16)) <= Fraction(1, 1000) for i, at in enumerate(seen[:-8]))

@@ -4,10 +4,14 @@ import errno
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import av
+import folder_paths
 import nodes
 import torch
+
+from .watch import hold
 
 AVERROR_EXTERNAL = -int.from_bytes(b"EXT ", "little")  # FFmpeg's for "an encoder of somebody else's failed"
 
@@ -31,6 +35,11 @@ def out_of_memory():
     raise torch.OutOfMemoryError("injected by the test")
 
 
+def stand_still():
+    base = Path(folder_paths.base_path)
+    hold(base / "hold-fault.reached", base / "hold-fault.go")
+
+
 FAULTS = {
     "exception": exception,
     "out of memory": out_of_memory,
@@ -38,6 +47,7 @@ FAULTS = {
     "encoder death": encoder_death,
     "cancel": nodes.interrupt_processing,
     "slow": lambda: time.sleep(SLOW_SECONDS),
+    "hold": stand_still,
 }
 
 
@@ -55,7 +65,7 @@ class Armed:
 
 
 class FaultyContainer:
-    """A PyAV container, with a fault in one of its methods."""
+    """A PyAV container, with a fault in one of its methods; `<base>/packets.txt` lists the times of frames it was given."""
 
     def __init__(self, container, method: str, armed: Armed):
         self._container, self._method, self._armed = container, method, armed
@@ -70,9 +80,17 @@ class FaultyContainer:
                 attribute(*args, **kwargs)
             self._armed.meet()
             if name != "close":
-                return attribute(*args, **kwargs)
+                attribute(*args, **kwargs)
+            if name == "mux":
+                note_times(*args)
 
         return faulty
+
+
+def note_times(packets):
+    packets = [packets] if isinstance(packets, av.Packet) else packets
+    with open(Path(folder_paths.base_path) / "packets.txt", "a") as file:
+        file.writelines(f"{float(each.pts * each.time_base)}\n" for each in packets if each.stream.type == "video")
 
 
 def lane_classes() -> dict[str, type]:
