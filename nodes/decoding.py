@@ -96,17 +96,25 @@ def decode_into(
     return write_frames(frames if window is None else frames[slice(*window)], sinks)
 
 
-def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink]) -> Report:
+def write_frames(
+    frames_thwc: torch.Tensor, sinks: Sequence[Sink], alpha: bool = False, alpha_thw1: torch.Tensor | None = None
+) -> Report:
     """Send an IMAGE, (T, H, W, >= 3) floats in [0, 1] on any device, through the lanes into sinks.
 
+    Args:
+        alpha, alpha_thw1: transparency, see `whole.feed`.
     Raises:
         ValueError: it is no such tensor. Otherwise what a sink raises; the sinks are aborted.
     """
     check_image(frames_thwc)
     frames, height, width = frames_thwc.shape[:3]
     device = frames_thwc.device if frames_thwc.device.type in ("cuda", "cpu") else torch.device("cpu")
-    spec = VideoSpec(frames, height, width, device, signed=False)
-    return host.run_lanes(lambda submit: whole.feed(frames_thwc.to(device), submit), spec, sinks, 4, ready=True)
+    spec = VideoSpec(frames, height, width, device, signed=False, alpha=alpha)
+
+    def feed(submit):
+        whole.feed(frames_thwc, submit, device, alpha, alpha_thw1)
+
+    return host.run_lanes(feed, spec, sinks, whole.CHUNK_FRAMES, ready=True)
 
 
 def check_image(frames: object) -> None:

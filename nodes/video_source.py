@@ -23,7 +23,6 @@ from ..pipeline.video_spec import VideoSpec
 from . import decoding, host
 from .latent_video import LatentVideo, checked_audio, checked_fps
 
-CHUNK_FRAMES = 4
 # swscale trades up to three codes for speed otherwise.
 EXACT = "accurate_rnd+full_chroma_int+full_chroma_inp+bicubic"
 
@@ -74,15 +73,7 @@ class ImageSource:
         self.alpha = self._alpha is not None or images.shape[-1] > 3
 
     def run(self, sinks: Sequence[Sink], frames: int, alpha: bool) -> Report:
-        device = self._images.device if self._images.device.type in ("cuda", "cpu") else torch.device("cpu")
-        spec = VideoSpec(frames, self.height, self.width, device, signed=False, alpha=alpha)
-
-        def feed(submit):
-            for first in range(0, frames, CHUNK_FRAMES):
-                chunk = self._chunk(slice(first, min(frames, first + CHUNK_FRAMES)), alpha)
-                submit(chunk.to(device).permute(3, 0, 1, 2))
-
-        return host.run_lanes(feed, spec, sinks, CHUNK_FRAMES, ready=True)
+        return decoding.write_frames(self._images[:frames], sinks, alpha, self._alpha)
 
     def image_sink(self) -> None:
         """The frames are an IMAGE already: see `images`."""
@@ -90,11 +81,6 @@ class ImageSource:
     @property
     def images(self) -> torch.Tensor:
         return self._images
-
-    def _chunk(self, where: slice, alpha: bool) -> torch.Tensor:
-        if alpha and self._alpha is not None:
-            return torch.cat((self._images[where, ..., :3], self._alpha[where].to(self._images)), dim=-1)
-        return self._images[where, ..., : 4 if alpha else 3]
 
 
 class FileSource:
@@ -134,7 +120,7 @@ class FileSource:
                     return
 
         try:
-            return host.run_lanes(feed, spec, sinks, CHUNK_FRAMES)
+            return host.run_lanes(feed, spec, sinks, frames_per_slot=1)
         except FrameCountError as error:
             # A damaged file: the packets promise other frames than come out of them.
             host.say(f"reading the whole video into memory first: {error}")
@@ -145,8 +131,7 @@ class FileSource:
         return TensorSink(alpha=False)
 
     def _open(self):
-        source = self._video.get_stream_source()
-        return av.open(source)
+        return av.open(self._video.get_stream_source())
 
     def _stream(self, container) -> av.VideoStream:
         if not container.streams.video:
@@ -173,7 +158,7 @@ class FileSource:
             raise ValueError(f"The video has no frames between {self._start:g} and {self._end:g} seconds.")
         return frames
 
-    def _seek(self, container, stream) -> None:
+    def _seek(self, container, stream: av.VideoStream | av.AudioStream) -> None:
         if self._start:
             container.seek(int(self._start / stream.time_base), stream=stream)
 
@@ -196,8 +181,7 @@ class FileSource:
                 return None
             stream = streams[-1]
             resampler = av.AudioResampler(format="fltp")
-            if self._start:
-                container.seek(int(self._start / stream.time_base), stream=stream)
+            self._seek(container, stream)
             pieces, rate = [], 0
             for frame in container.decode(stream):
                 for piece in resampler.resample(frame):

@@ -7,13 +7,28 @@ from collections.abc import Callable
 import torch
 
 
-def feed(frames_thwc: torch.Tensor, submit: Callable[[torch.Tensor], None], chunk_frames: int = 4) -> None:
+CHUNK_FRAMES = 4
+
+
+def feed(
+    frames_thwc: torch.Tensor,
+    submit: Callable[[torch.Tensor], None],
+    device: torch.device,
+    alpha: bool = False,
+    alpha_thw1: torch.Tensor | None = None,
+) -> None:
     """Submit an IMAGE chunk by chunk.
 
     Args:
-        frames_thwc: (T, H, W, C >= 3) float in [0, 1]; channels past the third (alpha) are left out.
-        submit: receives (3, t, H, W) views of it, t <= chunk_frames.
-        chunk_frames: frames a call.
+        frames_thwc: (T, H, W, C >= 3) float in [0, 1], on any device.
+        submit: receives (3, t, H, W) on `device`, t <= CHUNK_FRAMES; or (4, t, H, W) with alpha. Without an
+            `alpha_thw1` they are views where `device` is the frames' own.
+        alpha: whether transparency goes along, from `alpha_thw1`, or else from the frames' fourth channel.
+        alpha_thw1: (T, H, W, 1) float in [0, 1], on the device of the frames.
     """
-    for chunk in frames_thwc.split(chunk_frames):
-        submit(chunk[..., :3].permute(3, 0, 1, 2))
+    for first in range(0, len(frames_thwc), CHUNK_FRAMES):
+        where = slice(first, first + CHUNK_FRAMES)
+        chunk = frames_thwc[where, ..., : 4 if alpha else 3]
+        if alpha and alpha_thw1 is not None:
+            chunk = torch.cat((chunk[..., :3], alpha_thw1[where].to(chunk)), dim=-1)
+        submit(chunk.to(device).permute(3, 0, 1, 2))
