@@ -21,6 +21,7 @@ os.environ.setdefault("SVT_LOG", "1")
 
 QUALITIES = ("very high", "high", "medium", "low", "lossless")
 SPEEDS = ("slow", "medium", "fast", "fastest")
+X26_PRESETS = ("slow", "medium", "veryfast", "ultrafast")  # of x264 and x265, for each of SPEEDS
 
 # Frames x264 looks ahead. It holds that many back and encodes them when the last one has come, after the
 # decoder has ended; its default of 40 made saving 81 frames of 720p end 0.35 s after the GPU (H100 with 16
@@ -52,36 +53,26 @@ def encoder_threads() -> int:
 
 def _x264(quality, crf, speed, threads):
     rate = {"qp": "0"} if quality == "lossless" else {"crf": _crf(crf, quality, (14, 18, 23, 28))}
-    preset = dict(zip(SPEEDS, ("slow", "medium", "veryfast", "ultrafast")))[speed]
-    return rate | {"preset": preset, "rc-lookahead": str(LOOKAHEAD_FRAMES)}, threads
+    return rate | {"preset": _at(speed, X26_PRESETS), "rc-lookahead": str(LOOKAHEAD_FRAMES)}, threads
 
 
 def _x265(quality, crf, speed, threads):
     # -1 as its log level: errors come back as return codes; the rest goes to the terminal past Python's log.
     parameters = f"log-level=-1:pools={threads}:rc-lookahead={LOOKAHEAD_FRAMES}"
-    if quality == "lossless":
-        rate, parameters = {}, parameters + ":lossless=1"
-    else:
-        rate = {"crf": _crf(crf, quality, (16, 20, 26, 31))}
-    preset = dict(zip(SPEEDS, ("slow", "medium", "veryfast", "ultrafast")))[speed]
-    return rate | {"preset": preset, "x265-params": parameters}, 0
+    rate, parameters = _crf_or_lossless(quality, crf, (16, 20, 26, 31), parameters)
+    return rate | {"preset": _at(speed, X26_PRESETS), "x265-params": parameters}, 0
 
 
 def _svt_av1(quality, crf, speed, threads):
     # Its "level of parallelism" goes from 1 to 6, for machines of any size.
-    parameters = f"lp={min(threads, 6)}"
-    if quality == "lossless":
-        rate, parameters = {}, parameters + ":lossless=1"
-    else:
-        rate = {"crf": _crf(crf, quality, (16, 24, 33, 43))}
-    return rate | {"preset": dict(zip(SPEEDS, ("4", "7", "8", "10")))[speed], "svtav1-params": parameters}, 0
+    rate, parameters = _crf_or_lossless(quality, crf, (16, 24, 33, 43), f"lp={min(threads, 6)}")
+    return rate | {"preset": _at(speed, ("4", "7", "8", "10")), "svtav1-params": parameters}, 0
 
 
 def _vp9(quality, crf, speed, threads):
     rate = {"lossless": "1"} if quality == "lossless" else {"crf": _crf(crf, quality, (15, 22, 31, 42)), "b": "0"}
-    cpu_used = dict(zip(SPEEDS, ("1", "3", "5", "8")))[speed]
     deadline = "realtime" if speed == "fastest" else "good"
-    return rate | {"deadline": deadline, "cpu-used": cpu_used, "row-mt": "1"}, threads
+    return rate | {"deadline": deadline, "cpu-used": _at(speed, ("1", "3", "5", "8")), "row-mt": "1"}, threads
 
 
 def _prores(quality, crf, speed, threads):
@@ -98,18 +89,18 @@ def _nvenc(quality, crf, speed, threads):
     rate = {"tune": "lossless"} if quality == "lossless" else {
         "rc": "vbr", "cq": _crf(crf, quality, (15, 19, 25, 31)), "b": "0",
     }  # fmt: skip
-    return rate | {"preset": dict(zip(SPEEDS, ("p7", "p5", "p3", "p1")))[speed]}, 0
+    return rate | {"preset": _at(speed, ("p7", "p5", "p3", "p1"))}, 0
 
 
 def _webp(quality, crf, speed, threads):
-    effort = dict(zip(SPEEDS, ("6", "4", "2", "0")))[speed]
+    effort = _at(speed, ("6", "4", "2", "0"))
     if quality == "lossless":
         return {"lossless": "1", "compression_level": effort, "quality": "60"}, 0
     return {"quality": {"very high": "95", "high": "88", "medium": "75", "low": "50"}[quality], "compression_level": effort}, 0
 
 
 def _png(quality, crf, speed, threads):
-    level, pred = dict(zip(SPEEDS, (("9", "mixed"), ("6", "mixed"), ("3", "up"), ("1", "sub"))))[speed]
+    level, pred = _at(speed, (("9", "mixed"), ("6", "mixed"), ("3", "up"), ("1", "sub")))
     return {"compression_level": level, "pred": pred}, threads
 
 
@@ -117,8 +108,20 @@ def _gif(quality, crf, speed, threads):
     return {}, 0
 
 
+def _at(speed: str, settings: tuple):
+    """An encoder's setting for one of SPEEDS."""
+    return settings[SPEEDS.index(speed)]
+
+
 def _crf(crf: float | None, quality: str, scale: tuple[int, ...]) -> str:
     return f"{scale[QUALITIES.index(quality)] if crf is None else crf:g}"
+
+
+def _crf_or_lossless(quality: str, crf: float | None, scale: tuple[int, ...], parameters: str) -> tuple[dict[str, str], str]:
+    """(options, the encoder's own parameters) where lossless is one of the latter."""
+    if quality == "lossless":
+        return {}, parameters + ":lossless=1"
+    return {"crf": _crf(crf, quality, scale)}, parameters
 
 
 _ENCODERS = {
