@@ -39,8 +39,8 @@ RESUME = (
     "and the VAE of your model, and run it."
 )
 
-# Latents whose decode is under way, by the identity of its context: what is left to save when the server is stopped.
-_under_way: dict[int, dict] = {}
+# Latents whose decode is under way, by a token of each context's own: what is left to save when the server is stopped.
+_under_way: dict[object, dict] = {}
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def rescuing(samples: dict, first: bool = False) -> Iterator[None]:
     """
     early = _write_early(samples) if first else None
     token = object()
-    _under_way[id(token)] = samples
+    _under_way[token] = samples
     try:
         yield
     except Exception as error:
@@ -69,7 +69,7 @@ def rescuing(samples: dict, first: bool = False) -> Iterator[None]:
         if early is not None:
             early.unlink(missing_ok=True)
     finally:
-        del _under_way[id(token)]
+        del _under_way[token]
 
 
 @atexit.register

@@ -150,23 +150,17 @@ class SaveVideoStreaming(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(
-        cls, video, filename_prefix, format, quality, speed="medium", bit_depth=AUTO, chroma=AUTO, color="BT.709",
-        dither=False, alpha=True, audio_codec=AUTO, audio_length="video", ping_pong=False, repeat=0,
-        keep_unfinished=False, preview=False, keep_frames=False,
-    ) -> io.NodeOutput:  # fmt: skip
+    def execute(cls, video, keep_frames=False, **inputs) -> io.NodeOutput:
         if not keep_frames and cls._frames_are_used():
             raise ValueError(NOT_KEPT)
         with video.rescuing() if isinstance(video, LatentVideo) else contextlib.nullcontext():
-            return cls._save(
-                video, filename_prefix, format, quality, speed, bit_depth, chroma, color, dither, alpha, audio_codec,
-                audio_length, ping_pong, repeat, keep_unfinished, preview, keep_frames,
-            )  # fmt: skip
+            return cls._save(video, keep_frames=keep_frames, **inputs)
 
     @classmethod
     def _save(
-        cls, video, filename_prefix, format, quality, speed, bit_depth, chroma, color, dither, alpha, audio_codec,
-        audio_length, ping_pong, repeat, keep_unfinished, preview, keep_frames,
+        cls, video, filename_prefix, format, quality, speed="medium", bit_depth=AUTO, chroma=AUTO, color="BT.709",
+        dither=False, alpha=True, audio_codec=AUTO, audio_length="video", ping_pong=False, repeat=0,
+        keep_unfinished=False, preview=False, keep_frames=False,
     ) -> io.NodeOutput:  # fmt: skip
         source = source_of(video)
         each = _here(_format(format))
