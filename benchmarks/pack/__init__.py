@@ -130,13 +130,17 @@ def timed(function):
     return time.perf_counter() - began, result
 
 
+def latent_shape(version, width, height, frames):
+    channels, scale = {"2.1": (16, 8), "2.2": (48, 16)}[version]
+    return 1, channels, (frames + 3) // 4, height // scale, width // scale
+
+
 class Case:
     """One VAE, one latent, and the ways to decode and save it."""
 
     def __init__(self, version, width, height, frames, clip, vae=None):
-        channels, scale = {"2.1": (16, 8), "2.2": (48, 16)}[version]
         self.vae = vae or random_vae(version)
-        shape = (1, channels, (frames + 3) // 4, height // scale, width // scale)
+        shape = latent_shape(version, width, height, frames)
         self.samples = {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(1))}
         self.frames = frames
         self.overlay = Overlay(self.vae, version, natural_frames(clip, frames, height, width)) if clip else None
@@ -261,8 +265,7 @@ class BenchRivals:
 
     def measure(self, version, width, height, frames):
         model_management.unload_all_models()
-        channels, scale = {"2.1": (16, 8), "2.2": (48, 16)}[version]
-        latents = torch.randn(1, channels, (frames + 3) // 4, height // scale, width // scale, device="cuda").bfloat16()
+        latents = torch.randn(latent_shape(version, width, height, frames), device="cuda").bfloat16()
         module = plain_module(version)
 
         def seconds():

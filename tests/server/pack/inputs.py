@@ -147,11 +147,12 @@ class _Video(Input.Video):
     def get_dimensions(self):
         return (8, 8)
 
+    # The base class demands these two; the saver of this pack uses neither.
     def save_to(self, path, **how):
-        raise NotImplementedError
+        raise NotImplementedError("this VIDEO is only read from")
 
     def as_trimmed(self, **how):
-        raise NotImplementedError
+        raise NotImplementedError("this VIDEO is only read from")
 
 
 class Patches:
