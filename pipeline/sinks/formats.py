@@ -32,6 +32,11 @@ LOOKAHEAD_FRAMES = 20
 # server down with it: tried with all sizes up to 128 of PyAV 18.1's x265, 2026-11-21. Without it all was well.
 X265_MIN_TREE = 128
 
+# Where frames are exactly one of its blocks wide (16, 32 or 64 pixels), what x265 4.2 predicts from other frames is not
+# what decoders get, so that pictures fall apart, lossless ones too (2026-11-21; its own checksums say so). There, no
+# frame is predicted from another.
+X265_BLOCKS = (16, 32, 64)
+
 # SVT-AV1 4.1 never ends where one side is 16 pixels or less and the other over 64; from 18 on it did in all that was
 # tried (2026-11-21). Nothing can stop an encoder that hangs, so there is a margin.
 AV1_MIN_SIDE = 32
@@ -323,6 +328,8 @@ class Choice:
         options, thread_count = _ENCODERS[self.format.encoder](self.quality, self.crf, self.speed, threads)
         if self.format.encoder == "libx265" and min(height, width) < X265_MIN_TREE:
             options["x265-params"] += ":cutree=0"
+        if self.format.encoder == "libx265" and width in X265_BLOCKS:
+            options["x265-params"] += ":keyint=1"
         if self.format.encoder == "prores_ks":
             options |= self._prores_profile()
         if self.format.encoder == "libvpx-vp9" and self.alpha:

@@ -13,9 +13,11 @@ import psutil
 import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
+from async_frame_pipeline.pipeline.pixels import convert
 from async_frame_pipeline.pipeline.sinks.audio import Audio
 from async_frame_pipeline.pipeline.sinks.choose import file_sink
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS, SPEEDS, Choice, available_formats
+from async_frame_pipeline.pipeline.sinks.frames import to_frame
 from async_frame_pipeline.pipeline.sinks.unfinished import Numbered
 from async_frame_pipeline.pipeline.sinks.video_file import VideoOptions
 from async_frame_pipeline.pipeline.video_spec import VideoSpec
@@ -229,6 +231,43 @@ def encode_h265(size: tuple[int, int]) -> None:
     for _ in range(8):
         with tempfile.TemporaryDirectory() as folder:
             write(file_sink(target(Path(folder), FORMATS["mp4 (h265)"]), VideoOptions(Fraction(8), choice_of("mp4 (h265)"))), 8, *size)
+
+
+def moving(frames: int, height: int, width: int) -> torch.Tensor:
+    """(3, T, H, W): a soft picture that rolls across and down, with grain, so that encoders take frames from others."""
+    generator = torch.Generator().manual_seed(height * width)
+    soft = torch.rand(1, 3, height // 4 + 2, width // 4 + 2, generator=generator)
+    soft = torch.nn.functional.interpolate(soft, scale_factor=4, mode="bilinear")[0, :, :height, :width]
+    rolled = torch.stack([soft.roll((2 * i, 3 * i), (1, 2)) for i in range(frames)], dim=1)
+    return 0.9 * rolled + 0.1 * torch.rand(rolled.shape, generator=generator)
+
+
+def codes(frame: av.VideoFrame) -> list[np.ndarray]:
+    """The bytes of each plane, without what is only there to align its rows."""
+    bytes_a_code = 2 if frame.format.components[0].bits > 8 else 1
+    packed = 3 if len(frame.planes) == 1 else 1
+    rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, -1) for plane in frame.planes]
+    return [each[:, : plane.width * bytes_a_code * packed] for each, plane in zip(rows, frame.planes)]
+
+
+@pytest.mark.parametrize("name", [name for name in VIDEOS if FORMATS[name].lossless])
+@pytest.mark.parametrize("size", [(40, 32), (64, 64), (96, 64), (64, 96), (48, 128), (130, 98)], ids=str)
+def test_lossless_files_hold_every_code(tmp_path, name, size):
+    """At sizes of one block of the encoder, less and more. x265 goes wrong where a frame is one of its blocks wide."""
+    each, frames = FORMATS[name], moving(10, *size)
+    for chroma, depth in [(chroma, depth) for chroma, depths in each.depths.items() for depth in depths]:
+        choice = Choice(each, "high" if not each.lossy else "lossless", "fast", depth, chroma)
+        sink = file_sink(target(tmp_path, each), VideoOptions(Fraction(16), choice))
+        write(sink, 10, *size, decode=lambda submit: submit(frames))
+        wanted = torch.empty((10, *choice.pixel_format.frame_shape(*size)), dtype=choice.pixel_format.dtype)
+        convert(frames, False, choice.pixel_format, wanted)
+        with av.open(str(sink.path)) as container:
+            for i, frame in enumerate(container.decode(video=0)):
+                same = to_frame(wanted[i : i + 1], choice.pixel_format, *size)
+                if same.format.name == "bgr0":  # whose fourth byte is nothing
+                    frame, same = frame.reformat(format="rgb24"), same.reformat(format="rgb24")
+                assert all(map(np.array_equal, codes(frame), codes(same))), (choice, i)
+        assert i == 9
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
