@@ -406,7 +406,17 @@ class Server:
             PromptRejected: before it was queued.
             PromptFailed: while it ran.
         """
-        entry = self.wait(self.submit(prompt, extra_data), timeout)
+        return self.result(self.submit(prompt, extra_data), timeout)
+
+    def result(self, prompt_id: str, timeout: float = 600) -> dict:
+        """Wait for a prompt that is to succeed.
+
+        Returns:
+            Its history entry.
+        Raises:
+            PromptFailed: it did not. Otherwise as `wait`.
+        """
+        entry = self.wait(prompt_id, timeout)
         for event, message in entry["status"]["messages"]:
             if event in ("execution_error", "execution_interrupted"):
                 raise PromptFailed(message, interrupted=event == "execution_interrupted")
