@@ -16,8 +16,12 @@ FRAMES = 24
 
 
 class SlowSink(ListSink):
+    def __init__(self, seconds: float = 0.005):
+        super().__init__()
+        self._seconds = seconds
+
     def write(self, pixels):
-        time.sleep(0.005)
+        time.sleep(self._seconds)
         super().write(pixels)
 
 

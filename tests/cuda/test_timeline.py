@@ -64,7 +64,7 @@ def test_a_busy_gpu_is_shown_busy(device):
 
 
 def test_a_gpu_that_waits_for_a_slow_sink_is_shown_waiting(device):
-    report, progress = watched(device, SlowSink(), slots=2, cycles=1000)
+    report, progress = watched(device, SlowSink(seconds=0.1), slots=2, cycles=1000)
     chart = report.as_dict()["chart"]
     assert busy_share(chart, "write") > 0.7 and busy_share(chart, "decode") < 0.5
     assert report.limit == "write" and "the GPU waited" in report.verdict()
