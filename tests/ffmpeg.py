@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -22,8 +23,12 @@ def program(name: str) -> str:
     return path
 
 
+@functools.cache
 def probe(path: Path) -> tuple[dict, dict | None, dict]:
-    """What ffprobe says of (the video stream, the sound or None, the container); "nb_read_frames" is counted by decoding."""
+    """What ffprobe says of (the video stream, the sound or None, the container); "nb_read_frames" is counted by decoding.
+
+    Asked once for each file: finished files do not change.
+    """
     shown = ["-show_streams", "-show_format", "-count_frames", "-of", "json"]
     told = json.loads(_run("ffprobe", *shown, path))
     streams = {stream["codec_type"]: stream for stream in told["streams"]}
@@ -54,8 +59,10 @@ def codes(path: Path, pixels: str, decoder: str | None = None) -> np.ndarray:
 
 def _decoded(path: Path, pixels: str, decoder: str | None) -> bytes:
     choice = ["-c:v", decoder] if decoder else []
+    # Where chroma is shared, ffmpeg 5 takes it to sit between two columns, whatever the file says.
+    left = ":in_h_chr_pos=0" if any(shared in probe(path)[0]["pix_fmt"] for shared in ("420", "422")) else ""
     return _run(
-        "ffmpeg", *choice, "-i", path, "-map", "0:v", "-vsync", "0", "-vf", f"scale=flags={EXACT}",
+        "ffmpeg", *choice, "-i", path, "-map", "0:v", "-vsync", "0", "-vf", f"scale=flags={EXACT}{left}",
         "-f", "rawvideo", "-pix_fmt", pixels, "-",
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import torch
 
-from ..pixels import PixelFormat
+from ..pixels import SUBSAMPLING, PixelFormat
 from ..video_spec import VideoSpec
 from .audio import Audio, AudioTrack, choose_codec
 from .formats import FORMATS, Choice, encoder_threads
@@ -224,6 +224,9 @@ class VideoFileSink:
         stream = self._container.add_stream(choice.format.encoder, rate=self._options.fps)
         stream.height, stream.width = height, width
         stream.pix_fmt = self._stream_name()
+        if any(SUBSAMPLING.get(self._stored_pixels().layout, ())):
+            # H.264 and H.265 mean this where nothing is said; AV1, VP9 and FFV1 do not.
+            options = options | {"chroma_sample_location": "left"}
         stream.options = options
         if threads:
             stream.codec_context.thread_count = threads

@@ -66,8 +66,8 @@ class Audio:
     CATEGORY = "_tests"
 
     def make(self, seconds, sample_rate=44100, channels=2, fault="none"):
-        t = torch.arange(round(seconds * sample_rate)) / sample_rate
-        tones = [0.3 * torch.sin(2 * math.pi * 220 * (channel + 1) * t) for channel in range(channels)]
+        t = torch.arange(round(seconds * sample_rate), dtype=torch.float64) / sample_rate
+        tones = [(0.3 * torch.sin(2 * math.pi * 220 * (channel + 1) * t)).float() for channel in range(channels)]
         audio = {"waveform": torch.stack(tones)[None], "sample_rate": sample_rate}
         if fault == "no waveform":
             del audio["waveform"]
@@ -156,7 +156,10 @@ class _Video(Input.Video):
 
 
 class Patches:
-    """An IMAGE of flat squares whose colours change places with every frame; with alpha, as a fourth channel."""
+    """An IMAGE of flat squares whose colours change places with every frame; with alpha, as a fourth channel.
+
+    `waves` further rows below them are smooth and move, with 48 rows and 64 columns to a wave and 9 frames to a turn.
+    """
 
     PATCH = 16
     COLOURS = [
@@ -167,15 +170,24 @@ class Patches:
     @classmethod
     def INPUT_TYPES(cls):
         sizes = {name: ("INT", {"default": 1}) for name in ("frames", "height", "width")}
-        return {"required": sizes, "optional": {"alpha": ("BOOLEAN", {"default": False})}}
+        return {"required": sizes, "optional": {"alpha": ("BOOLEAN", {"default": False}), "waves": ("INT", {"default": 0})}}
 
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "make"
     CATEGORY = "_tests"
 
-    def make(self, frames, height, width, alpha=False):
+    def make(self, frames, height, width, alpha=False, waves=0):
         rows, columns = torch.arange(height) // self.PATCH, torch.arange(width) // self.PATCH
         place = rows[:, None] * -(-width // self.PATCH) + columns
         number = place + torch.arange(frames).view(-1, 1, 1)
         image = torch.tensor(self.COLOURS)[number % len(self.COLOURS)]
-        return (torch.cat((image, (number % 5)[..., None] / 4), dim=-1) if alpha else image,)
+        image = torch.cat((image, (number % 5)[..., None] / 4), dim=-1)
+        image = torch.cat((image, self._waves(frames, waves, width)), dim=1)
+        return (image if alpha else image[..., :3],)
+
+    def _waves(self, frames, height, width):
+        turn = torch.arange(frames).view(-1, 1, 1) / 9
+        down, across = torch.arange(height).view(-1, 1) / 48, torch.arange(width) / 64
+        waves = torch.broadcast_tensors(across + turn, down + turn, across + down - turn, across - down)
+        red, green, blue, alpha = (torch.sin(2 * math.pi * wave) for wave in waves)
+        return torch.stack((0.5 + 0.4 * red, 0.5 + 0.4 * green, 0.5 + 0.4 * blue, 0.8 + 0.15 * alpha), dim=-1)
