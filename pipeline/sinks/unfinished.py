@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+# More than FFmpeg writes to a file before it takes the first frame.
+ROOM_BYTES = 16384
+
+
 @dataclass(frozen=True, slots=True)
 class Numbered:
     """The next free name of a series: folder/name_00001_.mp4, folder/name_00002_.mp4 and so on.
@@ -69,11 +73,12 @@ class Unfinished:
                     os.mkdir(self.path)
                 else:
                     os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                    _check_room(self.path)
                 return self.path
             except FileExistsError:
                 continue
             except OSError as error:
-                self.path = None
+                self.discard()
                 raise OSError(error.errno, f"cannot write {self.final}: {error.strerror}") from error
 
     def publish(self) -> Path:
@@ -91,7 +96,7 @@ class Unfinished:
 
     def give_up(self, any_frames: bool) -> None:
         """The run failed: keep what there is, if that was asked for and there is something, else remove it."""
-        if self.path is not None and self._keep and any_frames:
+        if self.path is not None and self._keep and any_frames and self._has_something:
             logging.warning("async-frame-pipeline: the unfinished video is kept in %s", self.path)
             self.path = None
         self.discard()
@@ -106,6 +111,10 @@ class Unfinished:
             with contextlib.suppress(OSError):
                 self.path.unlink()
         self.path = None
+
+    @property
+    def _has_something(self) -> bool:
+        return any(self.path.iterdir()) if self._is_folder else self.path.stat().st_size > 0
 
     @property
     def _is_folder(self) -> bool:
@@ -140,3 +149,13 @@ class Unfinished:
             return
         os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         os.replace(self.path, final)
+
+
+def _check_room(path: Path) -> None:
+    """Find out whether a file can be written to, and leave it empty.
+
+    Where not even the head of a file fits, PyAV 18 raises and keeps the file open for as long as the process lives.
+    """
+    with open(path, "r+b") as file:
+        file.write(bytes(ROOM_BYTES))
+    os.truncate(path, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import math
@@ -159,15 +160,14 @@ class VideoFileSink:
     def abort(self) -> None:
         container, self._container = self._container, None
         if container is not None:
-            try:
-                if self._keep and self._written:
+            if self._keep and self._written:
+                with _logging_failures():
                     # What the encoders still hold belongs to what is kept.
                     container.mux(self._video.encode(None))
                     if self._audio is not None:
                         self._audio.stop()
+            with _logging_failures():
                 container.close()  # writes a trailer, which fails again on a full disk or a dead encoder
-            except (OSError, ValueError, RuntimeError) as error:
-                logging.debug("async-frame-pipeline: closing an abandoned file: %s", error)
         if self._unfinished is not None:
             self._unfinished.give_up(self._written > 0)
 
@@ -299,9 +299,9 @@ class VideoFileSink:
     def _defragment(self) -> None:
         """Copy the packets into a file whose index comes first, without encoding anew."""
         options = self._options
-        whole = Unfinished(self._unfinished.target)
+        finished = Unfinished(self._unfinished.target)
         try:
-            path = whole.create()
+            path = finished.create()
             movflags = {"movflags": "use_metadata_tags+faststart", "movie_timescale": str(_movie_timescale(options.fps))}
             with (
                 av.open(str(self._unfinished.path)) as source,
@@ -310,13 +310,19 @@ class VideoFileSink:
                 copy.metadata.update(as_texts(options.metadata))
                 # Opaque: it is copied, so there need be no encoder of its name.
                 streams = {stream.index: copy.add_stream_from_template(stream, opaque=True) for stream in source.streams}
+                whole = 0
                 for packet in source.demux():
                     if packet.dts is not None:
+                        whole += packet.stream.type == "video" and not packet.is_corrupt
                         packet.stream = streams[packet.stream.index]
                         copy.mux(packet)
-            self.path = whole.publish()
+            # FFmpeg does not tell when the last fragment could not be written.
+            expected = self._written * max(1, options.repeat)
+            if whole != expected:
+                raise OSError(errno.EIO, f"{whole} of {expected} frames could be written. Is the disk full?")
+            self.path = finished.publish()
         except BaseException:
-            whole.discard()
+            finished.discard()
             raise
         self._unfinished.discard()
 
@@ -327,11 +333,22 @@ def _movie_timescale(fps: Fraction) -> int:
 
 
 @contextlib.contextmanager
+def _logging_failures():
+    """For what is tried once more with a file that is given up, after the error that the user sees."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, av.error.FFmpegError) as error:
+        logging.debug("async-frame-pipeline: closing an abandoned file: %s", error)
+
+
+@contextlib.contextmanager
 def naming_the_file(name: str):
     """What FFmpeg says of a write that failed, as an error that names the file and the cause."""
     try:
         yield
     except OSError as error:
+        if str(error.strerror).startswith("cannot write"):
+            raise  # a second file of it, which could not be made
         raise OSError(error.errno, f"cannot write {name}: {error.strerror or error}") from error
     except av.error.FFmpegError as error:
         raise RuntimeError(f"encoding {name} failed: {error.strerror or error}") from error

@@ -101,7 +101,7 @@ def assert_clean(server: host.Server) -> None:
     """No thread or hook of ours is left, no byte of a slot, no open file, nor a file that is not a finished one."""
     now = state(server, lanes=True)
     assert now["slot_bytes"] == 0
-    assert now["open_files"] == []
+    assert now["open_files"] == [], now["open_files"]
     assert [name for name in now["threads"] if name.startswith("async-frame-pipeline")] == []
     assert {name: vae["hooks"] for name, vae in now["vaes"].items() if vae["hooks"]} == {}
     files = [path for path in server.output_dir.rglob("*") if path.is_file()]

@@ -124,6 +124,24 @@ def test_a_failed_run_keeps_what_there_is_where_asked(tmp_path, name):
     assert 8 <= count <= 20
 
 
+@pytest.mark.parametrize("missing", [1, 3000])
+def test_a_kept_file_whose_end_was_lost_is_not_taken_for_whole(tmp_path, monkeypatch, missing):
+    """FFmpeg says nothing when the last fragment does not fit on the disk."""
+    sink = file_sink(target(tmp_path, FORMATS["mp4 (h264)"]), VideoOptions(Fraction(16), choice_of("mp4 (h264)"), keep_unfinished=True))
+    finish = sink._defragment
+
+    def lose_the_end():
+        [path] = tmp_path.iterdir()
+        data = path.read_bytes()
+        path.write_bytes(data[: data.rindex(b"mfra") - 4 - missing])
+        finish()
+
+    monkeypatch.setattr(sink, "_defragment", lose_the_end)
+    with pytest.raises(OSError, match=r"cannot write .*clip_0000\d_\.mp4: \d+ of 21 frames could be written"):
+        write(sink, 21, 64, 96)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip_00001_.unfinished.mp4"]
+
+
 @pytest.mark.parametrize("name", VIDEOS)
 def test_a_finished_file_is_the_same_kept_or_not(tmp_path, name):
     """Fast start, tags, times and sound: nothing shows that it could be played before it was complete."""
