@@ -16,7 +16,7 @@ import pytest
 from .conftest import REPO, Server
 
 README = (REPO / "README.md").read_text()
-PAGES = ["README.md", "docs/api.md", "docs/swap.md"]
+PAGES = ["README.md", "docs/api.md", "docs/saving.md", "docs/swap.md"]
 ADDRESS = "http://127.0.0.1:8188"
 # "3": the node whose quality the Python example sets.
 REFUSED = {"3": {"class_type": "NoSuchNode", "inputs": {}}}
@@ -85,9 +85,22 @@ def test_the_workflows_are_all_named():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page: str):
-    links = re.findall(r"\]\(([^)#]+)\)", (REPO / page).read_text())
+    links = re.findall(r'\]\(([^)#"]+?)(?: "[^"]*")?\)', (REPO / page).read_text())
     local = [link for link in links if not link.startswith("https://")]
     assert [link for link in local if not ((REPO / page).parent / link).exists()] == []
+
+
+def test_each_line_of_the_comparison_names_tests_that_exist():
+    """In the titles of the links in its last column."""
+    [table] = re.findall(r"^<details>.*?^(\| \| this node .*?)^</details>", README, flags=re.MULTILINE | re.DOTALL)
+    rows = table.strip().splitlines()[2:]
+    assert len(rows) > 20
+    for row in rows:
+        links = re.findall(r'\]\((\S+) "([^"]+)"\)', row.rpartition(" | ")[2])
+        assert links, row
+        for path, names in links:
+            source = (REPO / path).read_text()
+            assert [name for name in names.split() if f"def {name}(" not in source] == [], row
 
 
 def test_the_map_names_what_exists():

@@ -95,12 +95,21 @@ def test_prompt_and_workflow_are_embedded(server, seed):
     assert json.loads(video.metadata["prompt"]) == graph.prompt
 
 
-def test_disable_metadata_is_honoured(fp16_server, seed):
+@pytest.mark.parametrize(
+    "format", ["mp4 (h264)", "mkv (h264)", "webm (vp9)", "mov (prores)", "webp (animated)", "gif", "png sequence"]
+)
+def test_disable_metadata_is_honoured(fp16_server, seed, format):
     graph = Graph()
-    node = save(graph, latent_video(graph, seed), f"metadata_{seed}")
-    video = saved(fp16_server, graph, node, {"extra_pnginfo": {"workflow": {"secret": "yes"}}})
-    assert not {"prompt", "workflow"} & video.metadata.keys()
-    assert b"secret" not in video.path.read_bytes()
+    node = graph(
+        "SaveVideoStreaming", video=latent_video(graph, seed), filename_prefix=f"metadata_{seed}/a", format=format, quality="high"
+    )
+    outcome = run(fp16_server, graph, {"extra_pnginfo": {"workflow": {"secret": "yes"}}})
+    [file] = outcome.ui(node)["images"]
+    folder = fp16_server.output_dir / file["subfolder"]
+    assert len(list(folder.iterdir())) == (9 if format == "png sequence" else 1), "no picture beside it"
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        assert not any(word in data for word in (b"secret", b"SaveVideoStreaming", b"workflow", b"prompt"))
 
 
 def test_pictures_are_those_of_the_decoded_image(server, seed):

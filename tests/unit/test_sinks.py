@@ -260,6 +260,34 @@ def moving(frames: int, height: int, width: int) -> torch.Tensor:
     return 0.9 * rolled + 0.1 * torch.rand(rolled.shape, generator=generator)
 
 
+PRORES = {
+    "4:2:2": {"very high": "HQ", "high": "Standard", "medium": "LT", "low": "Proxy"},
+    "4:4:4": {"very high": "XQ", "high": "4444", "medium": "4444", "low": "4444"},
+}
+
+
+@pytest.mark.parametrize("name, chroma", [(name, chroma) for name in HERE for chroma in FORMATS[name].depths])
+def test_every_quality_and_speed(tmp_path, name, chroma):
+    """Each opens; and lower quality makes a smaller file, where it is another one at all."""
+    each, frames = FORMATS[name], moving(8, 96, 130)
+    sizes = {}
+    for quality, speed in [(quality, "fast") for quality in each.qualities] + [("high", speed) for speed in SPEEDS]:
+        choice = Choice(each, quality, speed, each.depths[chroma][0], chroma)
+        sink = file_sink(target(tmp_path, each), VideoOptions(Fraction(16), choice))
+        write(sink, 8, 96, 130, decode=lambda submit: submit(frames))
+        files = sink.path.iterdir() if sink.path.is_dir() else [sink.path]
+        sizes[quality, speed] = sum(path.stat().st_size for path in files)
+        if each.encoder == "prores_ks":
+            with av.open(str(sink.path)) as container:
+                assert container.streams.video[0].profile == PRORES[chroma][quality]
+    by_quality = [sizes[quality, "fast"] for quality in ("very high", "high", "medium", "low")]
+    assert by_quality == sorted(by_quality, reverse=True)
+    same = {"gif": 3, "prores_ks": {"4:2:2": 4, "4:4:4": 2}.get(chroma)}.get(each.encoder, 4 if each.lossy else 1)
+    assert len(set(by_quality)) == same
+    if each.lossless and each.lossy:
+        assert sizes["lossless", "fast"] > by_quality[0]
+
+
 def codes(frame: av.VideoFrame) -> list[np.ndarray]:
     """The bytes of each plane, without what is only there to align its rows."""
     bytes_a_code = 2 if frame.format.components[0].bits > 8 else 1
