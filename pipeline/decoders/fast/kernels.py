@@ -269,6 +269,31 @@ if triton is not None:
             tl.store(out + to + height * width, second + b, mask=inside_out)
 
     @triton.jit
+    def _load(source, at, inside):
+        return tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
+
+    @triton.jit
+    def _store(target, at, value, inside):
+        tl.store(target + at, value.to(target.dtype.element_ty), mask=inside)
+
+    @triton.jit
+    def _bias(bias, channel, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr):
+        if HAS_BIAS:
+            b = tl.load(bias + channel, mask=channel < CHANNELS, other=0.0)
+        else:
+            b = tl.zeros((1, BLOCK), tl.float32)
+        return b
+
+    @triton.jit
+    def _sum(x, bias, residual, x_out, at, inside, HAS_RESIDUAL: tl.constexpr, WRITE_X: tl.constexpr):
+        x += bias
+        if HAS_RESIDUAL:
+            x += _load(residual, at, inside)
+        if WRITE_X:
+            _store(x_out, at, x, inside)
+        return x
+
+    @triton.jit
     def _norm(x, gamma, channel, CHANNELS: tl.constexpr, SCALE: tl.constexpr, SILU: tl.constexpr):
         length = tl.sqrt(tl.sum(x * x, axis=1, keep_dims=True))
         y = x / tl.maximum(length, 1e-12) * SCALE * tl.load(gamma + channel, mask=channel < CHANNELS, other=0.0)
@@ -287,33 +312,10 @@ if triton is not None:
         channel = tl.arange(0, BLOCK)[None, :]
         inside = (row < rows) & (channel < CHANNELS)
         at = row * CHANNELS + channel
-        x = tl.load(a + at, mask=inside, other=0.0).to(tl.float32) * scale
-        if HAS_BIAS:
-            x += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0)
-        if HAS_RESIDUAL:
-            x += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-        if WRITE_X:
-            tl.store(x_out + at, x.to(x_out.dtype.element_ty), mask=inside)
+        b = _bias(bias, channel, CHANNELS, BLOCK, HAS_BIAS)
+        x = _sum(_load(a, at, inside) * scale, b, residual, x_out, at, inside, HAS_RESIDUAL, WRITE_X)
         if WRITE_Y:
-            y = _norm(x, gamma, channel, CHANNELS, SCALE, SILU)
-            tl.store(y_out + at, y.to(y_out.dtype.element_ty), mask=inside)
-
-    @triton.jit
-    def _sum(x, bias, residual, x_out, at, inside, HAS_RESIDUAL: tl.constexpr, WRITE_X: tl.constexpr):
-        x += bias
-        if HAS_RESIDUAL:
-            x += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-        if WRITE_X:
-            tl.store(x_out + at, x.to(x_out.dtype.element_ty), mask=inside)
-        return x
-
-    @triton.jit
-    def _load(source, at, inside):
-        return tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
-
-    @triton.jit
-    def _store(target, at, value, inside):
-        tl.store(target + at, value.to(target.dtype.element_ty), mask=inside)
+            _store(y_out, at, _norm(x, gamma, channel, CHANNELS, SCALE, SILU), inside)
 
     @triton.jit
     def _points_kernel(
@@ -343,9 +345,7 @@ if triton is not None:
             if FROM_PRODUCTS:
                 a2, a3 = _load(s2, at, inside), _load(s3, at, inside)
                 a0, a1 = 2.0 * (a0 + a1 + a2), 2.0 * (a1 - a2 + a3)
-        b = tl.zeros((1, BLOCK), tl.float32)
-        if HAS_BIAS:
-            b = tl.load(bias + channel, mask=channel < CHANNELS, other=0.0)
+        b = _bias(bias, channel, CHANNELS, BLOCK, HAS_BIAS)
         a0 = _sum(a0 * scale, b, residual, x_out, at, inside, HAS_RESIDUAL, WRITE_X)
         a1 = _sum(a1 * scale, b, residual, x_out, at + frame, inside, HAS_RESIDUAL, WRITE_X)
         if FRAMES == 4:
@@ -399,11 +399,11 @@ if triton is not None:
         t = row // (4 * width * height)
         phase = (y % 2) * 2 + x % 2
         at = (t * (height + 1) + y // 2 + y % 2) * (width + 1) + x // 2 + x % 2
-        value = tl.load(phases + (at * 4 + phase) * CHANNELS + channel, mask=inside, other=0.0).to(tl.float32)
+        value = _load(phases, (at * 4 + phase) * CHANNELS + channel, inside)
         value += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0)
         if HAS_SHORTCUT:
             source = (t * height + y // 2) * width + x // 2
             from_channel = ((channel * factor_t + k) * 4 + phase) // REPEATS
-            value += tl.load(shortcut + source * in_channels + from_channel, mask=inside, other=0.0).to(tl.float32)
+            value += _load(shortcut, source * in_channels + from_channel, inside)
         to = (((offset + t * step) * 2 * height + y) * 2 * width + x) * CHANNELS + channel
-        tl.store(out + to, value.to(out.dtype.element_ty), mask=inside)
+        _store(out, to, value, inside)
