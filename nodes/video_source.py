@@ -88,13 +88,15 @@ class FileSource:
 
     Frames are those that begin in the part; times are taken to be regular, as ComfyUI does.
 
+    Args:
+        window: of the VIDEO, from `trim_window`.
     Raises:
         ValueError: no video in it.
     """
 
-    def __init__(self, video):
+    def __init__(self, video, window: tuple[float, float]):
         self._video = video
-        start, duration = video.get_active_trim_window()
+        start, duration = window
         self._start, self._end = start, start + duration if duration else math.inf
         with self._open() as container:
             stream = self._stream(container)
@@ -206,10 +208,27 @@ def source_of(video):
     """
     if isinstance(video, LatentVideo):
         return LatentSource(video)
-    # A subclass may mean something else by it; and older ComfyUIs do not tell how a file is trimmed.
-    if type(video) is InputImpl.VideoFromFile and hasattr(video, "get_active_trim_window"):
-        return FileSource(video)
+    # A subclass may mean something else by it.
+    if type(video) is InputImpl.VideoFromFile and (window := trim_window(video)) is not None:
+        return FileSource(video, window)
     return ImageSource(video)
+
+
+def trim_window(video) -> tuple[float, float] | None:
+    """Which part of its file a VideoFromFile is: start and duration in seconds, a duration of 0 for all the rest.
+
+    None where that cannot be known.
+    """
+    if hasattr(video, "get_active_trim_window"):
+        return video.get_active_trim_window()
+    # Older ComfyUIs keep it to themselves.
+    start = getattr(video, "_VideoFromFile__start_time", None)
+    duration = getattr(video, "_VideoFromFile__duration", None)
+    if start is None or duration is None:
+        return None
+    if start < 0:  # from the end of the file
+        start = max(0.0, InputImpl.VideoFromFile(video.get_stream_source()).get_duration() + start)
+    return float(start), float(duration)
 
 
 def exact_fps(rate) -> Fraction:
