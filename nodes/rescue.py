@@ -16,7 +16,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,9 +76,23 @@ def rescuing(samples: dict, first: bool = False) -> Iterator[None]:
 
 @atexit.register
 def _rescue_at_exit() -> None:
-    """The server was stopped (Ctrl-C) in the middle of a decode, whose thread dies with it."""
+    """The server was stopped (Ctrl-C, SIGTERM) in the middle of a decode, whose thread dies with it."""
     for samples in {id(samples): samples for samples in _under_way.values()}.values():
         host.say(f"stopped in the middle of a decode. {_rescue(samples)}", logging.WARNING)
+
+
+def _stop_as_ctrl_c_does(number: int, frame: object) -> None:
+    """SIGTERM would end the process with nothing saved; where there is nothing to save, it does so as ever."""
+    if _under_way:
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+# Service managers and containers stop a server this way. Only the main thread, which loads the nodes, may set a handler,
+# and one that is there already is somebody's.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    signal.signal(signal.SIGTERM, _stop_as_ctrl_c_does)
 
 
 def _write_early(samples: dict) -> Path | None:

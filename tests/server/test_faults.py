@@ -5,6 +5,10 @@ pack can go on by another way, the video. In every cell nothing of the lanes sta
 """
 
 import dataclasses
+import os
+import shutil
+import signal
+import time
 
 import host
 import pytest
@@ -86,7 +90,7 @@ def save(cell: Cell | None, seed: int, name: str) -> tuple[Graph, str]:
     latent = graph("AFPTestLatent", **SAMPLES, seed=seed)
     in_decoder = {}
     if cell is not None and cell.lane == "decode":
-        argument = {"exception": "fail_at", "out of memory": "oom_at", "cancel": "cancel_at", "slow": "slow_at"}[cell.fault]
+        argument = {"exception": "fail_at", "out of memory": "oom_at", "cancel": "cancel_at", "slow": "slow_at", "hold": "hold_at"}[cell.fault]
         in_decoder = {argument: cell.at, "oom_times": cell.times}
     elif cell is not None:
         latent = graph("AFPTestFault", samples=latent, lane=cell.lane, at=cell.at, fault=cell.fault, times=cell.times, seed=seed)
@@ -132,3 +136,42 @@ def test_cell(server, seed, cell):
         assert rescued_name(error["exception_message"]) == path.name
         assert_resumes(server, path.name, {**SAMPLES, "seed": seed}, seed, FRAMES)
     assert_clean(server)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "cell", [Cell(lane, moment, at, "hold") for lane in ("decode", "close") for moment, at in MOMENTS[lane].items()], ids=str
+)
+def test_server_is_stopped(start_server, server, seed, cell, number):
+    """The interpreter ends while a lane is at work: the latents are saved, and the process is gone."""
+    name = f"stopped_{seed}"
+    graph, _ = save(cell, seed, name)
+    with start_server() as stopped:
+        hold = stopped.base / f"hold-{name if cell.lane == 'decode' else 'fault'}"
+        stopped.submit(graph.prompt)
+        wait_for(lambda: hold.with_suffix(".reached").exists(), "the lane never got there")
+        os.kill(stopped.process.pid, number)
+        wait_for(lambda: list((stopped.base / "input").glob("*.latent")), "the latents were not saved")
+        hold.with_suffix(".go").touch()
+        stopped.process.wait(60)
+        assert "Fatal Python" not in stopped.log_text() and "Segmentation" not in stopped.log_text()
+        [path] = (stopped.base / "input").glob("*.latent")
+        assert list((stopped.base / "input").glob(".*")) == []
+        # A file that was about to close may be complete: then it stays.
+        left = [each for each in stopped.output_dir.rglob("*") if each.is_file()]
+        assert all(len(read(each).pts) == FRAMES for each in left) and len(left) <= (cell.lane == "close")
+    shutil.copy(path, server.base / "input")
+    assert_resumes(server, path.name, {**SAMPLES, "seed": seed}, seed, FRAMES)
+
+
+def test_sigterm_ends_a_server_with_nothing_to_save_at_once(start_server):
+    with start_server() as server:
+        os.kill(server.process.pid, signal.SIGTERM)
+        assert server.process.wait(60) == -signal.SIGTERM
+
+
+def wait_for(condition, otherwise: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
