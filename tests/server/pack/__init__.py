@@ -4,10 +4,11 @@ Owns what a test can only do or see inside the server: VAEs and latents to decod
 Never imports the pack under test; faults.py finds its lanes among the loaded modules.
 """
 
-from . import fast, faults, inputs, probes, vaes
+from . import changes, fast, faults, inputs, probes, vaes
 
 NODE_CLASS_MAPPINGS = {
     "AFPTestVAE": vaes.TestVAE,
+    "AFPTestChangeVAE": changes.Change,
     "AFPTestFastDecoder": fast.FastDecoder,
     "AFPTestLatent": inputs.Latent,
     "AFPTestCropLatent": inputs.CropLatent,
