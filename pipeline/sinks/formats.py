@@ -71,7 +71,11 @@ def _x265(quality, crf, speed, threads):
 def _svt_av1(quality, crf, speed, threads):
     # Its "level of parallelism" goes from 1 to 6, for machines of any size.
     rate, parameters = _crf_or_lossless(quality, crf, (16, 24, 33, 43), f"lp={min(threads, 6)}")
-    return rate | {"preset": _at(speed, ("4", "7", "8", "10")), "svtav1-params": parameters}, 0
+    presets = ("4", "7", "8", "10")
+    if quality == "lossless" and av.__version__.startswith("16.0."):
+        # With these, SVT-AV1 3.1.0, which only that PyAV has, gets frames of 10 bits wrong.
+        presets = ("4", "7", "7", "7")
+    return rate | {"preset": _at(speed, presets), "svtav1-params": parameters}, 0
 
 
 def _vp9(quality, crf, speed, threads):
@@ -242,6 +246,8 @@ def _can_encode(encoder: str) -> bool:
         av.codec.Codec(encoder, "w")
     except ValueError:  # UnknownCodecError is one
         return False
+    if encoder == "prores_ks" and int(av.__version__.partition(".")[0]) < 16:
+        return False  # FFmpeg 7's cannot be given a profile through PyAV
     return not encoder.endswith("_nvenc") or (torch.cuda.is_available() and _opens(encoder))
 
 

@@ -45,5 +45,6 @@ def to_frame(packed: torch.Tensor, pixel_format: PixelFormat, height: int, width
         source = source[0].reshape(plane.height, -1)
         rows[:, : source.shape[1]].copy_(source)
     for tag, value in colour_tags(pixel_format).items():
-        setattr(frame, tag, value)
+        if hasattr(frame, tag):  # before PyAV 17, frames have no primaries and no transfer; the encoder's context tells them
+            setattr(frame, tag, value)
     return frame

@@ -1,5 +1,6 @@
 """Real ComfyUI servers for the tests in this folder, each with this pack and the test nodes in pack/."""
 
+import contextlib
 import itertools
 import re
 import sys
@@ -25,16 +26,26 @@ DEPRECATED = re.compile(r"^.*async-frame-pipeline.*(?:Deprecation|Future)Warning
 
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory):
-    """Start a server of one's own: `with start_server("--argument") as server`."""
-    return lambda *args: host.Server(*args, base=tmp_path_factory.mktemp("server"), env=ENVIRONMENT, packs=[TEST_NODES])
+    """Start a server of one's own: `with start_server("--argument") as server`.
+
+    `packs`: folders of further custom nodes. Fails at the end if the server complained of anything old in our code.
+    """
+
+    @contextlib.contextmanager
+    def start(*args, packs=()):
+        base = tmp_path_factory.mktemp("server")
+        with host.Server(*args, base=base, env=ENVIRONMENT, packs=[TEST_NODES, *packs]) as server:
+            yield server
+        assert DEPRECATED.findall(server.log_text()) == []
+
+    return start
 
 
 @pytest.fixture(scope="session")
 def server(start_server):
-    """The server that most tests share, as a user starts it. Afterwards it has not complained of anything old in our code."""
+    """The server that most tests share, as a user starts it."""
     with start_server() as server:
         yield server
-        assert DEPRECATED.findall(server.log_text()) == []
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ class Video:
         pts: presentation time of each decoded frame in seconds, as stored order gives them.
         seconds: length of the video stream.
         colour: (range, primaries, transfer, matrix) code points of the stream.
-        planes: each frame's luma and chroma as the decoder gives them.
+        planes: each frame's luma and chroma as the decoder gives them, one after the other in one row.
     """
 
     path: Path
@@ -64,9 +64,16 @@ def read(path: Path) -> Video:
             pts=[frame.pts * frame.time_base for frame in frames],
             colour=(context.color_range, context.color_primaries, context.color_trc, context.colorspace),
             metadata=dict(container.metadata),
-            planes=[frame.to_ndarray() for frame in frames],
+            planes=[_planes(frame) for frame in frames],
             audio=_read_audio(path),
         )
+
+
+def _planes(frame: av.VideoFrame) -> np.ndarray:
+    # Not `to_ndarray`: before PyAV 17 it knows no 10 bit.
+    dtype = np.uint16 if frame.format.components[0].bits > 8 else np.uint8
+    rows = [np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
+    return np.concatenate([row.reshape(-1) for row in rows])
 
 
 def _read_audio(path: Path) -> AudioTrack | None:

@@ -78,6 +78,16 @@ def test_pack_that_does_not_load_is_an_error(tmp_path):
         pass
 
 
+def test_code_of_ours_that_uses_something_old_fails_the_tests_of_its_server(tmp_path, start_server):
+    old = tmp_path / f"{host.PACK_NAME}-that-is-old"
+    old.mkdir()
+    (old / "__init__.py").write_text(
+        "import warnings\nNODE_CLASS_MAPPINGS = {}\nwarnings.warn('use the new one', DeprecationWarning)\n"
+    )
+    with pytest.raises(AssertionError, match="use the new one"), start_server(packs=[old]):
+        pass
+
+
 def test_refused_prompt_carries_the_servers_answer(server):
     graph = Graph()
     node = graph("SaveImage", filename_prefix="x")

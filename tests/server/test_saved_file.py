@@ -148,7 +148,7 @@ def test_colours_by_the_book(server, bit_depth, rgb):
     image = graph("EmptyImage", width=64, height=64, batch_size=2, color=rgb)
     video = graph("CreateVideo", images=image, fps=16, bit_depth=bit_depth)
     file = saved(server, graph, save(graph, video, f"colour_{bit_depth}_{rgb:06x}", quality="very high"))
-    yuv = file.planes[0].astype(np.float64) / 2 ** (bit_depth - 8)
+    yuv = file.planes[0].reshape(-1, 64).astype(np.float64) / 2 ** (bit_depth - 8)
     y, u, v = yuv[:64].mean(), yuv[64:80].mean(), yuv[80:].mean()
     luma, blue, red = (y - 16) / 219, (u - 128) / 224, (v - 128) / 224
     r, b = luma + 1.5748 * red, luma + 1.8556 * blue
