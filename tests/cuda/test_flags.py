@@ -1,6 +1,6 @@
-"""The server tests of ComfyUI's own switches, in servers that run on the GPU.
+"""The server tests of ComfyUI's own switches, and of VAEs that something changed, in servers that run on the GPU.
 
-Here the flags mean what they mean to users: weights that are not on the GPU, VAEs on the CPU, no page-locked memory.
+Here they mean what they mean to users: weights that are not on the GPU, VAEs on the CPU, no page-locked memory.
 """
 
 import sys
@@ -13,6 +13,7 @@ SERVER_TESTS = Path(__file__).resolve().parent.parent / "server"
 sys.path[:0] = [str(SERVER_TESTS), str(SERVER_TESTS.parent.parent / "scripts")]
 
 import host  # noqa: E402
+from test_changed_vae import test_the_same_pixels_as_the_stock_nodes  # noqa: E402, F401
 from test_flags import COMBINATIONS, test_the_same_as_stock_under_the_same_flags  # noqa: E402, F401
 
 ON_A_GPU = COMBINATIONS | {
@@ -39,4 +40,15 @@ def flagged(request, tmp_path_factory):
         return
     base = tmp_path_factory.mktemp("server")
     with host.Server(*ON_A_GPU[request.param], base=base, packs=[SERVER_TESTS / "pack"], cpu=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server on the GPU, as a user starts it."""
+    if not torch.cuda.is_available():
+        yield None
+        return
+    base = tmp_path_factory.mktemp("server")
+    with host.Server(base=base, packs=[SERVER_TESTS / "pack"], cpu=False) as server:
         yield server
