@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from .conftest import PACK_NAME, REPO, Editor, Server
 
@@ -61,6 +61,7 @@ class Opened:
     red: list[str]
     output: dict
     boxes: list[tuple]
+    boxes_2: list[tuple]
     groups: list[tuple]
     cut_off: list[str]
     downloads: list[str]
@@ -96,7 +97,27 @@ def look_at(editor: Editor, name: str) -> Opened:
     notes = page.locator(".comfy-markdown .tiptap:visible")
     expect(notes).to_have_count(sum(node["type"] == "MarkdownNote" for node in stored(name)["nodes"]))
     cut_off = [note.text_content()[:40] for note in notes.all() if note.evaluate("note => note.scrollHeight > note.clientHeight + 1")]
-    return Opened(name, editor.missing_node_types(), editor.exported()["output"], boxes, groups, cut_off, downloads)
+    return Opened(
+        name, editor.missing_node_types(), editor.exported()["output"], boxes, drawn_by_nodes_2(page), groups, cut_off, downloads
+    )
+
+
+def drawn_by_nodes_2(page: Page) -> list[tuple]:
+    """Boxes of the nodes as the newer renderer draws them: it makes most of them larger."""
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    page.wait_for_function("() => document.querySelectorAll('[data-node-id]').length === app.rootGraph.nodes.length")
+    # They grow to fit in the frames after they appear.
+    boxes = page.evaluate(
+        """async () => {
+            for (let i = 0; i < 30; i++) await new Promise(requestAnimationFrame)
+            return [...document.querySelectorAll('[data-node-id]')].map(element => {
+                const {x, y, width, height} = element.getBoundingClientRect()
+                return [app.rootGraph.getNodeById(element.dataset.nodeId).title, x, y, width, height]
+            })
+        }"""
+    )
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    return boxes
 
 
 def test_the_server_lists_the_templates_and_nothing_else(server: Server):
@@ -143,6 +164,13 @@ def test_the_api_form_is_what_the_frontend_queues(opened: Opened):
 
 def test_no_two_nodes_of_a_template_overlap(opened: Opened):
     assert overlaps(opened.boxes) == []
+    assert overlaps(opened.boxes_2) == []
+
+
+def test_savers_have_room_for_what_they_show_after_a_run(opened: Opened):
+    """The chart, the video and its size, in the narrowest of our savers, by the newer renderer: 546 pixels."""
+    savers = [node for node in stored(opened.name)["nodes"] if node["type"] == "SaveVideoStreaming"]
+    assert all(node["size"][0] >= 440 and node["size"][1] >= 560 for node in savers)
 
 
 def test_no_two_groups_of_a_template_overlap(opened: Opened):

@@ -97,6 +97,7 @@ def frontend(viewport: tuple[int, int] = (2800, 1700)) -> Iterator[tuple[Server,
             chromium = os.environ.get("CHROMIUM_PATH", "/usr/bin/chromium")
             browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
             page = browser.new_context(viewport={"width": viewport[0], "height": viewport[1]}).new_page()
+            page.set_default_timeout(300_000)  # for a decode on a busy machine
             page.goto(server.url)
             editor = Editor(page)
             page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
@@ -193,6 +194,7 @@ def show(editor: Editor, nodes: dict[str, tuple], links: list[tuple[str, int, st
     editor.page.evaluate(
         """([nodes, links]) => {
             app.rootGraph.clear()
+            app.nodeOutputs = {}  // else a node shows what one of the same number made before
             const made = {}
             for (const [name, [type, pos, size, widgets]] of Object.entries(nodes)) {
                 const node = (made[name] = LiteGraph.createNode(type))
@@ -219,17 +221,17 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
     save = {"filename_prefix": "video/fox"}
 
     nodes = source | {
-        "decode": ("AsyncVAEDecodeToVideo", [40, 200], [250, 130], {}),
-        "save": ("SaveVideoStreaming", [80, 400], [250, 110], save),
+        "decode": ("AsyncVAEDecodeToVideo", [40, 200], [250, 178], {}),
+        "save": ("SaveVideoStreaming", [80, 450], [250, 130], save),
     }
     show(editor, nodes, [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "save", "video")])
     save_jpg(picture(page, 640, everything), HELP / "AsyncVAEDecodeToVideo" / "graph.jpg")
 
     nodes = source | {
-        "decode": ("AsyncVAEDecodeVideo", [40, 200], [250, 46], {}),
-        "scale": ("ImageScaleBy", [80, 316], [250, 82], {"upscale_method": "lanczos", "scale_by": 2}),
-        "video": ("CreateVideo", [80, 468], [250, 102], {"fps": 16}),
-        "save": ("SaveVideoStreaming", [80, 640], [250, 110], save),
+        "decode": ("AsyncVAEDecodeVideo", [40, 200], [250, 78], {}),
+        "scale": ("ImageScaleBy", [80, 348], [250, 82], {"upscale_method": "lanczos", "scale_by": 2}),
+        "video": ("CreateVideo", [80, 500], [250, 102], {"fps": 16}),
+        "save": ("SaveVideoStreaming", [80, 672], [250, 130], save),
     }
     links = [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "scale", "image")]
     show(editor, nodes, [*links, ("scale", 0, "video", "images"), ("video", 0, "save", "video")])
@@ -237,8 +239,8 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
 
     nodes = {
         "sample": ("SampleVideoLatent", [0, 0], [270, 70], {}),
-        "decode": ("AsyncVAEDecodeToVideo", [40, 140], [270, 130], {}),
-        "save": ("SaveVideoStreaming", [0, 340], [340, 440], {"filename_prefix": "video/bunny"}),
+        "decode": ("AsyncVAEDecodeToVideo", [40, 140], [270, 178], {}),
+        "save": ("SaveVideoStreaming", [0, 400], [340, 460], {"filename_prefix": "video/bunny"}),
     }
     show(editor, nodes, [("sample", 0, "decode", "samples"), ("sample", 1, "decode", "vae"), ("decode", 0, "save", "video")])
     entry = server.wait(queue(editor))
@@ -249,7 +251,7 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
 
 
 def write_readme_pictures(server: Server, editor: Editor) -> None:
-    """The swap, before and after; the lanes, while they run and after."""
+    """The swap, before and after; the lanes, while they run and after; all of the demo."""
     page = editor.page
     nodes = {
         "sampler": ("KSampler", [0, 40], [270, 262], {}),
@@ -273,13 +275,8 @@ def write_readme_pictures(server: Server, editor: Editor) -> None:
     settle(page)
     save_jpg(side_by_side(menu, screenshot(page)), DOCS / "swap.jpg", quality=80)
 
-    nodes = {
-        "sample": ("SampleVideoLatent", [-600, 0], [270, 70], {}),
-        "decode": ("AsyncVAEDecodeToVideo", [-300, 0], [270, 130], {}),
-        "save": ("SaveVideoStreaming", [0, 0], [420, 440], {"filename_prefix": "video/lanes"}),
-    }
-    show(editor, nodes, [("sample", 0, "decode", "samples"), ("sample", 1, "decode", "vae"), ("decode", 0, "save", "video")])
-    page.set_viewport_size({"width": 1000, "height": 1000})
+    open_workflow(editor, WORKFLOWS / "demo.json")
+    page.set_viewport_size({"width": 1200, "height": 1000})
     saver = "node => node.type === 'SaveVideoStreaming'"
     prompt_id = queue(editor)
     page.wait_for_function("() => parseInt(document.querySelector('.afp-lanes-head strong')?.textContent) >= 20")
@@ -289,6 +286,7 @@ def write_readme_pictures(server: Server, editor: Editor) -> None:
     assert entry["status"]["status_str"] == "success", entry["status"]
     show_second(page, 1)
     save_jpg(side_by_side(running, picture(page, 640, saver)), DOCS / "lanes.jpg", quality=80)
+    save_jpg(picture(page, 1100, "() => true"), DOCS / "demo.jpg", quality=85)
 
 
 def queue(editor: Editor) -> str:
