@@ -130,12 +130,19 @@ def convert(frames_cthw: torch.Tensor, signed: bool, pixel_format: PixelFormat, 
     Stream: runs on the caller's current stream; never synchronises.
     """
     frames_cthw = frames_cthw[: 4 if pixel_format.alpha else 3]
+    if frames_cthw.device.type == "cpu" and frames_cthw.shape[1] > 1:
+        # The intermediate values of one frame stay in the caches, and glibc keeps that much memory for the next; those of
+        # four do not, and are mapped anew each time. Twice as fast at 1280x720.
+        for i in range(frames_cthw.shape[1]):
+            convert(frames_cthw[:, i : i + 1], signed, pixel_format, out[i : i + 1])
+        return
     if pixel_format.layout == "image":
         unit = _unit(frames_cthw, signed, pixel_format.dtype).permute(1, 2, 3, 0)
         out[..., : unit.shape[-1]].copy_(unit)
         out[..., unit.shape[-1] :] = 1.0
         return
-    unit_cthw = _unit(frames_cthw, signed, torch.float32).nan_to_num_(nan=0.0)
+    # Plane by plane: those of an IMAGE lie pixel by pixel.
+    unit_cthw = _unit(frames_cthw, signed, torch.float32, torch.contiguous_format).nan_to_num_(nan=0.0)
     height, width = unit_cthw.shape[-2:]
     alpha_thw = unit_cthw[3] if unit_cthw.shape[0] == 4 else None
     planes = pixel_format.planes(out, height, width)
@@ -162,9 +169,9 @@ def convert(frames_cthw: torch.Tensor, signed: bool, pixel_format: PixelFormat, 
         _store(padded, _full(pixel_format), 0.0, replace(pixel_format, dither=False), alpha_plane)
 
 
-def _unit(frames_cthw: torch.Tensor, signed: bool, dtype: torch.dtype) -> torch.Tensor:
+def _unit(frames_cthw: torch.Tensor, signed: bool, dtype: torch.dtype, layout=torch.preserve_format) -> torch.Tensor:
     """Frames in [0, 1], with the operations, their order and their dtype as in ComfyUI's VAE."""
-    unit = frames_cthw.to(dtype, copy=True)
+    unit = frames_cthw.to(dtype, copy=True, memory_format=layout)
     if signed:
         unit[:3].add_(1.0).div_(2.0)
     return unit.clamp_(0.0, 1.0)
