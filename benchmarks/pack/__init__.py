@@ -1,4 +1,4 @@
-"""Nodes that measure this pack inside a real server; loaded by benchmarks/run only.
+"""Nodes that measure this pack inside a real server; loaded by benchmarks/run and benchmarks/saving.
 
 Real Wan architectures with random weights. Noise compresses like nothing a user saves, so the decoder's
 output is replaced, on the GPU and at the last layer, by frames of a natural clip: the decoder does all
@@ -21,6 +21,7 @@ import nodes
 import torch
 from comfy_api.latest import InputImpl, Types
 
+from .saving import BenchPSNR
 from .trace import profiled
 
 ARCHITECTURES = {
@@ -325,4 +326,6 @@ class BenchMemory:
         return {"ui": {"rows": rows[3:]}}
 
 
-NODE_CLASS_MAPPINGS = {"BenchDecodeSave": BenchDecodeSave, "BenchRivals": BenchRivals, "BenchMemory": BenchMemory}
+NODE_CLASS_MAPPINGS = {
+    "BenchDecodeSave": BenchDecodeSave, "BenchRivals": BenchRivals, "BenchMemory": BenchMemory, "BenchPSNR": BenchPSNR,
+}  # fmt: skip
