@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from comfy_api.latest import InputImpl
 from ..pipeline.engine import FrameCountError
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
-from ..pipeline.sinks.audio import Audio
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.video_spec import VideoSpec
 from . import decoding, host
+from .file_audio import FileAudio
 from .latent_video import LatentVideo, checked_audio, checked_fps
 
 # swscale trades up to three codes for speed otherwise.
@@ -108,7 +109,8 @@ class FileSource:
             self.bit_depth = max(component.bits for component in components)
             self.alpha = any(component.is_alpha for component in components) or stream.codec_context.format.name == "pal8"
             self.frames = self._count(container, stream)
-        self.audio = self._read_audio()
+        audio = FileAudio(self._open, self._start, self._end)
+        self.audio = None if audio.is_silent else audio
 
     def run(self, sinks: Sequence[Sink], frames: int, alpha: bool) -> Report:
         spec = VideoSpec(frames, self.height, self.width, torch.device("cpu"), signed=False, alpha=alpha)
@@ -132,8 +134,10 @@ class FileSource:
     def image_sink(self) -> TensorSink:
         return TensorSink(alpha=False)
 
-    def _open(self):
-        return av.open(self._video.get_stream_source())
+    def _open(self) -> av.container.InputContainer:
+        source = self._video.get_stream_source()
+        # Frames and sound are read side by side, each at a place of its own.
+        return av.open(io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source)
 
     def _stream(self, container) -> av.VideoStream:
         if not container.streams.video:
@@ -174,30 +178,6 @@ class FileSource:
                 if self._inside(frame.pts, stream):
                     convert = convert or _ToRGB(frame, stream.time_base, alpha)
                     yield convert(frame)
-
-    def _read_audio(self) -> Audio | None:
-        """The sound of the part; the last stream that can be decoded, as ComfyUI takes it."""
-        with self._open() as container:
-            streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
-            if not streams:
-                return None
-            stream = streams[-1]
-            resampler = av.AudioResampler(format="fltp")
-            self._seek(container, stream)
-            pieces, rate = [], 0
-            for frame in container.decode(stream):
-                for piece in resampler.resample(frame):
-                    rate = piece.sample_rate
-                    begins = float(piece.pts * piece.time_base) if piece.pts is not None else self._start
-                    samples = piece.to_ndarray()
-                    skip = max(0, round((self._start - begins) * rate)) if not pieces else 0
-                    if not math.isinf(self._end):
-                        samples = samples[:, : max(0, round((self._end - begins) * rate))]
-                    if samples.shape[1] > skip:
-                        pieces.append(samples[:, skip:])
-                    elif pieces:
-                        break
-            return Audio(np.concatenate(pieces, axis=1), rate) if pieces else None
 
 
 def source_of(video):

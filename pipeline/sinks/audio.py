@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import av
 import numpy as np
@@ -43,9 +45,36 @@ CODECS = {
 }
 
 
+class Sound(Protocol):
+    """What can be written beside frames.
+
+    Attributes:
+        channels: 1 to 8.
+        sample_rate: Hz, > 0.
+        seconds: its length.
+    """
+
+    channels: int
+    sample_rate: int
+    seconds: Fraction
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """(channels, n >= 1) float32 in [-1, 1], one after another, from the start each time; a generator."""
+
+
+def check_sound(channels: int, sample_rate: int) -> None:
+    """Raise a ValueError for a number of channels or a rate that no file can hold."""
+    if channels not in LAYOUTS:
+        raise ValueError(
+            f"audio with {channels} channels cannot be written; supported are {', '.join(map(str, LAYOUTS))}: mix it down first"
+        )
+    if sample_rate <= 0:
+        raise ValueError(f"audio needs a sample rate above 0 Hz, got {sample_rate}")
+
+
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """A clip's sound.
+    """A clip's sound, in memory.
 
     Args:
         samples: (channels, n) float32 in [-1, 1], n >= 1; 1 to 8 channels.
@@ -60,13 +89,7 @@ class Audio:
     def __post_init__(self):
         if self.samples.ndim != 2 or self.samples.shape[1] < 1:
             raise ValueError(f"audio needs samples of shape (channels, n >= 1), got {self.samples.shape}")
-        if self.samples.shape[0] not in LAYOUTS:
-            raise ValueError(
-                f"audio with {self.samples.shape[0]} channels cannot be written; "
-                f"supported are {', '.join(map(str, LAYOUTS))}: mix it down first"
-            )
-        if self.sample_rate <= 0:
-            raise ValueError(f"audio needs a sample rate above 0 Hz, got {self.sample_rate}")
+        check_sound(self.channels, self.sample_rate)
 
     @property
     def channels(self) -> int:
@@ -76,8 +99,13 @@ class Audio:
     def seconds(self) -> Fraction:
         return Fraction(self.samples.shape[1], self.sample_rate)
 
+    def pieces(self) -> Iterator[np.ndarray]:
+        """See `Sound`; views of the samples."""
+        for first in range(0, self.samples.shape[1], BLOCK_SAMPLES):
+            yield self.samples[:, first : first + BLOCK_SAMPLES]
 
-def choose_codec(audio: Audio, offered: tuple[str, ...], wanted: str | None = None) -> str:
+
+def choose_codec(audio: Sound, offered: tuple[str, ...], wanted: str | None = None) -> str:
     """The codec for this sound: the wanted one, else the first offered that takes its channels.
 
     Raises:
@@ -107,9 +135,11 @@ class AudioTrack:
         seconds: length of the track.
     """
 
-    def __init__(self, container: av.container.OutputContainer, audio: Audio, codec: str, seconds: Fraction):
+    def __init__(self, container: av.container.OutputContainer, audio: Sound, codec: str, seconds: Fraction):
         self._container = container
         self._audio = audio
+        self._pieces = audio.pieces()
+        self._read = np.empty((audio.channels, 0), np.float32)  # and not sent yet
         self._layout = LAYOUTS[audio.channels]
         self._total = math.ceil(seconds * audio.sample_rate)
         self._sent = 0
@@ -136,11 +166,15 @@ class AudioTrack:
         """Flush: the track ends here."""
         self._container.mux(self._stream.encode(None))
 
+    def release(self) -> None:
+        """Let go of what the sound is read from; in any state, does not raise."""
+        self._pieces.close()
+
     def _send(self, end: int) -> None:
         while self._sent < end:
             stop = min(self._sent + BLOCK_SAMPLES, end)
             block = np.zeros((stop - self._sent, self._audio.channels), np.float32)
-            samples = self._audio.samples[:, self._sent : stop]
+            samples = self._next(stop - self._sent)
             block[: samples.shape[1]] = samples.T
             # Interleaved: PyAV cannot fill the planes of eight channels.
             frame = av.AudioFrame.from_ndarray(block.reshape(1, -1), format="flt", layout=self._layout)
@@ -149,3 +183,10 @@ class AudioTrack:
             frame.time_base = Fraction(1, self._audio.sample_rate)
             self._container.mux(self._stream.encode(frame))
             self._sent = stop
+
+    def _next(self, count: int) -> np.ndarray:
+        """The next samples: so many, or fewer at the end."""
+        while self._read.shape[1] < count and (piece := next(self._pieces, None)) is not None:
+            self._read = np.concatenate((self._read, piece), axis=1)
+        samples, self._read = self._read[:, :count], self._read[:, count:]
+        return samples

@@ -17,7 +17,7 @@ import torch
 
 from ..pixels import SUBSAMPLING, PixelFormat
 from ..video_spec import VideoSpec
-from .audio import Audio, AudioTrack, choose_codec
+from .audio import AudioTrack, Sound, choose_codec
 from .formats import FORMATS, Choice, encoder_threads
 from .frames import colour_tags, to_frame
 from .metadata import as_texts, png_bytes
@@ -48,7 +48,7 @@ class VideoOptions:
 
     fps: Fraction
     choice: Choice = Choice(FORMATS["mp4 (h264)"], "medium")
-    audio: Audio | None = None
+    audio: Sound | None = None
     audio_codec: str | None = None
     whole_audio: bool = False
     metadata: dict = field(default_factory=dict)
@@ -92,6 +92,7 @@ class VideoFileSink:
         self._keep = options.keep_unfinished and options.choice.format.is_video and not in_memory
         self._unfinished = None if in_memory else Unfinished(target, self._keep)
         self._container: av.container.OutputContainer | None = None
+        self._audio: AudioTrack | None = None
         self._written = 0
 
     # -- the life of a file -----------------------------------------------------------------------
@@ -151,6 +152,7 @@ class VideoFileSink:
             self._repeat()
             if self._audio is not None:
                 self._audio.close()
+                self._audio.release()
             self._container.close()
             self._container = None
             if self._unfinished is not None:
@@ -166,6 +168,8 @@ class VideoFileSink:
                     container.mux(self._video.encode(None))
                     if self._audio is not None:
                         self._audio.stop()
+            if self._audio is not None:
+                self._audio.release()
             with _logging_failures():
                 container.close()  # writes a trailer, which fails again on a full disk or a dead encoder
         if self._unfinished is not None:

@@ -1,7 +1,11 @@
 """Saving needs no frame tensor: the server's memory does not grow with the length of the video."""
 
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
+import pytest
 from graph import Graph, run
 
 SIZE = 16  # latent; 128x128 pixels
@@ -50,3 +54,46 @@ def test_peak_does_not_grow_with_the_length(start_server):
         assert 0.10 * short < 0.75 * image_bytes(LONG), "the bound is too wide to notice the frames"
         stock = peak_bytes(server, save(MIDDLE, 4, ours=False))
         assert stock - short >= 0.9 * image_bytes(MIDDLE), "this measure does not see frames that are in memory"
+
+
+SOUND_RATE, SOUND_SECONDS = 48000, {"short": 20, "long": 600}
+
+
+def write_clip(path: Path, seconds: int) -> None:
+    """Two small frames a second, and stereo sound."""
+    second = (np.sin(np.arange(SOUND_RATE) * 0.03) * 1e4).astype(np.int16).repeat(2)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=2)
+        video.width = video.height = 64
+        sound = container.add_stream("pcm_s16le", rate=SOUND_RATE, layout="stereo")
+        for i in range(2 * seconds):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), i % 256, np.uint8), "rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 2)
+            container.mux(video.encode(frame))
+            if i % 2 == 0:
+                piece = av.AudioFrame.from_ndarray(second[None], "s16", "stereo")
+                piece.sample_rate, piece.pts, piece.time_base = SOUND_RATE, i // 2 * SOUND_RATE, Fraction(1, SOUND_RATE)
+                container.mux(sound.encode(piece))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+
+
+@pytest.mark.parametrize("length", ["video", "longest"])
+def test_a_loaded_file_is_held_neither_in_frames_nor_in_sound(start_server, length):
+    """Ten minutes against twenty seconds: the sound of ten minutes would be 230 MB."""
+    with start_server() as server:
+        peaks = {}
+        for name, seconds in [("warm-up", SOUND_SECONDS["short"]), *SOUND_SECONDS.items()]:
+            write_clip(server.base / "input" / f"{name}.mkv", seconds)
+            graph = Graph()
+            video = graph("LoadVideo", file=f"{name}.mkv")
+            saver = graph(
+                "SaveVideoStreaming", video=video, filename_prefix=name, format="mkv (h264)", quality="low", speed="fastest",
+                audio_length=length,
+            )  # fmt: skip
+            peaks[name] = peak_bytes(server, graph)
+            [path] = server.output_dir.glob(f"{name}*.mkv")
+            with av.open(str(path)) as container:
+                assert container.duration / av.time_base == pytest.approx(seconds, abs=0.1)
+        held = 4 * 2 * SOUND_RATE * SOUND_SECONDS["long"]
+        assert peaks["long"] - peaks["short"] < held / 10, {name: peak // 10**6 for name, peak in peaks.items()}

@@ -251,6 +251,40 @@ def test_a_loaded_file_and_parts_of_it(server, seed, loadable, format, start, du
     assert not report["ready"], "decoded while it was written"
 
 
+@pytest.mark.parametrize("start, duration", [(0.0, 0.0), (0.5, 0.0), (0.25, 0.5)])
+@pytest.mark.parametrize("length", ["video", "longest", "shortest"])
+def test_sound_of_a_part_is_sample_for_sample_that_part(server, seed, loadable, length, start, duration):
+    graph = Graph()
+    source = save(graph, clip(graph, 10, graph("AFPTestAudio", seconds=1.0)), f"source_{seed}", "mov (prores)")
+    name = loadable(files_of(server, run(server, graph), source)[0])
+    graph = Graph()
+    part = graph("Video Slice", video=graph("LoadVideo", file=name), start_time=start, duration=duration, strict_duration=False)
+    node = save(graph, part, f"part_{seed}", "mov (prores)", audio_length=length)
+    [path] = files_of(server, run(server, graph), node)
+    heard = ffmpeg.sound(path)
+    first, last = round(start * 44100), round(min(10 / FPS, start + duration if duration else 10 / FPS) * 44100)
+    time = np.arange(first, last) / 44100
+    # After its last sample it is padded with silence, as the source was.
+    tones = [0.3 * np.sin(2 * np.pi * 220 * (channel + 1) * time) * (time < 1) for channel in range(2)]
+    assert heard.shape == (last - first, 2)
+    wrong = np.abs(heard - np.stack(tones, axis=1)).max(axis=1) > 2**-22  # PCM of 24 bits
+    assert not wrong.any(), (np.flatnonzero(wrong)[:5], len(wrong))
+
+
+def test_a_part_of_frames_in_memory_with_sound(server, seed):
+    """ComfyUI makes a file in memory of it, whose frames and sound are then read side by side."""
+    graph = Graph()
+    video = clip(graph, 40, graph("AFPTestAudio", seconds=5.0))
+    part = graph("Video Slice", video=video, start_time=1.0, duration=3.0, strict_duration=False)
+    node = save(graph, part, f"part_{seed}", "mkv (ffv1)", keep_frames=True)
+    [path] = files_of(server, run(server, graph), node)
+    assert order(path) == [i % len(COLOURS) for i in range(8, 32)]
+    heard, time = ffmpeg.sound(path), np.arange(44100, 44100 * 4) / 44100
+    assert abs(len(heard) - len(time)) <= 1
+    tone = 0.3 * np.sin(2 * np.pi * 220 * time)
+    assert np.corrcoef(heard[: len(time), 0], tone[: len(heard)])[0, 1] > 0.99, "AAC, but the tone it was"
+
+
 def test_transparency_of_a_loaded_file(server, seed, loadable):
     graph = Graph()
     source = save(graph, clip(graph, alpha=True), f"clear_{seed}", "mkv (ffv1)")
