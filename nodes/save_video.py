@@ -253,8 +253,8 @@ def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
         inside = f"{subfolder}/{path.name}" if subfolder else path.name
         return {"images": [ui.SavedResult(sorted(path.iterdir())[0].name, inside, io.FolderType.output)]}
     saved = [ui.SavedResult(path.name, subfolder, io.FolderType.output)]
-    if path.suffix == ".gif":
-        # "animated" would make the frontend play it as a video, which no browser can.
+    if path.suffix in (".gif", ".webp"):
+        # "animated" would make the frontend play a GIF as a video, which no browser can, and spread a WebP over its canvas.
         return {"images": saved}
     if small is not None:
         saved.append(ui.SavedResult(small.path.name, "", io.FolderType.temp))

@@ -176,6 +176,61 @@ def test_dropped_on_the_canvas_it_brings_the_workflow_back(saved, server: Server
 TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "webp": "image/webp", "png": "image/png"}
 
 
+SHOWN = [("gif", "img"), ("webp (animated)", "img"), ("png sequence", "img"), ("mov (prores)", "video"), ("mp4 (h264)", "video")]
+
+
+@pytest.fixture(params=["canvas", "Nodes 2.0"])
+def renderer(editor: Editor, request: pytest.FixtureRequest) -> Iterator[str]:
+    choose = "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    editor.page.evaluate(choose, request.param == "Nodes 2.0")
+    yield request.param
+    editor.page.evaluate(choose, False)
+
+
+@pytest.mark.parametrize("format, element", SHOWN)
+def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: str, format: str, element: str):
+    """Pictures as pictures, and of what browsers do not play the small copy; never in place of the canvas."""
+    page = editor.page
+    page.evaluate(
+        """([format, width, height]) => {
+            app.rootGraph.clear()
+            const make = (type, x, values) => {
+                const node = LiteGraph.createNode(type)
+                app.rootGraph.add(node)
+                node.pos = [x, 0]
+                for (const [name, value] of Object.entries(values)) node.widgets.find(w => w.name === name).value = value
+                return node
+            }
+            const image = make('EmptyImage', 0, {width, height, batch_size: 4})
+            const video = make('CreateVideo', 300, {})
+            const saver = make('SaveVideoStreaming', 600, {format, preview: true, filename_prefix: 'shown/it'})
+            saver.setSize([380, 500])
+            image.connect(0, video, 0)
+            video.connect(0, saver, saver.findInputSlot('video'))
+            app.canvas.ds.scale = 1
+            app.canvas.ds.offset = [100, 150]
+        }""",
+        [format, WIDTH, HEIGHT],
+    )
+    if renderer != "canvas":
+        page.wait_for_function("() => document.querySelectorAll('[data-node-id]').length === 3")
+    with page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+        page.evaluate("() => void app.queuePrompt(0)")
+    assert server.wait(sent.value.json()["prompt_id"])["status"]["status_str"] == "success"
+    if element == "img" and renderer == "canvas":
+        # Pictures are fetched when the node is drawn.
+        page.wait_for_function(
+            "width => { app.canvas.setDirty(true, true); return app.rootGraph.nodes.at(-1).imgs?.[0]?.naturalWidth === width }", arg=WIDTH
+        )
+        assert page.locator("img[src*='/view?']").count() == 0, "drawn, not laid over the canvas"
+        return
+    inside = "" if renderer == "canvas" else "[data-node-id] "
+    seen = "video => video.readyState >= 2 && video.videoWidth" if element == "video" else "image => image.complete && image.naturalWidth"
+    page.wait_for_function(
+        f"([element, width]) => [...document.querySelectorAll(element)].some(each => ({seen})(each) === width)", arg=[f"{inside}{element}[src*='/view?']", WIDTH]
+    )
+
+
 def test_inputs_that_few_need_are_folded_away(editor: Editor, server: Server):
     options = input_options(definition(server, "SaveVideoStreaming"))
     always = [name for name, more in options.items() if not more.get("advanced")]

@@ -435,4 +435,4 @@ def test_the_frontend_is_told_what_to_show(saved, case):
     ui = saved[case][1]
     files = ui["images"]
     assert len(files) == 1
-    assert ui.get("animated") == (None if case.format in ("gif", "png sequence") else [True])
+    assert ui.get("animated") == (None if case.kind.container in ("gif", "webp", "png") else [True])

@@ -1,0 +1,38 @@
+// Lets Nodes 2.0 show what Save Video (Streaming) has saved: pictures as pictures, and first what browsers play.
+//
+// It takes all that a node with a VIDEO input shows for videos, unless told otherwise, and begins with the first file.
+// The older renderer finds out by itself.
+import { app } from '../../../scripts/app.js'
+
+const SAVER = 'SaveVideoStreaming'
+const PICTURE = /\.(gif|png|webp)$/
+
+app.registerExtension({
+  name: 'async-frame-pipeline.previewKind',
+  nodeCreated(node) {
+    if (node.comfyClass !== SAVER) return
+    const { onExecuted } = node
+    node.onExecuted = function (output) {
+      onExecuted?.call(this, output)
+      tell(this, output)
+    }
+  },
+  // Outputs that were there before: after an undo, a change of tab, or a job opened from the queue.
+  afterConfigureGraph: () => tellAll(app.nodeOutputs),
+  onNodeOutputsUpdated: tellAll
+})
+
+function tellAll(outputs) {
+  for (const [locator, output] of Object.entries(outputs ?? {})) {
+    const [id, subgraph] = locator.split(':').reverse()
+    tell((subgraph ? app.rootGraph.subgraphs.get(subgraph) : app.rootGraph)?.getNodeById(id), output)
+  }
+}
+
+function tell(node, output) {
+  const files = output?.images
+  if (node?.comfyClass !== SAVER || !files?.length) return
+  node.previewMediaType = PICTURE.test(files[0].filename) ? 'image' : 'video'
+  // The small copy of a file that browsers do not play comes second, for programs that fetch what was saved.
+  if (files.length === 2 && files[1].type === 'temp') files.reverse()
+}
