@@ -6,6 +6,7 @@ import contextlib
 import math
 from pathlib import Path
 
+import av
 from comfy_api.latest import InputImpl, io, ui
 
 from ..pipeline.sinks import formats
@@ -229,7 +230,10 @@ def _here(each: Format) -> Format:
     if each.name in formats.available_formats():
         return each
     if each.software not in formats.available_formats():
-        raise ValueError(f"This PyAV cannot write {each.name}: it lacks the encoder {each.encoder}. Choose another format.")
+        raise ValueError(
+            f"PyAV {av.__version__} cannot write {each.name}: it has no {each.encoder}, or one that is too old. "
+            "Choose another format."
+        )
     host.say(f"no {each.encoder} on this machine, {each.software} is written instead of {each.name}")
     return FORMATS[each.software]
 

@@ -246,8 +246,8 @@ def _can_encode(encoder: str) -> bool:
         av.codec.Codec(encoder, "w")
     except ValueError:  # UnknownCodecError is one
         return False
-    if encoder == "prores_ks" and int(av.__version__.partition(".")[0]) < 16:
-        return False  # FFmpeg 7's cannot be given a profile through PyAV
+    if encoder in ("prores_ks", "libsvtav1") and int(av.__version__.partition(".")[0]) < 16:
+        return False  # the ProRes of FFmpeg 7 takes no profile through PyAV, SVT-AV1 2 does not know "lossless"
     return not encoder.endswith("_nvenc") or (torch.cuda.is_available() and _opens(encoder))
 
 

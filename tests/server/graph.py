@@ -105,7 +105,7 @@ def assert_clean(server: host.Server) -> None:
     assert [name for name in now["threads"] if name.startswith("async-frame-pipeline")] == []
     assert {name: vae["hooks"] for name, vae in now["vaes"].items() if vae["hooks"]} == {}
     files = [path for path in server.output_dir.rglob("*") if path.is_file()]
-    assert [path.name for path in files if path.suffix != ".mp4" or path.stat().st_size == 0] == []
+    assert [path.name for path in files if path.name.startswith(".") or path.stat().st_size == 0] == []
     assert list((server.base / "input").glob(".*")) == []
 
 
