@@ -24,6 +24,8 @@ from .metadata import as_texts, png_bytes
 from .unfinished import Numbered, Unfinished
 
 MAX_FPS = 1000
+# More than any encoder decodes ahead of what it shows.
+MOST_REORDERED_FRAMES = 1000
 # How often a file that is to be playable while it grows gets what it has so far. It is always behind by up to this and
 # by frames that wait for sound, or for others that are shown before them: together less than a second.
 FRAGMENT_MILLISECONDS = 500
@@ -267,7 +269,8 @@ class VideoFileSink:
             # Every frame lasts as long as the next; the muxer would guess for the last.
             if not packet.duration:
                 packet.duration = self._ticks(1)
-            if packet.dts is None:  # seen of x265, now and then, in clips of two frames
+            # x265 makes its decoding times from memory it never wrote to where there are only one or two frames.
+            if packet.dts is None or abs(packet.pts - packet.dts) > self._ticks(MOST_REORDERED_FRAMES):
                 packet.dts = packet.pts
             if self._options.repeat > 1:
                 self._packets.append(packet)

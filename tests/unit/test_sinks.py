@@ -233,6 +233,21 @@ def cases(draw) -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["mp4 (h265)", "mkv (h265)"])
+@pytest.mark.parametrize("repeat", [0, 2])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_x265_with_hardly_a_frame(tmp_path, name, repeat, frames):
+    """Its decoding times are left over from whatever was in its memory then: often so that no container takes them."""
+    for _ in range(8):
+        sink = file_sink(target(tmp_path, FORMATS[name]), VideoOptions(Fraction(16), choice_of(name), repeat=repeat))
+        write(sink, frames, 64, 96)
+        count = frames * max(1, repeat)
+        assert all(abs(at - Fraction(i, 16)) <= Fraction(1, 1000) for i, at in enumerate(times(sink.path)))
+        with av.open(str(sink.path)) as container:
+            decoded = [packet.dts * packet.time_base for packet in container.demux(video=0) if packet.dts is not None]
+        assert decoded == sorted(decoded) and len(times(sink.path)) == count and all(at <= count for at in decoded)
+
+
 @pytest.mark.parametrize("size", [(32, 48), (40, 40), (16, 48), (48, 64)])
 def test_x265_survives_small_sizes(size):
     """With its "cutree" it writes past its memory there; in a process of its own, which would die of it."""
