@@ -15,6 +15,8 @@ app.registerExtension({
     node.onExecuted = function (output) {
       onExecuted?.call(this, output)
       tell(this, output)
+      // Newer frontends show a copy of it.
+      tell(this, app.nodeOutputs?.[this.graph.isRootGraph === false ? `${this.graph.id}:${this.id}` : `${this.id}`])
     }
   },
   // Outputs that were there before: after an undo, a change of tab, or a job opened from the queue.
