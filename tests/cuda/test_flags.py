@@ -13,7 +13,7 @@ SERVER_TESTS = Path(__file__).resolve().parent.parent / "server"
 sys.path[:0] = [str(SERVER_TESTS), str(SERVER_TESTS.parent.parent / "scripts")]
 
 import host  # noqa: E402
-from test_changed_vae import test_the_same_pixels_as_the_stock_nodes  # noqa: E402, F401
+from test_changed_vae import test_a_selected_device, test_the_same_pixels_as_the_stock_nodes  # noqa: E402, F401
 from test_flags import COMBINATIONS, test_the_same_as_stock_under_the_same_flags  # noqa: E402, F401
 
 ON_A_GPU = COMBINATIONS | {
