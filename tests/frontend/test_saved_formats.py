@@ -187,12 +187,10 @@ def renderer(editor: Editor, request: pytest.FixtureRequest) -> Iterator[str]:
     editor.page.evaluate(choose, False)
 
 
-@pytest.mark.parametrize("format, element", SHOWN)
-def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: str, format: str, element: str):
-    """Pictures as pictures, and of what browsers do not play the small copy; never in place of the canvas."""
-    page = editor.page
-    page.evaluate(
-        """([format, width, height]) => {
+def build(editor: Editor, renderer: str, format: str, preview: bool) -> None:
+    """A graph of a few empty pictures and our saver, its last node."""
+    editor.page.evaluate(
+        """([format, preview, width, height]) => {
             app.rootGraph.clear()
             const make = (type, x, values) => {
                 const node = LiteGraph.createNode(type)
@@ -203,20 +201,34 @@ def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: 
             }
             const image = make('EmptyImage', 0, {width, height, batch_size: 4})
             const video = make('CreateVideo', 300, {})
-            const saver = make('SaveVideoStreaming', 600, {format, preview: true, filename_prefix: 'shown/it'})
+            const saver = make('SaveVideoStreaming', 600, {format, preview, filename_prefix: 'shown/it'})
             saver.setSize([380, 500])
             image.connect(0, video, 0)
             video.connect(0, saver, saver.findInputSlot('video'))
             app.canvas.ds.scale = 1
             app.canvas.ds.offset = [100, 150]
         }""",
-        [format, WIDTH, HEIGHT],
+        [format, preview, WIDTH, HEIGHT],
     )
     if renderer != "canvas":
-        page.wait_for_function("() => document.querySelectorAll('[data-node-id]').length === 3")
-    with page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
-        page.evaluate("() => void app.queuePrompt(0)")
-    assert server.wait(sent.value.json()["prompt_id"])["status"]["status_str"] == "success"
+        editor.page.wait_for_function("() => document.querySelectorAll('[data-node-id]').length === 3")
+
+
+def run(editor: Editor, server: Server) -> dict:
+    """Run what is on the canvas; what the saver told the frontend to show first."""
+    with editor.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+        editor.page.evaluate("() => void app.queuePrompt(0)")
+    outputs = server.result(sent.value.json()["prompt_id"])["outputs"]
+    [shown] = [output["images"] for output in outputs.values() if "images" in output]
+    return shown[0]
+
+
+@pytest.mark.parametrize("format, element", SHOWN)
+def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: str, format: str, element: str):
+    """Pictures as pictures, and of what browsers do not play the small copy; never in place of the canvas."""
+    page = editor.page
+    build(editor, renderer, format, preview=True)
+    run(editor, server)
     if element == "img" and renderer == "canvas":
         # Pictures are fetched when the node is drawn.
         page.wait_for_function(
@@ -229,6 +241,28 @@ def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: 
     page.wait_for_function(
         f"([element, width]) => [...document.querySelectorAll(element)].some(each => ({seen})(each) === width)", arg=[f"{inside}{element}[src*='/view?']", WIDTH]
     )
+
+
+@pytest.mark.parametrize("format", ["gif", "mkv (ffv1)"])
+def test_the_node_does_not_go_on_showing_an_older_video(editor: Editor, server: Server, renderer: str, format: str):
+    page = editor.page
+    build(editor, renderer, "mp4 (h264)", preview=False)
+    older = run(editor, server)["filename"]
+    page.wait_for_function("name => [...document.querySelectorAll('video')].some(each => each.src.includes(name))", arg=older)
+    page.evaluate("format => { app.rootGraph.nodes.at(-1).widgets.find(each => each.name === 'format').value = format }", format)
+    newer = run(editor, server)["filename"]
+    page.wait_for_function(
+        """name => {
+            app.canvas.setDirty(true, true)
+            return app.nodeOutputs[app.rootGraph.nodes.at(-1).id]?.images?.[0].filename === name
+        }""",
+        arg=newer,
+    )
+    page.wait_for_function("name => ![...document.querySelectorAll('video')].some(each => each.src.includes(name))", arg=older)
+    if format == "gif" and renderer == "canvas":
+        page.wait_for_function(
+            "name => { app.canvas.setDirty(true, true); return app.rootGraph.nodes.at(-1).imgs?.[0]?.src.includes(name) }", arg=newer
+        )
 
 
 def test_inputs_that_few_need_are_folded_away(editor: Editor, server: Server):
