@@ -139,7 +139,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         prompt = read(arguments.prompt)
-        for path in asyncio.run(run(arguments.server, prompt, arguments.out)):
+        server = arguments.server if "://" in arguments.server else f"http://{arguments.server}"
+        for path in asyncio.run(run(server, prompt, arguments.out)):
             print(f"saved {path}")
     except (PromptError, aiohttp.ClientError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
