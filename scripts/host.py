@@ -513,6 +513,8 @@ _PR_SET_PDEATHSIG = 1
 def end_with_parent() -> None:
     """In a child process, before it starts: a demo or test run that is killed leaves no server behind."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # A shell that starts something in the background makes it, and all it starts, deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _free_port() -> int:
