@@ -194,6 +194,9 @@ def test_chinese_in_the_menus_the_messages_and_the_settings(editor: Editor):
     page.add_init_script("Object.defineProperty(navigator, 'languages', {get: () => ['zh-CN']})")
     page.reload()
     editor = Editor(page)
+    # The frontend starts in English, changes when the language has arrived, and leaves the nodes' names until told.
+    expect(page.get_by_role("button", name="设置").first).to_be_visible()
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
 
     editor.add("VAEDecode")
     # A node can be pointed at once it has been drawn.
