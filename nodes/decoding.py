@@ -23,6 +23,7 @@ from ..pipeline.decoders import exact, whole
 from ..pipeline.decoders.window import within
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
+from ..pipeline.sinks.formats import check_in
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.video_spec import VideoSpec
 from . import fast, host, live
@@ -43,6 +44,11 @@ def decoder_input() -> io.Combo.Input:
     )  # fmt: skip
 
 
+def check_decoder(decoder: str) -> None:
+    """Raise a ValueError for one that is not of DECODERS, as may come from another node."""
+    check_in(decoder, DECODERS, "decoder can be")
+
+
 def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor:
     """The frames as an IMAGE, streamed off the GPU where that is possible.
 
@@ -52,8 +58,9 @@ def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor
     Returns:
         (T, H, W, 3), same shape, dtype and device as from the stock node, and unless decoded fast the same values.
     Raises:
-        ValueError: see `host.check_latent`. Otherwise what the stock node raises.
+        ValueError: see `host.check_latent` and `check_decoder`. Otherwise what the stock node raises.
     """
+    check_decoder(decoder)
     host.check_latent(vae, samples)
     dtype, reason = torch.float32, None
     if host.why_not_exact(vae, samples) is None:

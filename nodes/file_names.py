@@ -24,13 +24,15 @@ def check_prefix(prefix: str, root: str) -> None:
     reason = _why_not(prefix, root)
     if reason is not None:
         raise ValueError(
-            f"filename_prefix {ascii(prefix) if not prefix.isprintable() else repr(prefix)} does not name a place inside "
+            f"filename_prefix {repr(prefix) if str(prefix).isprintable() else ascii(prefix)} does not name a place inside "
             f"the output folder: {reason}. Use a name or a relative path without '..', for example 'video/ComfyUI'."
         )
 
 
 def _why_not(prefix: str, root: str) -> str | None:
     # Control characters; and lone surrogates, which no file system takes.
+    if not isinstance(prefix, str):
+        return "it is no text"
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in prefix):
         return "it holds a control character or half of a character"
     for kind in (PurePosixPath, PureWindowsPath):

@@ -73,9 +73,11 @@ def check_latent(vae, samples: dict) -> None:
     """Refuse, before anything is loaded, a latent this VAE cannot decode.
 
     Raises:
-        ValueError: what is in `samples` is no latent, or a Wan VAE was given a video latent with another number of
-            channels.
+        ValueError: what is in `samples` is no latent, `vae` is no VAE, or a Wan VAE was given a video latent with
+            another number of channels.
     """
+    if not hasattr(vae, "decode"):
+        raise ValueError(f"vae is {type(vae).__name__}, which cannot decode. Connect the VAE of a loader.")
     latent = samples.get("samples") if isinstance(samples, dict) else None
     if not hasattr(latent, "is_nested") or 0 in latent.shape or not latent_of(samples).is_floating_point():
         given = f"{latent.dtype} {tuple(latent.shape)}" if isinstance(latent, torch.Tensor) else type(latent).__name__
@@ -272,6 +274,11 @@ def metadata_enabled() -> bool:
     return not args.disable_metadata
 
 
+def check_prefix(filename_prefix: str) -> None:
+    """Refuse, with a ValueError, a prefix that leads out of ComfyUI's output folder."""
+    file_names.check_prefix(filename_prefix, folder_paths.get_output_directory())
+
+
 def output_names(filename_prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
     """Where files with this prefix go.
 
@@ -280,10 +287,11 @@ def output_names(filename_prefix: str, width: int, height: int) -> tuple[str, st
     Raises:
         ValueError: the prefix leads out of the output folder.
     """
-    root = folder_paths.get_output_directory()
-    file_names.check_prefix(filename_prefix, root)
+    check_prefix(filename_prefix)
     try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root, width, height)
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory(), width, height
+        )
     except OSError:  # something is in the way; the error names it
         raise
     except Exception as error:  # ComfyUI raises a bare Exception where the prefix leads out

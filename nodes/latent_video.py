@@ -75,6 +75,7 @@ class LatentVideo(Input.Video):
         self, vae, samples: dict, fps: Fraction, audio: dict | None = None, bit_depth: int = 8, window=None,
         decoder: str = "auto", save_first: bool = False,
     ):
+        decoding.check_decoder(decoder)
         host.check_latent(vae, samples)
         self._vae, self._samples, self._audio_dict = vae, samples, audio
         Choice(STOCK_FORMAT, bit_depth=bit_depth)

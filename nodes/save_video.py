@@ -129,23 +129,14 @@ class SaveVideoStreaming(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, format="mp4 (h264)", quality="high", bit_depth=AUTO, chroma=AUTO, audio_codec=AUTO, repeat=0
+        cls, filename_prefix=None, format=None, quality=None, bit_depth=None, chroma=None, audio_codec=None, repeat=None
     ) -> bool | str:
-        """Refuse when the prompt is queued what the format does not have.
+        """Refuse when the prompt is queued what cannot be saved; what comes from another node is still None, and checked later.
 
         Named here, these inputs are not looked up in their lists: formats that only another machine has are let through.
         """
         try:
-            each = _format(format)
-            if str(bit_depth) not in BIT_DEPTHS:
-                raise ValueError(f"bit_depth can be {', '.join(BIT_DEPTHS)}; got {bit_depth}")
-            each.check(quality, None if chroma == AUTO else chroma, None if bit_depth == AUTO else int(bit_depth))
-            if audio_codec != AUTO and each.is_video and audio_codec not in each.audio:
-                raise ValueError(f"{format} can have sound as {', '.join(each.audio)}; got {audio_codec}")
-            if not 0 <= repeat <= 1000:
-                raise ValueError(f"repeat can be 0 to 1000, got {repeat}")
-            if repeat > 1 and each.container == "png":
-                raise ValueError("a png sequence cannot repeat: set repeat to 0")
+            _check(filename_prefix, format, quality, bit_depth, chroma, audio_codec, repeat)
         except ValueError as error:
             return str(error)
         return True
@@ -155,6 +146,9 @@ class SaveVideoStreaming(io.ComfyNode):
         if not keep_frames and cls._frames_are_used():
             raise ValueError(NOT_KEPT)
         with video.rescuing() if isinstance(video, LatentVideo) else contextlib.nullcontext():
+            for name, value in inputs.items():
+                if value is None:
+                    raise ValueError(f"{name} is None: the node that it comes from gives nothing")
             return cls._save(video, keep_frames=keep_frames, **inputs)
 
     @classmethod
@@ -163,8 +157,11 @@ class SaveVideoStreaming(io.ComfyNode):
         dither=False, alpha=True, audio_codec=AUTO, audio_length="video", ping_pong=False, repeat=0,
         keep_unfinished=False, preview=False, keep_frames=False,
     ) -> io.NodeOutput:  # fmt: skip
+        _check(filename_prefix, format, quality, bit_depth, chroma, audio_codec, repeat)
+        formats.check_in(color, COLOURS, "color can be")
+        formats.check_in(audio_length, LENGTHS, "audio_length can be")
         source = source_of(video)
-        each = _here(_format(format))
+        each = _here(FORMATS[format])
         chroma = "" if chroma == AUTO else chroma
         with_alpha = alpha and source.alpha and bool(each.alpha) and (not chroma or chroma in each.alpha)
         depth_chroma = chroma or each.chroma(with_alpha)
@@ -219,10 +216,26 @@ class SaveVideoStreaming(io.ComfyNode):
         return metadata
 
 
-def _format(name: str) -> Format:
-    if name not in FORMATS:
-        raise ValueError(f"format can be {', '.join(formats.available_formats())}; got {name}")
-    return FORMATS[name]
+def _check(filename_prefix, format, quality, bit_depth, chroma, audio_codec, repeat) -> None:
+    """Raise a ValueError that says which input cannot be so, and what it can be; None is not known yet."""
+    if filename_prefix is not None:
+        host.check_prefix(filename_prefix)
+    if bit_depth is not None:
+        formats.check_in(str(bit_depth), BIT_DEPTHS, "bit_depth can be")
+    if repeat is not None and repeat not in range(1001):
+        raise ValueError(f"repeat can be 0 to 1000, got {repeat}")
+    if format is None:
+        return
+    if format not in list(FORMATS):
+        formats.check_in(format, formats.available_formats(), "format can be")
+    each = FORMATS[format]
+    # The depths depend on the chroma.
+    depth = None if chroma is None or bit_depth in (None, AUTO) else int(bit_depth)
+    each.check(quality, None if chroma == AUTO else chroma, depth)
+    if audio_codec not in (None, AUTO) and each.is_video and audio_codec not in each.audio:
+        raise ValueError(f"{format} can have sound as {', '.join(each.audio)}; got {audio_codec}")
+    if repeat is not None and repeat > 1 and each.container == "png":
+        raise ValueError("a png sequence cannot repeat: set repeat to 0")
 
 
 def _here(each: Format) -> Format:

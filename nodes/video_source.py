@@ -191,6 +191,8 @@ def source_of(video):
     # A subclass may mean something else by it.
     if type(video) is InputImpl.VideoFromFile and (window := trim_window(video)) is not None:
         return FileSource(video, window)
+    if not hasattr(video, "get_components"):
+        raise ValueError(f"video is {type(video).__name__}, which holds no frames. Connect a VIDEO.")
     return ImageSource(video)
 
 

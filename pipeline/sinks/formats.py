@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -192,12 +193,12 @@ class Format:
     def check(self, quality: str | None, chroma: str | None, bit_depth: int | None) -> None:
         """Raise a ValueError that says what the format has, if one of these is not among it; None is never checked."""
         if quality is not None:
-            _check_in(quality, self.qualities, f"{self.name} has the qualities")
+            check_in(quality, self.qualities, f"{self.name} has the qualities")
         if chroma is not None:
-            _check_in(chroma, tuple(self.depths), f"{self.name} has the chroma")
+            check_in(chroma, self.depths, f"{self.name} has the chroma")
         if bit_depth is not None:
             chroma = chroma or self.default_chroma
-            _check_in(bit_depth, self.depths[chroma], f"{self.name} at {chroma} has the bit depths")
+            check_in(bit_depth, self.depths[chroma], f"{self.name} at {chroma} has the bit depths")
 
     @property
     def software(self) -> str:
@@ -299,7 +300,7 @@ class Choice:
         if not self.chroma:
             object.__setattr__(self, "chroma", each.chroma(self.alpha and bool(each.alpha)))
         each.check(self.quality, self.chroma, self.bit_depth)
-        _check_in(self.speed, SPEEDS, "speed can be")
+        check_in(self.speed, SPEEDS, "speed can be")
         if self.alpha and self.chroma not in each.alpha:
             has = f"with chroma {', '.join(each.alpha)}" if each.alpha else "in no way"
             raise ValueError(f"{each.name} can store transparency {has}, got {self.chroma}")
@@ -356,6 +357,9 @@ def nearest_depth(each: Format, chroma: str, wanted: int) -> int:
     return min((depth for depth in depths if depth >= wanted), default=max(depths))
 
 
-def _check_in(value, allowed, what: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{what} {', '.join(map(str, allowed))}; got {value}")
+def check_in(value, allowed: Collection, what: str) -> None:
+    """Raise a ValueError that begins with `what` and names those allowed, if the value is not among them."""
+    if value not in list(allowed):
+        # Escaped: a message with half of a character in it cannot be logged.
+        got = str(value).encode("ascii", "backslashreplace").decode()
+        raise ValueError(f"{what} {', '.join(map(str, allowed))}; got {got}")

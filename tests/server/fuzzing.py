@@ -70,8 +70,15 @@ def make_prompt(chance: random.Random, definitions: dict) -> dict:
             if chance.random() < 0.1:
                 del node["inputs"][name]
             else:
-                node["inputs"][name] = anything(chance)
+                node["inputs"][name] = given(prompt, anything(chance)) if chance.random() < 0.3 else anything(chance)
     return prompt
+
+
+def given(prompt: dict, value: object) -> list:
+    """A link to a node that gives this value, of which ComfyUI checks nothing."""
+    node = str(len(prompt) + 1)
+    prompt[node] = {"class_type": "AFPTestAny", "inputs": {"value": json.dumps(value)}}
+    return [node, 0]
 
 
 def working(definition: dict) -> dict:

@@ -1,5 +1,7 @@
 """Input that cannot work: refused before any decode, with a message that says what is wrong and what to do."""
 
+import json
+
 import pytest
 from graph import Graph, assert_clean, refusal, state
 
@@ -26,13 +28,16 @@ def test_latent_of_another_model(server, seed, node, kind, channels, expected):
     assert_nothing_was_decoded(server, name)
 
 
-def video_refusal(server, seed: int, name: str, audio_fault: str | None = None, prefix: str = "bad", **inputs) -> str:
+def video_refusal(
+    server, seed: int, name: str, audio_fault: str | None = None, prefix: str = "bad", typed: bool = True, **inputs
+) -> str:
     graph = Graph()
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name)
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
     if audio_fault:
         inputs["audio"] = graph("AFPTestAudio", seconds=1.0, fault=audio_fault)
     video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, **{"fps": 16, **inputs})
+    prefix = prefix if typed else graph("AFPTestAny", value=json.dumps(prefix))
     graph("SaveVideoStreaming", video=video, filename_prefix=prefix, format="mp4 (h264)", quality="high")
     return refusal(server, graph)
 
@@ -53,12 +58,74 @@ def test_audio_without_samples(server, seed, fault):
 
 
 @pytest.mark.parametrize("prefix", ["../../x", "/tmp/x", "a/../../x"])
-def test_prefix_that_leaves_the_output_folder(server, seed, prefix):
-    message = video_refusal(server, seed, f"prefix {seed}", prefix=prefix)
+@pytest.mark.parametrize("typed", [True, False])
+def test_prefix_that_leaves_the_output_folder(server, seed, prefix, typed):
+    """One that is typed is refused before the models run; one that another node makes, before the decode."""
+    message = video_refusal(server, seed, f"prefix {seed}", prefix=prefix, typed=typed)
     assert prefix in message
     assert "output folder" in message
+    assert ("Custom validation failed" in message) == typed
     assert_nothing_was_decoded(server, f"prefix {seed}")
     assert not (server.base / "x_00001_.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    "inputs, expected",
+    [
+        ({"format": "avi"}, "format can be mp4 (h264), "),
+        ({"quality": "best"}, "mp4 (h264) has the qualities very high, high, medium, low, lossless; got best"),
+        ({"speed": "ludicrous"}, "speed can be slow, medium, fast, fastest; got ludicrous"),
+        ({"bit_depth": "9"}, "bit_depth can be auto, 8, 10, 12, 16; got 9"),
+        ({"format": "mp4 (av1)", "bit_depth": "12"}, "mp4 (av1) at 4:2:0 has the bit depths 8, 10; got 12"),
+        ({"format": "mp4 (av1)", "chroma": "4:4:4"}, "mp4 (av1) has the chroma 4:2:0; got 4:4:4"),
+        ({"color": "BT.2020"}, "color can be BT.709, BT.709 full range, BT.601, BT.601 full range; got BT.2020"),
+        ({"audio_length": "half"}, "audio_length can be video, longest, shortest; got half"),
+        ({"audio_codec": "mp3"}, "mp4 (h264) can have sound as aac, opus, flac; got mp3"),
+        ({"repeat": 1001}, "repeat can be 0 to 1000, got 1001"),
+        # ComfyUI's worker dies of a message that cannot be logged.
+        ({"format": "half\ud800"}, "got half\\ud800"),
+        ({"format": ["mp4 (h264)"]}, "got ['mp4 (h264)']"),
+        ({"filename_prefix": 7}, "filename_prefix 7 does not name a place"),
+        ({"quality": None}, "quality is None"),
+        ({"video": "clip.mp4"}, "video is str"),
+    ],
+    ids=str,
+)
+def test_choice_of_the_saver_that_another_node_makes(server, seed, inputs, expected):
+    """Known only at run time: refused then, as it would have been when it was queued, before the decode."""
+    graph = Graph()
+    name = f"linked {seed}"
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name)
+    samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
+    video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=16)
+    linked = {name: graph("AFPTestAny", value=json.dumps(value)) for name, value in inputs.items()}
+    graph("SaveVideoStreaming", **{"video": video, "filename_prefix": "bad", "format": "mp4 (h264)", "quality": "high", **linked})
+    message = refusal(server, graph)
+    assert expected in message
+    assert "Custom validation failed" not in message
+    assert_nothing_was_decoded(server, name)
+
+
+@pytest.mark.parametrize("node", ["AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo"])
+@pytest.mark.parametrize("vae", ["wan_2.1_vae.safetensors", None])
+def test_what_is_no_vae(server, seed, node, vae):
+    graph = Graph()
+    samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
+    more = {"fps": 16} if node == "AsyncVAEDecodeToVideo" else {}
+    graph("PreviewAny", source=graph(node, samples=samples, vae=graph("AFPTestAny", value=json.dumps(vae)), **more))
+    assert f"vae is {type(vae).__name__}" in refusal(server, graph)
+
+
+@pytest.mark.parametrize("node", ["AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo"])
+def test_decoder_that_another_node_names(server, seed, node):
+    graph = Graph()
+    name = f"decoder {seed}"
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name)
+    samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
+    more = {"fps": 16} if node == "AsyncVAEDecodeToVideo" else {}
+    graph("PreviewAny", source=graph(node, samples=samples, vae=vae, decoder=graph("AFPTestAny", value='"quick"'), **more))
+    assert "decoder can be auto, exact, fast; got quick" in refusal(server, graph)
+    assert_nothing_was_decoded(server, name)
 
 
 def test_prefix_below_something_that_is_no_folder(server, seed):

@@ -170,7 +170,8 @@ def test_error_in_one_consumer_leaves_the_video_usable_for_another(server, seed)
     video = graph(
         "AsyncVAEDecodeToVideo", samples=latent(graph, seed, latent_frames=3, height=4, width=4), vae=vae, fps=16
     )
-    node = graph("SaveVideoStreaming", video=video, filename_prefix="../outside", format="mp4 (h264)", quality="high")
+    prefix = graph("AFPTestAny", value='"../outside"')  # one that is typed is refused before anything runs
+    node = graph("SaveVideoStreaming", video=video, filename_prefix=prefix, format="mp4 (h264)", quality="high")
     with pytest.raises(host.PromptFailed):
         server.run(graph.prompt)
     graph.prompt[node.node]["inputs"]["filename_prefix"] = f"inside_{seed}"

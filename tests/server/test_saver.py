@@ -194,6 +194,26 @@ def test_what_a_format_does_not_have_is_refused_before_anything_runs(server, see
     assert not list(server.output_dir.rglob(f"refused_{seed}*"))
 
 
+def test_every_choice_may_come_from_another_node(server, seed):
+    graph = Graph()
+    choices = {
+        "filename_prefix": f"linked_{seed}", "format": "mkv (h265)", "quality": "low", "speed": "fastest", "bit_depth": "12",
+        "chroma": "4:4:4", "color": "BT.601", "dither": True, "alpha": False, "audio_codec": "flac", "audio_length": "video",
+        "ping_pong": True, "repeat": 2, "keep_unfinished": True, "preview": True, "keep_frames": False,
+    }  # fmt: skip
+    known = server.get("/object_info/SaveVideoStreaming")["SaveVideoStreaming"]["input"]
+    assert choices.keys() | {"video"} == known["required"].keys() | known["optional"].keys()
+    video = clip(graph, audio=graph("AFPTestAudio", seconds=1.0))
+    linked = {name: graph("AFPTestAny", value=json.dumps(value)) for name, value in choices.items()}
+    node = graph("SaveVideoStreaming", video=video, **linked)
+    path, preview = files_of(server, run(server, graph), node)
+    video, sound = ffmpeg.probe(path)[:2]
+    assert path.name == f"linked_{seed}_00001_.mkv"
+    assert (video["codec_name"], video["pix_fmt"], video["color_space"]) == ("hevc", "yuv444p12le", "smpte170m")
+    assert (sound["codec_name"], len(order(path))) == ("flac", 20)
+    assert preview.parent == server.base / "temp"
+
+
 def test_too_fast_for_a_gif(server, seed):
     graph = Graph()
     images = graph("AFPTestPatches", frames=4, height=32, width=32)

@@ -1,5 +1,6 @@
 """Latents and audio for the tests, the same for the same seed."""
 
+import json
 import math
 
 import comfy.nested_tensor
@@ -29,6 +30,21 @@ class Latent:
             # As LTX-AV and the like make them: video first, audio second.
             samples = comfy.nested_tensor.NestedTensor([samples, torch.randn([batch, 8, 25, 16], generator=generator)])
         return ({"samples": samples},)
+
+
+class Any:
+    """A value for an input of any type, given as JSON; as switches and other nodes of many packs give them."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("STRING", {})}}
+
+    RETURN_TYPES = ("*",)
+    FUNCTION = "make"
+    CATEGORY = "_tests"
+
+    def make(self, value):
+        return (json.loads(value),)
 
 
 class CropLatent:
