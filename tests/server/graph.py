@@ -90,10 +90,10 @@ def refusal(server: host.Server, graph: Graph) -> str:
     raise AssertionError("the prompt succeeded")
 
 
-def state(server: host.Server, lanes: bool = False) -> dict:
-    """Threads of the server's process; decoder calls and hooks of each watched VAE; what lanes hold (pack/probes.py)."""
+def state(server: host.Server, **wanted: bool) -> dict:
+    """Threads of the server's process; decoder calls and hooks of each watched VAE; what is `wanted` beside (pack/probes.py)."""
     graph = Graph()
-    probe = graph("AFPTestState", lanes=lanes)
+    probe = graph("AFPTestState", **wanted)
     return run(server, graph).ui(probe)["state"][0]
 
 

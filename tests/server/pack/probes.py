@@ -1,5 +1,6 @@
 """Output nodes that report to the test, through the prompt's history, what is only visible inside the server."""
 
+import ctypes
 import gc
 import os
 import threading
@@ -70,17 +71,17 @@ class DumpImages(Probe):
 
 
 class State(Probe):
-    """Threads of this process; calls and hooks of every watched VAE; on demand what the lanes hold."""
+    """Threads of this process; calls and hooks of every watched VAE; on demand what the lanes hold, and what memory is held."""
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {}, "optional": {"lanes": ("BOOLEAN", {"default": False})}}
+        return {"required": {}, "optional": {"lanes": ("BOOLEAN", {"default": False}), "memory": ("BOOLEAN", {"default": False})}}
 
     @classmethod
     def IS_CHANGED(cls, **inputs):
         return float("nan")  # never answer from the cache
 
-    def report(self, lanes=False):
+    def report(self, lanes=False, memory=False):
         state = {
             "threads": [thread.name for thread in threading.enumerate()],
             "vaes": {name: {"decoder_calls": w.decoder_calls, "hooks": w.hooks()} for name, w in WATCHES.items()},
@@ -90,4 +91,14 @@ class State(Probe):
             state["slot_bytes"] = sum(host.nbytes for slot in slots for host in slot.host.values())
             links = (os.path.realpath(link).removesuffix(" (deleted)") for link in Path("/proc/self/fd").iterdir())
             state["open_files"] = [path for path in links if path.endswith((".mp4", ".part", ".latent"))]
+        if memory:
+            state["memory_bytes"] = _memory_held()
         return {"ui": {"state": [state]}}
+
+
+def _memory_held() -> int:
+    """Bytes of memory of this process's own, not of mapped files, without those that nothing uses any more."""
+    gc.collect()  # ComfyUI's own VAE is in a circle of references, which stands until one is made
+    ctypes.CDLL(None).malloc_trim(0)  # what is free, glibc keeps for the next
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")]
+    return int(line.split()[1]) * 1024
