@@ -66,7 +66,9 @@ def rescuing(samples: dict, first: bool = False) -> Iterator[None]:
     except Exception as error:
         if host.is_cancel(error) or getattr(error, "latents_told", False):
             raise
-        raise _with_note(error, _rescue(samples)) from error.__cause__
+        told = with_note(error, _rescue(samples))
+        told.latents_told = True
+        raise told from error.__cause__
     else:
         if early is not None:
             early.unlink(missing_ok=True)
@@ -194,7 +196,7 @@ def _metadata() -> dict[str, str] | None:
     }
 
 
-def _with_note(error: Exception, note: str) -> Exception:
+def with_note(error: Exception, note: str) -> Exception:
     """The same error with more to say: of the same type if possible, since ComfyUI looks for out-of-memory by type."""
     message = f"{error}\n\n{note}"
     try:
@@ -203,5 +205,4 @@ def _with_note(error: Exception, note: str) -> Exception:
         assert note in str(told)
     except Exception:  # a type that takes other arguments
         told = RuntimeError(f"{type(error).__name__}: {message}")
-    told.latents_told = True
     return told.with_traceback(error.__traceback__)

@@ -17,7 +17,7 @@ from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
-from . import host
+from . import host, rescue
 from .latent_video import LatentVideo
 from .video_source import source_of
 
@@ -192,7 +192,13 @@ class SaveVideoStreaming(io.ComfyNode):
         if ping_pong:
             sinks = [PingPong(each_sink) for each_sink in sinks]
         kept = source.image_sink() if keep_frames else None
-        report = source.run([*sinks, kept] if kept else sinks, frames, with_alpha)
+        try:
+            report = source.run([*sinks, kept] if kept else sinks, frames, with_alpha)
+        except Exception as error:
+            if not sink.kept or host.is_cancel(error):
+                raise
+            left = ", ".join(map(str, sink.kept))
+            raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
         return io.NodeOutput(
             _saved_video(video, sink, each),
             _frames(source, kept, frames) if keep_frames else host.blocked(NOT_KEPT),

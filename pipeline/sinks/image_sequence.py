@@ -77,6 +77,11 @@ class ImageSequenceSink:
         self._encoder = None
         self._unfinished.give_up(self._written > 0)
 
+    @property
+    def kept(self) -> list[Path]:
+        """What failed runs left, see `VideoOptions.keep_unfinished`."""
+        return self._unfinished.kept
+
     def _store(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             png = bytes(packet)

@@ -58,6 +58,7 @@ class Unfinished:
         self.target = target if isinstance(target, Numbered) else Path(target)
         self._keep = keep
         self.path: Path | None = None  # where to write
+        self.kept: list[Path] = []  # what failed runs left here, and no later one made whole
         self.final: Path | None = None
 
     def create(self) -> Path:
@@ -86,30 +87,34 @@ class Unfinished:
         if not isinstance(self.target, Numbered):
             os.replace(self.path, self.final)
             self.path = None
+            self.discard_kept()
             return self.final
         # The claimed name first: it is free unless somebody who knows nothing of claims took it meanwhile.
         for self.final in itertools.chain([self.final], self._candidates()):
             with contextlib.suppress(FileExistsError):
                 self._take(self.final)
                 self.path = None
+                self.discard_kept()
                 return self.final
 
     def give_up(self, any_frames: bool) -> None:
         """The run failed: keep what there is, if that was asked for and there is something, else remove it."""
         if self.path is not None and self._keep and any_frames and self._has_something:
             logging.warning("async-frame-pipeline: the unfinished video is kept in %s", self.path)
+            self.kept.append(self.path)
             self.path = None
         self.discard()
 
+    def discard_kept(self) -> None:
+        """A later run made the whole: remove what earlier ones left; does not raise."""
+        for path in self.kept:
+            _remove(path)
+        self.kept = []
+
     def discard(self) -> None:
         """Remove what was written; does not raise."""
-        if self.path is None:
-            return
-        if self._is_folder:
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        if self.path is not None:
+            _remove(self.path)
         self.path = None
 
     @property
@@ -149,6 +154,15 @@ class Unfinished:
             return
         os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         os.replace(self.path, final)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it; does not raise."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _check_room(path: Path) -> None:

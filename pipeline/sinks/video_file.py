@@ -220,6 +220,11 @@ class VideoFileSink:
     # -- parts ------------------------------------------------------------------------------------
 
     @property
+    def kept(self) -> list[Path]:
+        """What failed runs left, see `VideoOptions.keep_unfinished`."""
+        return self._unfinished.kept if self._unfinished is not None else []
+
+    @property
     def _name(self) -> str:
         return str(self._unfinished.final) if self._unfinished is not None else "the video"
 
@@ -332,6 +337,7 @@ class VideoFileSink:
             finished.discard()
             raise
         self._unfinished.discard()
+        self._unfinished.discard_kept()
 
 
 def _movie_timescale(fps: Fraction) -> int:

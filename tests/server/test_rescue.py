@@ -91,6 +91,25 @@ def test_the_file_is_what_the_stock_node_writes(server, seed):
         path.unlink()
 
 
+@pytest.mark.parametrize("format", ["mp4 (h264)", "mkv (h264)", "png sequence"])
+@pytest.mark.parametrize("decoder", ["fails", "is out of memory once"])
+def test_unfinished_file_is_named_by_the_error_and_gone_when_a_second_try_succeeds(server, seed, format, decoder):
+    graph, node = failing(seed, **{"fail_at" if decoder == "fails" else "oom_at": 4})
+    [latent] = [node for node in graph.prompt.values() if node["class_type"] == "AFPTestLatent"]
+    latent["inputs"]["latent_frames"] = 6
+    graph.prompt[node.node]["inputs"] |= {"format": format, "keep_unfinished": True}
+    if decoder == "fails":
+        message = refusal(server, graph)
+        [path] = server.output_dir.glob(f"rescue_{seed}_*")
+        assert "unfinished" in path.name and message.endswith(f"What was saved before that is kept as {path}.\n")
+        assert (server.base / "input" / rescued_name(message)).exists()
+    else:
+        assert "the unfinished video is kept" in run(server, graph).log
+        paths = [path for path in server.output_dir.glob(f"rescue_{seed}_*") if path.suffix != ".png"]
+        assert ["unfinished" in path.name for path in paths] == [False]
+    assert_clean(server)
+
+
 def test_the_same_latents_are_written_once(server, seed):
     before = rescues(server)
     graph, _ = failing(seed)

@@ -94,6 +94,19 @@ def test_what_is_given_up_goes_or_stays_as_asked(tmp_path, extension, keep):
     assert again.publish().name == f"clip_{2 if keep else 1:05}_" + (".mp4" if extension else "")
 
 
+@pytest.mark.parametrize("extension", ["mp4", ""])
+def test_what_a_later_run_of_the_same_made_whole_is_not_kept(tmp_path, extension):
+    file = Unfinished(series(tmp_path, extension), keep=True)
+    fill(file, "half")
+    file.give_up(any_frames=True)
+    fill(file, "less")
+    file.give_up(any_frames=True)
+    assert sorted(path.name for path in file.kept) == names(tmp_path) and len(file.kept) == 2
+    fill(file, "whole")
+    path = file.publish()
+    assert (names(tmp_path), file.kept) == ([path.name], [])
+
+
 def test_nothing_is_kept_of_a_run_without_frames(tmp_path):
     file = Unfinished(series(tmp_path), keep=True)
     file.create()
