@@ -129,9 +129,9 @@ class SaveVideoStreaming(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, filename_prefix=None, format=None, quality=None, bit_depth=None, chroma=None, audio_codec=None, repeat=None
+        cls, filename_prefix=None, format=None, quality=None, bit_depth=AUTO, chroma=AUTO, audio_codec=AUTO, repeat=0
     ) -> bool | str:
-        """Refuse when the prompt is queued what cannot be saved; what comes from another node is still None, and checked later.
+        """Refuse when the prompt is queued what cannot be saved; what another node will give is None, and checked later.
 
         Named here, these inputs are not looked up in their lists: formats that only another machine has are let through.
         """

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import host
 import numpy as np
 import pytest
 from graph import Graph, Link, Outcome, refusal, run
@@ -190,7 +191,9 @@ def test_what_a_format_does_not_have_is_refused_before_anything_runs(server, see
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"refused {seed}")
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
     save(graph, graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=FPS), f"refused_{seed}", **inputs)
-    assert message in refusal(server, graph)
+    with pytest.raises(host.PromptRejected) as rejected:
+        server.run(graph.prompt)
+    assert message in str(rejected.value)
     assert not list(server.output_dir.rglob(f"refused_{seed}*"))
 
 
