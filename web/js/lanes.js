@@ -5,6 +5,7 @@
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { LanesPanel } from './lanes_panel.js'
+import { eachOutput, locatorOf } from './outputs.js'
 
 const EVENT = 'async-frame-pipeline.lanes'
 const OUTPUT = 'async_frame_pipeline'
@@ -59,12 +60,12 @@ function showOutput(node, output) {
 }
 
 function showOutputs(outputs) {
-  for (const [locator, output] of Object.entries(outputs ?? {})) showOutput(nodeAt(locator), output)
+  eachOutput(outputs, showOutput)
 }
 
 /** Puts the report where the outputs of savers are; a decoder has none of its own. */
 function keep(node, report) {
-  const locator = node.graph.isRootGraph === false ? `${node.graph.id}:${node.id}` : `${node.id}`
+  const locator = locatorOf(node)
   app.nodeOutputs[locator] = { ...app.nodeOutputs[locator], [OUTPUT]: [report] }
 }
 
@@ -75,12 +76,6 @@ function nodeOfExecution(id) {
   const last = path.pop()
   for (const step of path) graph = graph?.getNodeById(step)?.subgraph
   return graph?.getNodeById(last)
-}
-
-/** The node of a key of `app.nodeOutputs`: its id, in a subgraph behind the subgraph's own. */
-function nodeAt(locator) {
-  const [id, subgraph] = locator.split(':').reverse()
-  return (subgraph ? app.rootGraph.subgraphs.get(subgraph) : app.rootGraph)?.getNodeById(id)
 }
 
 function addPanel(node) {

@@ -3,6 +3,7 @@
 // It takes all that a node with a VIDEO input shows for videos, unless told otherwise, and begins with the first file.
 // The older renderer finds out by itself, but for a node that has shown a video before: it would go on showing that one.
 import { app } from '../../../scripts/app.js'
+import { eachOutput, locatorOf } from './outputs.js'
 
 const SAVER = 'SaveVideoStreaming'
 const PICTURE = /\.(gif|png|webp)$/
@@ -17,7 +18,7 @@ app.registerExtension({
       onExecuted?.call(this, output)
       tell(this, output)
       // Newer frontends show a copy of it.
-      tell(this, app.nodeOutputs?.[this.graph.isRootGraph === false ? `${this.graph.id}:${this.id}` : `${this.id}`])
+      tell(this, app.nodeOutputs?.[locatorOf(this)])
     }
   },
   // Outputs that were there before: after an undo, a change of tab, or a job opened from the queue.
@@ -26,10 +27,7 @@ app.registerExtension({
 })
 
 function tellAll(outputs) {
-  for (const [locator, output] of Object.entries(outputs ?? {})) {
-    const [id, subgraph] = locator.split(':').reverse()
-    tell((subgraph ? app.rootGraph.subgraphs.get(subgraph) : app.rootGraph)?.getNodeById(id), output)
-  }
+  eachOutput(outputs, tell)
 }
 
 function tell(node, output) {
