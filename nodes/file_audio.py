@@ -13,6 +13,12 @@ import numpy as np
 from ..pipeline.sinks.audio import check_sound
 
 
+def seek(container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream, start: float) -> None:
+    """Go to where decoding must begin for the stream to be whole from `start` seconds on."""
+    if start:
+        container.seek(int(start / stream.time_base), stream=stream)
+
+
 class FileAudio:
     """Sound of the part of a file between two times, of the last stream that can be decoded, as ComfyUI takes it.
 
@@ -49,8 +55,7 @@ class FileAudio:
                 return
             stream, begun = streams[-1], False
             resampler = av.AudioResampler(format="fltp")
-            if self._start:
-                container.seek(int(self._start / stream.time_base), stream=stream)
+            seek(container, stream, self._start)
             for frame in container.decode(stream):
                 for piece in resampler.resample(frame):
                     self.sample_rate = rate = piece.sample_rate

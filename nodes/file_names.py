@@ -30,9 +30,9 @@ def check_prefix(prefix: str, root: str) -> None:
 
 
 def _why_not(prefix: str, root: str) -> str | None:
-    # Control characters; and lone surrogates, which no file system takes.
     if not isinstance(prefix, str):
         return "it is no text"
+    # Control characters; and lone surrogates, which no file system takes.
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in prefix):
         return "it holds a control character or half of a character"
     for kind in (PurePosixPath, PureWindowsPath):

@@ -136,7 +136,9 @@ class SaveVideoStreaming(io.ComfyNode):
         Named here, these inputs are not looked up in their lists: formats that only another machine has are let through.
         """
         try:
-            _check(filename_prefix, format, quality, bit_depth, chroma, audio_codec, repeat)
+            if filename_prefix is not None:
+                host.check_prefix(filename_prefix)
+            _check(format, quality, bit_depth, chroma, audio_codec, repeat)
         except ValueError as error:
             return str(error)
         return True
@@ -157,7 +159,7 @@ class SaveVideoStreaming(io.ComfyNode):
         dither=False, alpha=True, audio_codec=AUTO, audio_length="video", ping_pong=False, repeat=0,
         keep_unfinished=False, preview=False, keep_frames=False,
     ) -> io.NodeOutput:  # fmt: skip
-        _check(filename_prefix, format, quality, bit_depth, chroma, audio_codec, repeat)
+        _check(format, quality, bit_depth, chroma, audio_codec, repeat)
         formats.check_in(color, COLOURS, "color can be")
         formats.check_in(audio_length, LENGTHS, "audio_length can be")
         source = source_of(video)
@@ -222,10 +224,8 @@ class SaveVideoStreaming(io.ComfyNode):
         return metadata
 
 
-def _check(filename_prefix, format, quality, bit_depth, chroma, audio_codec, repeat) -> None:
+def _check(format, quality, bit_depth, chroma, audio_codec, repeat) -> None:
     """Raise a ValueError that says which input cannot be so, and what it can be; None is not known yet."""
-    if filename_prefix is not None:
-        host.check_prefix(filename_prefix)
     if bit_depth is not None:
         formats.check_in(str(bit_depth), BIT_DEPTHS, "bit_depth can be")
     if repeat is not None and repeat not in range(1001):

@@ -21,7 +21,7 @@ from ..pipeline.sinks import Sink
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.video_spec import VideoSpec
 from . import decoding, host
-from .file_audio import FileAudio
+from .file_audio import FileAudio, seek
 from .latent_video import LatentVideo, checked_audio, checked_fps
 
 # swscale trades up to three codes for speed otherwise.
@@ -158,21 +158,17 @@ class FileSource:
         return pts is None or (pts >= start and (math.isinf(self._end) or pts < int(self._end / stream.time_base)))
 
     def _count(self, container, stream) -> int:
-        self._seek(container, stream)
+        seek(container, stream, self._start)
         frames = sum(1 for packet in container.demux(stream) if packet.size and self._inside(packet.pts, stream))
         if frames < 1:
             raise ValueError(f"The video has no frames between {self._start:g} and {self._end:g} seconds.")
         return frames
 
-    def _seek(self, container, stream: av.VideoStream | av.AudioStream) -> None:
-        if self._start:
-            container.seek(int(self._start / stream.time_base), stream=stream)
-
     def _pictures(self, alpha: bool) -> Iterator[np.ndarray]:
         """(3 or 4, H, W) float32 in [0, 1], one frame after another."""
         with self._open() as container:
             stream = self._stream(container)
-            self._seek(container, stream)
+            seek(container, stream, self._start)
             convert = None
             for frame in container.decode(stream):
                 if self._inside(frame.pts, stream):

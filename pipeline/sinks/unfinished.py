@@ -84,18 +84,17 @@ class Unfinished:
 
     def publish(self) -> Path:
         """Give the finished file its name, which it returns."""
-        if not isinstance(self.target, Numbered):
+        if isinstance(self.target, Numbered):
+            # The claimed name first: it is free unless somebody who knows nothing of claims took it meanwhile.
+            for self.final in itertools.chain([self.final], self._candidates()):
+                with contextlib.suppress(FileExistsError):
+                    self._take(self.final)
+                    break
+        else:
             os.replace(self.path, self.final)
-            self.path = None
-            self.discard_kept()
-            return self.final
-        # The claimed name first: it is free unless somebody who knows nothing of claims took it meanwhile.
-        for self.final in itertools.chain([self.final], self._candidates()):
-            with contextlib.suppress(FileExistsError):
-                self._take(self.final)
-                self.path = None
-                self.discard_kept()
-                return self.final
+        self.path = None
+        self.discard_kept()
+        return self.final
 
     def give_up(self, any_frames: bool) -> None:
         """The run failed: keep what there is, if that was asked for and there is something, else remove it."""
