@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 
 import host
@@ -35,6 +36,11 @@ class Graph:
         }
         self.prompt[node] = {"class_type": class_type, "inputs": inputs}
         return Link(node)
+
+
+def linked(graph: Graph, value: object) -> Link:
+    """A value that another node gives, of which ComfyUI checks nothing."""
+    return graph("AFPTestAny", value=json.dumps(value))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,9 +1,7 @@
 """Input that cannot work: refused before any decode, with a message that says what is wrong and what to do."""
 
-import json
-
 import pytest
-from graph import Graph, assert_clean, refusal, state
+from graph import Graph, assert_clean, linked, refusal, state
 
 
 def assert_nothing_was_decoded(server, name: str) -> None:
@@ -29,16 +27,18 @@ def test_latent_of_another_model(server, seed, node, kind, channels, expected):
 
 
 def video_refusal(
-    server, seed: int, name: str, audio_fault: str | None = None, prefix: str = "bad", typed: bool = True, **inputs
+    server, seed: int, name: str, audio_fault: str | None = None, prefix: str = "bad", from_another_node: dict | None = None, **inputs
 ) -> str:
+    """What the user sees; of the saver's inputs, those in `from_another_node` are not typed."""
     graph = Graph()
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name)
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
     if audio_fault:
         inputs["audio"] = graph("AFPTestAudio", seconds=1.0, fault=audio_fault)
     video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, **{"fps": 16, **inputs})
-    prefix = prefix if typed else graph("AFPTestAny", value=json.dumps(prefix))
-    graph("SaveVideoStreaming", video=video, filename_prefix=prefix, format="mp4 (h264)", quality="high")
+    typed = {"video": video, "filename_prefix": prefix, "format": "mp4 (h264)", "quality": "high"}
+    given = {name: linked(graph, value) for name, value in (from_another_node or {}).items()}
+    graph("SaveVideoStreaming", **typed | given)
     return refusal(server, graph)
 
 
@@ -61,7 +61,8 @@ def test_audio_without_samples(server, seed, fault):
 @pytest.mark.parametrize("typed", [True, False])
 def test_prefix_that_leaves_the_output_folder(server, seed, prefix, typed):
     """One that is typed is refused before the models run; one that another node makes, before the decode."""
-    message = video_refusal(server, seed, f"prefix {seed}", prefix=prefix, typed=typed)
+    given = {"prefix": prefix} if typed else {"from_another_node": {"filename_prefix": prefix}}
+    message = video_refusal(server, seed, f"prefix {seed}", **given)
     assert prefix in message
     assert "output folder" in message
     assert ("Custom validation failed" in message) == typed
@@ -93,17 +94,10 @@ def test_prefix_that_leaves_the_output_folder(server, seed, prefix, typed):
 )
 def test_choice_of_the_saver_that_another_node_makes(server, seed, inputs, expected):
     """Known only at run time: refused then, as it would have been when it was queued, before the decode."""
-    graph = Graph()
-    name = f"linked {seed}"
-    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name)
-    samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
-    video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=16)
-    linked = {name: graph("AFPTestAny", value=json.dumps(value)) for name, value in inputs.items()}
-    graph("SaveVideoStreaming", **{"video": video, "filename_prefix": "bad", "format": "mp4 (h264)", "quality": "high", **linked})
-    message = refusal(server, graph)
+    message = video_refusal(server, seed, f"linked {seed}", from_another_node=inputs)
     assert expected in message
     assert "Custom validation failed" not in message
-    assert_nothing_was_decoded(server, name)
+    assert_nothing_was_decoded(server, f"linked {seed}")
 
 
 @pytest.mark.parametrize("node", ["AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo"])
@@ -112,7 +106,7 @@ def test_what_is_no_vae(server, seed, node, vae):
     graph = Graph()
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
     more = {"fps": 16} if node == "AsyncVAEDecodeToVideo" else {}
-    graph("PreviewAny", source=graph(node, samples=samples, vae=graph("AFPTestAny", value=json.dumps(vae)), **more))
+    graph("PreviewAny", source=graph(node, samples=samples, vae=linked(graph, vae), **more))
     assert f"vae is {type(vae).__name__}" in refusal(server, graph)
 
 
@@ -123,7 +117,7 @@ def test_decoder_that_another_node_names(server, seed, node):
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name)
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
     more = {"fps": 16} if node == "AsyncVAEDecodeToVideo" else {}
-    graph("PreviewAny", source=graph(node, samples=samples, vae=vae, decoder=graph("AFPTestAny", value='"quick"'), **more))
+    graph("PreviewAny", source=graph(node, samples=samples, vae=vae, decoder=linked(graph, "quick"), **more))
     assert "decoder can be auto, exact, fast; got quick" in refusal(server, graph)
     assert_nothing_was_decoded(server, name)
 

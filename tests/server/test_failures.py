@@ -9,7 +9,7 @@ from pathlib import Path
 
 import host
 import pytest
-from graph import Graph, Link, assert_clean, run, state
+from graph import Graph, Link, assert_clean, linked, run, state
 from mp4 import read
 
 CONSUMERS = ["SaveVideoStreaming", "SaveVideo", "GetVideoComponents", "AsyncVAEDecodeVideo"]
@@ -170,7 +170,7 @@ def test_error_in_one_consumer_leaves_the_video_usable_for_another(server, seed)
     video = graph(
         "AsyncVAEDecodeToVideo", samples=latent(graph, seed, latent_frames=3, height=4, width=4), vae=vae, fps=16
     )
-    prefix = graph("AFPTestAny", value='"../outside"')  # one that is typed is refused before anything runs
+    prefix = linked(graph, "../outside")  # one that is typed is refused before anything runs
     node = graph("SaveVideoStreaming", video=video, filename_prefix=prefix, format="mp4 (h264)", quality="high")
     with pytest.raises(host.PromptFailed):
         server.run(graph.prompt)

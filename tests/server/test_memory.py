@@ -87,7 +87,7 @@ def test_a_loaded_file_is_held_neither_in_frames_nor_in_sound(start_server, leng
             write_clip(server.base / "input" / f"{name}.mkv", seconds)
             graph = Graph()
             video = graph("LoadVideo", file=f"{name}.mkv")
-            saver = graph(
+            graph(
                 "SaveVideoStreaming", video=video, filename_prefix=name, format="mkv (h264)", quality="low", speed="fastest",
                 audio_length=length,
             )  # fmt: skip

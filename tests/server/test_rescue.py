@@ -10,7 +10,7 @@ from pathlib import Path
 import host
 import pytest
 import safetensors
-from graph import Graph, Link, assert_clean, refusal, run
+from graph import Graph, Link, assert_clean, linked, refusal, run
 from mp4 import read
 from resume import assert_resumes, disarm, rescued_name
 
@@ -121,7 +121,7 @@ def test_the_same_latents_are_written_once(server, seed):
 def test_save_that_fails_before_decoding_is_rescued_too(server, seed):
     graph, node = failing(seed, slow_at=0)
     # From another node, since one that is typed is refused before anything runs.
-    graph.prompt[node.node]["inputs"]["filename_prefix"] = [graph("AFPTestAny", value='"../outside"').node, 0]
+    graph.prompt[node.node]["inputs"]["filename_prefix"] = [linked(graph, "../outside").node, 0]
     message = refusal(server, graph)
     assert "output folder" in message
     assert (server.base / "input" / rescued_name(message)).exists()

@@ -9,7 +9,7 @@ import av
 import host
 import numpy as np
 import pytest
-from graph import Graph, Link, Outcome, refusal, run
+from graph import Graph, Link, Outcome, linked, refusal, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -207,8 +207,7 @@ def test_every_choice_may_come_from_another_node(server, seed):
     known = server.get("/object_info/SaveVideoStreaming")["SaveVideoStreaming"]["input"]
     assert choices.keys() | {"video"} == known["required"].keys() | known["optional"].keys()
     video = clip(graph, audio=graph("AFPTestAudio", seconds=1.0))
-    linked = {name: graph("AFPTestAny", value=json.dumps(value)) for name, value in choices.items()}
-    node = graph("SaveVideoStreaming", video=video, **linked)
+    node = graph("SaveVideoStreaming", video=video, **{name: linked(graph, value) for name, value in choices.items()})
     path, preview = files_of(server, run(server, graph), node)
     video, sound = ffmpeg.probe(path)[:2]
     assert path.name == f"linked_{seed}_00001_.mkv"
