@@ -13,6 +13,10 @@ from pathlib import Path
 # makes the tiny decodes of these tests many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+# Where pytest lives when the ComfyUI is the user's own; processes that tests start get it with this file.
+if packages := os.environ.get("AFP_TEST_PACKAGES"):
+    sys.path.append(packages)
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "async_frame_pipeline"
 
@@ -23,3 +27,11 @@ if PACKAGE not in sys.modules:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = module
     spec.loader.exec_module(module)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as `unit` what needs neither a server nor a browser; tests/server and tests/cuda start things in other ways too."""
+    for item in items:
+        folder = item.path.relative_to(ROOT).parts[1]
+        if folder not in ("server", "cuda") and not {"server", "browser"} & set(item.fixturenames):
+            item.add_marker("unit")
