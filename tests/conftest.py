@@ -33,5 +33,6 @@ def pytest_collection_modifyitems(items):
     """Mark as `unit` what needs neither a server nor a browser; tests/server and tests/cuda start things in other ways too."""
     for item in items:
         folder = item.path.relative_to(ROOT).parts[1]
-        if folder not in ("server", "cuda") and not {"server", "browser"} & set(item.fixturenames):
+        starts_one = folder in ("server", "cuda") or {"server", "browser"} & set(item.fixturenames)
+        if folder == "unit" or not starts_one:
             item.add_marker("unit")
