@@ -142,7 +142,8 @@ def prepare_tests(host: Host, say: Callable[[str], None] = lambda line: None) ->
     python = HOST_DIR / "venv" / "bin" / "python" if host.ours else host.python
     with _lock():
         version = _output(python, "-c", "import sys; print(*sys.version_info[:2], sep='.')")
-        with _step("test-packages", version, str(host.ours), *TEST_PACKAGES) as todo:
+        # A step for each place, so that going from one to the other installs nothing.
+        with _step("test-packages" if host.ours else "test-packages-apart", version, *TEST_PACKAGES) as todo:
             if not todo:
                 return
             say("Installing pytest, hypothesis and playwright (once) ...")
@@ -285,6 +286,7 @@ def _output(python: Path, *args: str) -> str:
     return subprocess.run([python, *args], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@functools.lru_cache
 def _imports_torch(python: Path) -> bool:
     try:
         return subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0

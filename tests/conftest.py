@@ -9,9 +9,13 @@ import os
 import sys
 from pathlib import Path
 
-# Before torch starts its threads: they spin while they wait, and with one per core any second busy process
-# makes the tiny decodes of these tests many times slower.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch starts its threads: they spin while they wait, beside encoders that want the same cores. With two threads
+# for two cores the tests of the sinks took four times the CPU time of one thread, and six times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Where pytest lives when the ComfyUI is the user's own; processes that tests start get it with this file.
+if packages := os.environ.get("AFP_TEST_PACKAGES"):
+    sys.path.append(packages)
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "async_frame_pipeline"
@@ -23,3 +27,12 @@ if PACKAGE not in sys.modules:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = module
     spec.loader.exec_module(module)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as `unit` what needs neither a server nor a browser; tests/server and tests/cuda start things in other ways too."""
+    for item in items:
+        folder = item.path.relative_to(ROOT).parts[1]
+        starts_one = folder in ("server", "cuda") or {"server", "browser"} & set(item.fixturenames)
+        if folder == "unit" or not starts_one:
+            item.add_marker("unit")

@@ -17,10 +17,8 @@ TEST_NODES = HERE / "pack"
 _seeds = itertools.count(1)
 
 
-# Two threads: torch's spin while they wait, and with one per core, a second busy process on the machine makes
-# these small decodes 30 times slower.
 # Python hides deprecations by default.
-ENVIRONMENT = {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "default"}
+ENVIRONMENT = {"PYTHONWARNINGS": "default"}
 DEPRECATED = re.compile(r"^.*async-frame-pipeline.*(?:Deprecation|Future)Warning.*$", re.MULTILINE)
 
 

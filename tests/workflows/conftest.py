@@ -29,8 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[host.Server]:
     # The picture that comes with ComfyUI, and that Load Image shows in a new installation.
     (base / "input").mkdir()
     shutil.copy(comfyui.root / "input" / "example.png", base / "input")
-    # Threads that wait for each other by spinning take minutes for thousands of tiny operations on a busy machine.
-    env = {"OMP_WAIT_POLICY": "PASSIVE"}
-    with host.Server(base=base, host=comfyui, packs=[PROBES], env=env) as server:
+    with host.Server(base=base, host=comfyui, packs=[PROBES]) as server:
         yield server
     shutil.rmtree(base / "models")  # 1.7 GB
