@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-# Before torch starts its threads: they spin while they wait, and with one per core any second busy process
-# makes the tiny decodes of these tests many times slower.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch starts its threads: they spin while they wait, beside encoders that want the same cores. With two threads
+# for two cores the tests of the sinks took four times the CPU time of one thread, and six times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "async_frame_pipeline"
