@@ -70,11 +70,10 @@ def times(path: Path) -> list[Fraction]:
 # ------------------------------------------------------------------------------ unfinished files
 
 def child(call: str) -> list[str]:
-    """The command of a process of its own that calls something here. It finds what this one finds, pytest too."""
-    path = [str(ROOT / "tests"), *sys.path]
+    """The command of a process of its own that calls something here."""
     return [
         sys.executable, "-c",
-        f"import sys; sys.path[:] = {path!r}; import conftest; "
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
         f"from async_frame_pipeline.tests.unit import test_sinks; test_sinks.{call}",
     ]  # fmt: skip
 
