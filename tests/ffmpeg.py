@@ -61,8 +61,10 @@ def sound(path: Path) -> np.ndarray:
     return samples
 
 
-def read(path: Path, alpha: bool = False, pixels: str | None = None, decoder: str | None = None) -> tuple[np.ndarray | None, ...]:
-    """What `rgb`, `codes` and `sound` give, each None where there is none (of `codes`: without `pixels`).
+def read(
+    path: Path, alpha: bool = False, pixels: str | None = None, decoder: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """What `rgb`, `codes` (None without `pixels`) and `sound` (None where there is none) give.
 
     By one process, which takes longer to start than to read a short file.
     """
@@ -89,7 +91,8 @@ class _Rgb(_Pictures):
         self._planes = [2, 0, 1, 3] if alpha else [2, 0, 1]
 
     def array(self, raw: bytes) -> np.ndarray:
-        planes = np.frombuffer(raw, np.float32).reshape(-1, len(self._planes), self._video["height"], self._video["width"])
+        shape = -1, len(self._planes), self._video["height"], self._video["width"]
+        planes = np.frombuffer(raw, np.float32).reshape(shape)
         return np.moveaxis(planes[:, self._planes], 1, -1)
 
 

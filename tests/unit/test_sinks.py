@@ -34,7 +34,7 @@ VIDEOS = [name for name in HERE if FORMATS[name].is_video]
 def each_encoder(names: list[str]) -> list:
     """Parameters: before a merge the first of these formats that has an encoder, at night all of them."""
     first = {FORMATS[name].encoder: name for name in reversed(names)}
-    return [pytest.param(name, marks=[] if first[FORMATS[name].encoder] == name else pytest.mark.nightly) for name in names]
+    return [pytest.param(name, marks=[pytest.mark.nightly] * (name not in first.values())) for name in names]
 
 
 def target(folder: Path, each) -> Numbered:
@@ -106,7 +106,8 @@ def endless(folder: str, *names: str) -> None:
 def killed(tmp_path_factory) -> Path:
     """A folder for each format, left by one process that was killed while it wrote them all."""
     folder = tmp_path_factory.mktemp("killed")
-    writer = subprocess.Popen(child(f"endless({str(folder)!r}, *{VIDEOS})"), stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    command = child(f"endless({str(folder)!r}, *{VIDEOS})")
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert writer.stdout.readline() == "written\n"
     finally:
