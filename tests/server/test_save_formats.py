@@ -468,7 +468,7 @@ def test_nothing_else_is_left(saved):
         assert entry.name.split("_")[1] == "00001" and not entry.name.startswith("."), entry.name
 
 
-@pytest.mark.parametrize("case", map(parameter, CASES))
+@pytest.mark.parametrize("case", [parameter(case) for case in CASES])
 def test_the_frontend_is_told_what_to_show(saved, case):
     ui = saved[case][1]
     files = ui["images"]
