@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 import subprocess
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -44,34 +45,83 @@ def rgb(path: Path, alpha: bool = False, decoder: str | None = None) -> np.ndarr
     Returns:
         (T, H, W, 3 or 4) float32 in [0, 1].
     """
-    video, _, _ = probe(path)
-    raw = _decoded(path, "gbrapf32le" if alpha else "gbrpf32le", decoder)
-    planes = np.frombuffer(raw, np.float32).reshape(-1, 4 if alpha else 3, video["height"], video["width"])
-    return np.moveaxis(planes[:, [2, 0, 1, 3][: planes.shape[1]]], 1, -1)
+    [pictures] = _read(path, decoder, [_Rgb(path, alpha)])
+    return pictures
 
 
 def codes(path: Path, pixels: str, decoder: str | None = None) -> np.ndarray:
     """All frames as they are stored, in the file's own planar format `pixels`: (T, n) uint8 or uint16."""
-    video, _, _ = probe(path)
-    raw = np.frombuffer(_decoded(path, pixels, decoder), np.uint16 if pixels.endswith("le") else np.uint8)
-    return raw.reshape(int(video["nb_read_frames"]), -1)
-
-
-def _decoded(path: Path, pixels: str, decoder: str | None) -> bytes:
-    choice = ["-c:v", decoder] if decoder else []
-    # Where chroma is shared, ffmpeg 5 takes it to sit between two columns, whatever the file says.
-    left = ":in_h_chr_pos=0" if any(shared in probe(path)[0]["pix_fmt"] for shared in ("420", "422")) else ""
-    return _run(
-        "ffmpeg", *choice, "-i", path, "-map", "0:v", "-vsync", "0", "-vf", f"scale=flags={EXACT}{left}",
-        "-f", "rawvideo", "-pix_fmt", pixels, "-",
-    )  # fmt: skip
+    [stored] = _read(path, decoder, [_Codes(path, pixels)])
+    return stored
 
 
 def sound(path: Path) -> np.ndarray:
     """(samples, channels) float32, as ffmpeg decodes it."""
-    _, audio, _ = probe(path)
-    raw = _run("ffmpeg", "-i", path, "-map", "0:a", "-f", "f32le", "-")
-    return np.frombuffer(raw, np.float32).reshape(-1, audio["channels"])
+    [samples] = _read(path, None, [_Sound(path)])
+    return samples
+
+
+def read(
+    path: Path, alpha: bool = False, pixels: str | None = None, decoder: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """What `rgb`, `codes` (None without `pixels`) and `sound` (None where there is none) give.
+
+    By one process, which takes longer to start than to read a short file.
+    """
+    wanted = [_Rgb(path, alpha), _Codes(path, pixels) if pixels else None, _Sound(path) if probe(path)[1] else None]
+    there = iter(_read(path, decoder, [each for each in wanted if each]))
+    return tuple(each and next(there) for each in wanted)
+
+
+class _Pictures:
+    """An output of ffmpeg's, and what to make of it."""
+
+    def __init__(self, path: Path, pixels: str):
+        self._video = probe(path)[0]
+        # Where chroma is shared, ffmpeg 5 takes it to sit between two columns, whatever the file says.
+        left = ":in_h_chr_pos=0" if any(shared in self._video["pix_fmt"] for shared in ("420", "422")) else ""
+        self.arguments = [
+            "-map", "0:v", "-vsync", "0", "-vf", f"scale=flags={EXACT}{left}", "-f", "rawvideo", "-pix_fmt", pixels,
+        ]  # fmt: skip
+
+
+class _Rgb(_Pictures):
+    def __init__(self, path: Path, alpha: bool):
+        super().__init__(path, "gbrapf32le" if alpha else "gbrpf32le")
+        self._planes = [2, 0, 1, 3] if alpha else [2, 0, 1]
+
+    def array(self, raw: bytes) -> np.ndarray:
+        shape = -1, len(self._planes), self._video["height"], self._video["width"]
+        planes = np.frombuffer(raw, np.float32).reshape(shape)
+        return np.moveaxis(planes[:, self._planes], 1, -1)
+
+
+class _Codes(_Pictures):
+    def __init__(self, path: Path, pixels: str):
+        super().__init__(path, pixels)
+        self._dtype = np.uint16 if pixels.endswith("le") else np.uint8
+
+    def array(self, raw: bytes) -> np.ndarray:
+        return np.frombuffer(raw, self._dtype).reshape(int(self._video["nb_read_frames"]), -1)
+
+
+class _Sound:
+    arguments = ["-map", "0:a", "-f", "f32le"]
+
+    def __init__(self, path: Path):
+        self._channels = probe(path)[1]["channels"]
+
+    def array(self, raw: bytes) -> np.ndarray:
+        return np.frombuffer(raw, np.float32).reshape(-1, self._channels)
+
+
+def _read(path: Path, decoder: str | None, outputs: list) -> list[np.ndarray]:
+    choice = ["-c:v", decoder] if decoder else []
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, str(i)) for i in range(len(outputs))]
+        told = [argument for each, file in zip(outputs, files) for argument in (*each.arguments, file)]
+        _run("ffmpeg", *choice, "-i", path, *told)
+        return [each.array(file.read_bytes()) for each, file in zip(outputs, files)]
 
 
 def seconds(stream: dict, container: dict) -> Fraction:

@@ -1,6 +1,7 @@
 """Every format, depth, chroma and alpha that is offered: written by one server, read by PyAV and by Debian's ffmpeg."""
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import json
@@ -10,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import host
 import numpy as np
 import pytest
 from graph import Graph, Link, Outcome, run
@@ -64,11 +66,34 @@ def cases() -> list[Case]:
 
 
 CASES = cases()
+ENCODED_FIRST = {each.encoder: each.name for each in reversed(formats.FORMATS.values())}
+
+
+def is_nightly(case: Case) -> bool:
+    """Where an encoder has stood before, and everywhere in the oldest ComfyUI: all depths but one of each chroma.
+
+    Of the chromas the first keeps its largest depth, the second the next smaller one, and so on in turn.
+    """
+    depths, chromas = case.kind.depths[case.chroma], list(case.kind.depths)
+    repeats = host.VERSION == host.OLDEST or ENCODED_FIRST[case.kind.encoder] != case.format
+    return repeats and case.bits != depths[-1 - chromas.index(case.chroma) % len(depths)]
+
+
+def parameter(case: Case, *before: str):
+    """The case, or a tuple that ends with it."""
+    value = (*before, case) if before else case
+    return pytest.param(value, marks=[pytest.mark.nightly] * is_nightly(case), id="-".join(map(str, (*before, case))))
+
+
+def asked_for(request, name: str) -> list:
+    """The values of this parameter in the tests that are about to run, none twice."""
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    return list(dict.fromkeys(item.callspec.params[name] for item in items if name in item.callspec.params))
 
 
 @pytest.fixture(scope="module")
-def saved(server) -> dict[Case, tuple[Path, dict]]:
-    """File, and the node's report to the user interface, of each case: all from one prompt."""
+def saved(server, request) -> dict[Case, tuple[Path, dict]]:
+    """File, and the node's report to the user interface, of each case that is asked for: all from one prompt."""
     graph = Graph()
     sound = graph("AFPTestAudio", seconds=1.0)
     video = {
@@ -83,7 +108,7 @@ def saved(server) -> dict[Case, tuple[Path, dict]]:
             "SaveVideoStreaming", video=video[case.alpha], filename_prefix=f"formats/{i}", format=case.format,
             quality=case.quality, chroma=case.chroma, bit_depth=str(case.bits), speed="fast",
         )
-        for i, case in enumerate(CASES)
+        for i, case in enumerate(asked_for(request, "case") or CASES)
     }  # fmt: skip
     outcome = run(server, graph, {"extra_pnginfo": {"workflow": WORKFLOW}})
     return {case: (path_of(server, outcome, node), outcome.ui(node)) for case, node in nodes.items()}
@@ -129,7 +154,7 @@ def psnr(pictures: np.ndarray) -> float:
 
 
 def of_kind(*containers: str):
-    return pytest.mark.parametrize("case", [case for case in CASES if case.kind.container in containers], ids=str)
+    return pytest.mark.parametrize("case", [parameter(case) for case in CASES if case.kind.container in containers])
 
 
 CODECS = {
@@ -176,7 +201,7 @@ def test_ffprobe_sees_what_was_asked_for(saved, case):
     assert audio["codec_name"] == {"aac": "aac", "opus": "opus", "flac": "flac", "pcm": "pcm_s24le"}[case.kind.audio[0]]
     assert audio["channels"] == 2
     # To a codec frame: AAC's are 1024 samples, Opus's 960.
-    assert abs(len(ffmpeg.sound(saved[case][0])) - SECONDS * int(audio["sample_rate"])) <= 1024
+    assert abs(len(read(saved[case][0], case)[2]) - SECONDS * int(audio["sample_rate"])) <= 1024
 
 
 @of_kind("mp4", "matroska", "webm", "mov")
@@ -207,6 +232,17 @@ def lossless(case: Case) -> bool:
     return case.quality == "lossless" or not case.kind.lossy
 
 
+@functools.cache
+def read(path: Path, case: Case) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """(pictures, stored codes where it is lossless, sound) as ffmpeg reads them: once for all tests."""
+    # ffmpeg's own VP9 decoder knows of no alpha.
+    decoder = "libvpx-vp9" if case.format == "webm (vp9)" and case.alpha else None
+    # ffmpeg 5 calls some of what is full range at 8 bits "yuvj420p", and would convert it to what is not.
+    stored = ffmpeg.probe(path)[0]["pix_fmt"]
+    pixels = stored if stored.startswith("yuvj") else pixel_name(case)
+    return ffmpeg.read(path, case.alpha, pixels if lossless(case) else None, decoder)
+
+
 def stated(case: Case) -> tuple[float, float]:
     """What docs/saving.md says of this format at "high": the largest error of a flat patch, and the lowest PSNR."""
     rows = re.findall(r"^\| (\S+) \| (\d+) \| (\d+) dB \|$", SAVING.read_text(), flags=re.MULTILINE)
@@ -224,8 +260,7 @@ READER = 1.15
 def test_flat_patches_come_back(saved, case):
     """Lossless: the stored codes are the standard's, rounded to nearest. Always: as RGB, within a stated bound."""
     path = saved[case][0]
-    decoder = "libvpx-vp9" if case.format == "webm (vp9)" and case.alpha else None
-    pictures = ffmpeg.rgb(path, case.alpha, decoder)
+    pictures = read(path, case)[0]
     got = centres(pictures)
     error = np.abs(got - expected_rgba()[..., : got.shape[-1]]).max() * 255
     if not lossless(case):
@@ -234,15 +269,13 @@ def test_flat_patches_come_back(saved, case):
         return
     # Half a code each of Y, Cb and Cr makes up to 1.64 codes of blue.
     assert error <= 1.64 / 2 ** (case.bits - 8) + READER and psnr(pictures) >= LOSSLESS_DB[case.chroma]
-    for plane, reference in zip(stored_planes(path, case, decoder), reference_codes(case)):
+    for plane, reference in zip(stored_planes(path, case), reference_codes(case)):
         assert np.abs(plane - reference).max() <= 0.502
 
 
-def stored_planes(path: Path, case: Case, decoder: str | None = None) -> list[np.ndarray]:
+def stored_planes(path: Path, case: Case) -> list[np.ndarray]:
     """The middles of the patches in the planes of the file: Y, U, V or R, G, B, and perhaps alpha."""
-    # ffmpeg 5 calls some of what is full range at 8 bits "yuvj420p", and would convert it to what is not.
-    stored = ffmpeg.probe(path)[0]["pix_fmt"]
-    codes = ffmpeg.codes(path, stored if stored.startswith("yuvj") else pixel_name(case), decoder).astype(int)
+    codes = read(path, case)[1].astype(int)
     if pixel_name(case).startswith("bgr"):
         blue, green, red, alpha = np.moveaxis(centres(codes.reshape(-1, HEIGHT, WIDTH, 4)), -1, 0)
         return [red, green, blue] + [alpha] * case.alpha
@@ -283,39 +316,44 @@ COLOURS_OTHER = {
 }
 
 
+# A lossless file of each codec in YUV, at each of its depths, with each colour there is beside BT.709.
+COLOURED = [
+    (color, Case(name, "4:2:0", bits, quality="lossless" if formats.FORMATS[name].lossy else "high"))
+    for color in COLOURS_OTHER
+    for name in ("mp4 (h264)", "mp4 (h265)", "mp4 (av1)", "mkv (ffv1)", "webm (vp9)")
+    for bits in formats.FORMATS[name].depths["4:2:0"]
+]
+
+
 @pytest.fixture(scope="module")
-def coloured(server) -> dict[tuple[str, Case], Path]:
-    """A lossless file of each codec in YUV, at each of its depths, with each colour there is beside BT.709."""
+def coloured(server, request) -> dict[tuple[str, Case], Path]:
+    """The file of each of COLOURED that is asked for."""
     graph = Graph()
     images = graph("AFPTestPatches", frames=FRAMES, height=PATCHES, width=WIDTH, waves=WAVES)
     video = graph("CreateVideo", images=images, fps=FPS)
-    nodes = {}
-    for color, name in itertools.product(COLOURS_OTHER, ("mkv (h264)", "mkv (h265)", "mkv (av1)", "mkv (ffv1)", "webm (vp9)")):
-        each = formats.FORMATS[name]
-        for bits in each.depths["4:2:0"]:
-            case = Case(name, "4:2:0", bits, quality="lossless" if each.lossy else "high")
-            nodes[color, case] = graph(
-                "SaveVideoStreaming", video=video, filename_prefix=f"coloured/{len(nodes)}", format=name, color=color,
-                quality=case.quality, chroma=case.chroma, bit_depth=str(bits), speed="fast",
-            )  # fmt: skip
+    nodes = {
+        (color, case): graph(
+            "SaveVideoStreaming", video=video, filename_prefix=f"coloured/{i}", format=case.format, color=color,
+            quality=case.quality, chroma=case.chroma, bit_depth=str(case.bits), speed="fast",
+        )
+        for i, (color, case) in enumerate(asked_for(request, "coloured_case"))
+    }  # fmt: skip
     outcome = run(server, graph)
     return {key: path_of(server, outcome, node) for key, node in nodes.items()}
 
 
-@pytest.mark.parametrize("color", COLOURS_OTHER)
-def test_flat_patches_of_other_colours_come_back(coloured, color):
-    """BT.601 and full range: the codes of the standard, rounded to nearest, in every lossless format and depth."""
+@pytest.mark.parametrize("coloured_case", [parameter(case, color) for color, case in COLOURED])
+def test_flat_patches_of_other_colours_come_back(coloured, coloured_case):
+    """BT.601 and full range: the codes of the standard, rounded to nearest, in every lossless codec and depth."""
+    path, (color, case) = coloured[coloured_case], coloured_case
     matrix, full_range, tags = COLOURS_OTHER[color]
-    files = {case: path for (each, case), path in coloured.items() if each == color}
-    assert len(files) == 12
-    for case, path in files.items():
-        video, _, _ = ffmpeg.probe(path)
-        assert (video["color_range"], video["color_space"]) == tags, case
-        for plane, reference in zip(stored_planes(path, case), reference_codes(case, matrix, full_range)):
-            assert np.abs(plane - reference).max() <= 0.502, case
-        # A reader that goes by the tags sees the colours.
-        error = np.abs(centres(ffmpeg.rgb(path)) - expected_rgba()[..., :3]).max() * 255
-        assert error <= 1.64 / 2 ** (case.bits - 8) + READER, case
+    video, _, _ = ffmpeg.probe(path)
+    assert (video["color_range"], video["color_space"]) == tags
+    for plane, reference in zip(stored_planes(path, case), reference_codes(case, matrix, full_range)):
+        assert np.abs(plane - reference).max() <= 0.502
+    # A reader that goes by the tags sees the colours.
+    error = np.abs(centres(read(path, case)[0]) - expected_rgba()[..., :3]).max() * 255
+    assert error <= 1.64 / 2 ** (case.bits - 8) + READER
 
 
 SOUNDS = [
@@ -430,7 +468,7 @@ def test_nothing_else_is_left(saved):
         assert entry.name.split("_")[1] == "00001" and not entry.name.startswith("."), entry.name
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [parameter(case) for case in CASES])
 def test_the_frontend_is_told_what_to_show(saved, case):
     ui = saved[case][1]
     files = ui["images"]

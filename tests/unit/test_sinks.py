@@ -1,9 +1,8 @@
 """Files of all formats at the level of the sinks: kept when killed or failed, long, odd, and with any sound."""
 
-import os
-import signal
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,10 +24,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..conftest import ROOT
+from .allocated import CAN_COUNT, allocated_bytes
 
 CPU = torch.device("cpu")
 HERE = [name for name in available_formats() if "nvenc" not in name]
 VIDEOS = [name for name in HERE if FORMATS[name].is_video]
+
+
+def each_encoder(names: list[str]) -> list:
+    """Parameters: before a merge the first of these formats that has an encoder, at night all of them."""
+    first = {FORMATS[name].encoder: name for name in reversed(names)}
+    return [pytest.param(name, marks=[pytest.mark.nightly] * (name not in first.values())) for name in names]
 
 
 def target(folder: Path, each) -> Numbered:
@@ -63,35 +69,57 @@ def times(path: Path) -> list[Fraction]:
 
 # ------------------------------------------------------------------------------ unfinished files
 
-def endless(folder: str, name: str, frames: int) -> None:
-    """Run in a process of its own: write so many frames of a longer video, say so, and wait to be killed."""
+def child(call: str) -> list[str]:
+    """The command of a process of its own that calls something here."""
+    return [
+        sys.executable, "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
+        f"from async_frame_pipeline.tests.unit import test_sinks; test_sinks.{call}",
+    ]  # fmt: skip
+
+
+KILLED_FRAMES = 110
+
+
+def endless(folder: str, *names: str) -> None:
+    """Run in a process of its own: write that much of a longer video in each format, say so, and wait to be killed."""
+    if not names:
+        print("written", flush=True)
+        threading.Event().wait()
+    name, *others = names
+
     def decode(submit):
-        noise(frames, 64, 96)(submit)
+        noise(KILLED_FRAMES, 64, 96)(submit)
         # The lanes hold some slots more: this one is handed over when the frames above have been written.
         submit(torch.zeros(3, 4 * 2, 64, 96))
-        print("written", flush=True)
-        signal.pause()
+        endless(folder, *others)  # while this one is unfinished
 
     each = FORMATS[name]
     sound = Audio(np.zeros((2, 48000 * 60), np.float32), 48000)
     options = VideoOptions(Fraction(16), choice_of(name, speed="fastest"), sound, keep_unfinished=True)
-    write(file_sink(target(Path(folder), each), options), 10 * frames, 64, 96, decode=decode)
+    own = Path(folder, name)
+    own.mkdir()
+    write(file_sink(target(own, each), options), 10 * KILLED_FRAMES, 64, 96, decode=decode)
 
 
-@pytest.mark.parametrize("name", VIDEOS)
-def test_a_killed_process_leaves_what_it_wrote(tmp_path, name):
-    frames = 160
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
-        f"from async_frame_pipeline.tests.unit import test_sinks; test_sinks.endless({str(tmp_path)!r}, {name!r}, {frames})"
-    )
-    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """A folder for each format, left by one process that was killed while it wrote them all."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = child(f"endless({str(folder)!r}, *{VIDEOS})")
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert writer.stdout.readline() == "written\n"
     finally:
-        os.kill(writer.pid, signal.SIGKILL)
+        writer.kill()
         writer.wait()
-    [path] = tmp_path.iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_a_killed_process_leaves_what_it_wrote(killed, name):
+    frames = KILLED_FRAMES
+    [path] = (killed / name).iterdir()
     assert path.name == f"clip_00001_.unfinished.{FORMATS[name].extension}"
     seen = times(path)
     # The file is less than a second behind; the rest is in the encoder: it looks up to 33 frames (SVT-AV1) ahead.
@@ -173,25 +201,44 @@ def test_a_finished_file_is_the_same_kept_or_not(tmp_path, name):
 # ----------------------------------------------------------------------------------------- long
 
 
-@pytest.mark.parametrize("name", ["mp4 (h264)", "mp4 (av1)", "mkv (ffv1)", "webm (vp9)", "mov (prores)", "gif"])
-def test_memory_does_not_grow_with_the_length(tmp_path, name):
-    """10,000 frames at a small size: from the 2,000th on, the process is as large as it was."""
-    frames, process = 10_000, psutil.Process()
+LONG = pytest.mark.parametrize("name", ["mp4 (h264)", "mp4 (av1)", "mkv (ffv1)", "webm (vp9)", "mov (prores)", "gif"])
+
+
+def sizes_while_writing(folder: Path, name: str, frames: int, every: int, size) -> list[int]:
+    """What `size` gives after every so many frames of 32x64, all of which must be in the file."""
     sizes = []
     pictures = [torch.rand(3, 1, 32, 64, generator=torch.Generator().manual_seed(i)) for i in range(10)]
 
     def decode(submit):
         for i in range(frames):
             submit(pictures[i % 10])
-            if i % 1000 == 999:
-                sizes.append(process.memory_info().rss)
+            if i % every == every - 1:
+                sizes.append(size())
 
     options = VideoOptions(Fraction(16), choice_of(name, speed="fastest", quality="low"))
-    sink = file_sink(target(tmp_path, FORMATS[name]), options)
+    sink = file_sink(target(folder, FORMATS[name]), options)
     write(sink, frames, 32, 64, decode=decode)
     with av.open(str(sink.path)) as container:
         packets = sum(1 for packet in container.demux(video=0) if packet.size)
     assert packets == frames
+    return sizes
+
+
+@pytest.mark.skipif(not CAN_COUNT, reason="the C library does not count; the long test watches the process")
+@LONG
+def test_no_frame_stays_allocated(tmp_path, name):
+    """From the 100th frame on, where every encoder has looked ahead as far as it does, nothing is added."""
+    sizes = sizes_while_writing(tmp_path, name, 500, 100, allocated_bytes)
+    # 400 frames would be 1.2 MB as YUV and 9.8 MB as an IMAGE; some are in the lanes and in the encoder each time.
+    assert max(sizes[1:]) - sizes[0] < 0.25e6, [size // 1000 for size in sizes]
+
+
+@pytest.mark.nightly
+@LONG
+def test_memory_does_not_grow_with_the_length(tmp_path, name):
+    """10,000 frames at a small size: from the 2,000th on, the process is as large as it was."""
+    process = psutil.Process()
+    sizes = sizes_while_writing(tmp_path, name, 10_000, 1000, lambda: process.memory_info().rss)
     # All frames would be 92 MB as YUV and 246 MB as an IMAGE; what grows is the file's index.
     assert max(sizes[2:]) - sizes[1] < 12e6, [size // 1000 for size in sizes]
 
@@ -210,7 +257,7 @@ sounds = st.one_of(
 
 
 @st.composite
-def cases(draw) -> dict:
+def cases(draw, large: bool) -> dict:
     each = FORMATS[draw(st.sampled_from(HERE))]
     chroma = draw(st.sampled_from(sorted(each.depths)))
     choice = Choice(
@@ -224,7 +271,7 @@ def cases(draw) -> dict:
     )
     frames = draw(st.one_of(st.integers(1, 12), st.sampled_from([33, 200])))
     height, width = draw(sides), draw(sides)
-    if frames < 4 and draw(st.integers(0, 9)) == 0:
+    if large and frames < 4 and draw(st.integers(0, 9)) == 0:
         height, width = 2160, 3840
     return {
         "choice": choice, "frames": frames, "height": height, "width": width, "fps": draw(rates), "sound": draw(sounds),
@@ -248,22 +295,22 @@ def test_x265_with_hardly_a_frame(tmp_path, name, repeat, frames):
         assert decoded == sorted(decoded) and len(times(sink.path)) == count and all(at <= count for at in decoded)
 
 
-@pytest.mark.parametrize("size", [(32, 48), (40, 40), (16, 48), (48, 64)])
-def test_x265_survives_small_sizes(size):
+def test_x265_survives_small_sizes():
     """With its "cutree" it writes past its memory there; in a process of its own, which would die of it."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
-        f"from async_frame_pipeline.tests.unit import test_sinks; test_sinks.encode_h265({size!r})"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    sizes = [(32, 48), (40, 40), (16, 48), (48, 64)]
+    done = subprocess.run(child(f"encode_h265(*{sizes})"), cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split("\n")[:-1]) == (0, [f"{size} survived" for size in sizes]), done.stderr
 
 
-def encode_h265(size: tuple[int, int]) -> None:
+def encode_h265(*sizes: tuple[int, int]) -> None:
     import tempfile
 
-    for _ in range(8):
-        with tempfile.TemporaryDirectory() as folder:
-            write(file_sink(target(Path(folder), FORMATS["mp4 (h265)"]), VideoOptions(Fraction(8), choice_of("mp4 (h265)"))), 8, *size)
+    for size in sizes:
+        for _ in range(8):
+            with tempfile.TemporaryDirectory() as folder:
+                options = VideoOptions(Fraction(8), choice_of("mp4 (h265)"))
+                write(file_sink(target(Path(folder), FORMATS["mp4 (h265)"]), options), 8, *size)
+        print(size, "survived", flush=True)
 
 
 def moving(frames: int, height: int, width: int) -> torch.Tensor:
@@ -281,7 +328,14 @@ PRORES = {
 }
 
 
-@pytest.mark.parametrize("name, chroma", [(name, chroma) for name in HERE for chroma in FORMATS[name].depths])
+@pytest.mark.parametrize(
+    "name, chroma",
+    [
+        pytest.param(*each.values, chroma, marks=each.marks)
+        for each in each_encoder(HERE)
+        for chroma in FORMATS[each.values[0]].depths
+    ],
+)
 def test_every_quality_and_speed(tmp_path, name, chroma):
     """Each opens; and lower quality makes a smaller file, where it is another one at all."""
     each, frames = FORMATS[name], moving(8, 96, 130)
@@ -311,7 +365,7 @@ def codes(frame: av.VideoFrame) -> list[np.ndarray]:
     return [each[:, : plane.width * bytes_a_code * packed] for each, plane in zip(rows, frame.planes)]
 
 
-@pytest.mark.parametrize("name", [name for name in VIDEOS if FORMATS[name].lossless])
+@pytest.mark.parametrize("name", each_encoder([name for name in VIDEOS if FORMATS[name].lossless]))
 @pytest.mark.parametrize("size", [(40, 32), (64, 64), (96, 64), (64, 96), (48, 128), (130, 98)], ids=str)
 def test_lossless_files_hold_every_code(tmp_path, name, size):
     """At sizes of one block of the encoder, less and more. x265 goes wrong where a frame is one of its blocks wide."""
@@ -331,9 +385,24 @@ def test_lossless_files_hold_every_code(tmp_path, name, size):
         assert i == 9
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(case=cases())
+ALIKE = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=60, **ALIKE)
+@given(case=cases(large=False))
 def test_anything_becomes_a_correct_file_or_a_clear_refusal(tmp_path_factory, case):
+    correct_or_refused(tmp_path_factory, case)
+
+
+@pytest.mark.nightly
+@settings(max_examples=400, **ALIKE)
+@given(case=cases(large=True))
+def test_much_more_becomes_a_correct_file_or_a_clear_refusal(tmp_path_factory, case):
+    """Frames of 2160p too."""
+    correct_or_refused(tmp_path_factory, case)
+
+
+def correct_or_refused(tmp_path_factory, case: dict) -> None:
     folder = tmp_path_factory.mktemp("any")
     choice, fps, frames = case["choice"], case["fps"], case["frames"]
     each, sound = choice.format, None
