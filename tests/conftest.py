@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # Before torch starts its threads: they spin while they wait, and with one per core any second busy process
 # makes the tiny decodes of these tests many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -23,3 +25,13 @@ if PACKAGE not in sys.modules:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = module
     spec.loader.exec_module(module)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A real ComfyUI with this pack in it as its users have it. tests/server has one of its own, with test nodes."""
+    sys.path.append(str(ROOT / "scripts"))
+    from host import Server
+
+    with Server(base=tmp_path_factory.mktemp("plain")) as server:
+        yield server
