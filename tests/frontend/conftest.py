@@ -167,21 +167,23 @@ def open_editor(browser: Browser) -> Callable[..., Editor]:
 def share_editor(open_editor: Callable[..., Editor]) -> ShareEditor:
     """Lends an editor that is as if fresh: `with share_editor(server, nodes_2=True) as editor`.
 
-    There is one page per server, renderer and kind of browser; see Editor.open. It was loaded with its renderer.
+    There is one page per server, renderer and kind of browser (see Editor.open); it was loaded with its renderer.
     """
     pages: dict[tuple, SharedPage] = {}
 
     @contextlib.contextmanager
     def share(server: Server, nodes_2: bool = False, **context: object) -> Iterator[Editor]:
         key = server.url, nodes_2, *context.items()
-        if key not in pages:
+        page = pages.pop(key, None)
+        if page is None:
             server.post(NODES_2, nodes_2)
-            pages[key] = SharedPage(open_editor(server, **context).page)
+            page = SharedPage(open_editor(server, **context).page)
             server.post(NODES_2, False)
-        yield Editor(pages[key].page)
-        page = pages.pop(key)  # one that cannot be reset is not used again
-        page.reset()
-        pages[key] = page
+        try:
+            yield Editor(page.page)
+        finally:
+            page.reset()
+            pages[key] = page  # one that cannot be reset is not used again
 
     return share
 

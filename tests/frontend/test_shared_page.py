@@ -27,10 +27,9 @@ MESS = """async () => {
 }"""
 
 
-@pytest.mark.parametrize("frontend", ["pinned"], indirect=True)
 @pytest.mark.parametrize("nodes_2", [False, True])
-def test_nothing_is_left_of_a_test(share_editor: ShareEditor, frontend: Server, nodes_2: bool):
-    with share_editor(frontend, nodes_2=nodes_2) as editor:
+def test_nothing_is_left_of_a_test(share_editor: ShareEditor, server: Server, nodes_2: bool):
+    with share_editor(server, nodes_2=nodes_2) as editor:
         page = editor.page
         fresh = page.evaluate(STATE)
         page.route("**/object_info/**", lambda route: route.abort())
@@ -44,6 +43,6 @@ def test_nothing_is_left_of_a_test(share_editor: ShareEditor, frontend: Server, 
     assert page.evaluate(STATE) == fresh
     assert "ofATest" not in str(page.evaluate(STORAGE))
     expect(page.locator(SHOWN).filter(visible=True)).to_have_count(0)
-    assert frontend.get("/settings/AsyncFramePipeline.ShowLatestFrame") is not False
+    assert server.get("/settings/AsyncFramePipeline.ShowLatestFrame") is not False
     assert page.evaluate("async () => (await fetch('/object_info/SaveVideoStreaming')).ok"), "the test's route"
 
