@@ -159,7 +159,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def open_editor(browser: Browser) -> Callable[..., Editor]:
-    """Opens the frontend of a server in a fresh page, for tests that are about loading or keep the page for themselves."""
+    """Opens the frontend of a server in a fresh page, for who looks at loading or keeps the page."""
     return lambda server, **context: Editor.open(browser, server.url, **context)
 
 

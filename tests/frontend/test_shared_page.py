@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from .conftest import Editor, Server, ShareEditor
+from .conftest import Server, ShareEditor
 from .shared_page import SHOWN, STATE, STORAGE
 from .watching import RECORD
 
