@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,6 +127,8 @@ ShareEditor = Callable[..., contextlib.AbstractContextManager[Editor]]
 @pytest.fixture(scope="session")
 def server(server: Server) -> Server:
     """The plain server; all frontend tests share it."""
+    # Comes with ComfyUI. Before a page is loaded, which asks once for what Load Image can load.
+    shutil.copy(server.host.root / "input" / "example.png", server.base / "input")
     greet_nobody(server)
     return server
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import shutil
 import urllib.request
 
 import pytest
@@ -69,7 +68,6 @@ class Opened:
 @pytest.fixture(scope="module", params=TEMPLATES)
 def opened(request: pytest.FixtureRequest, share_editor: ShareEditor, server: Server) -> Opened:
     """Each template, opened once for all tests here as a user does: by its card."""
-    shutil.copy(server.host.root / "input" / "example.png", server.base / "input")
     with share_editor(server) as editor:
         return look_at(editor, request.param)
 
@@ -193,7 +191,6 @@ def test_the_frontend_offers_every_missing_model_for_download(opened: Opened):
 @pytest.mark.parametrize("name", NEED_MODELS)
 def test_nothing_but_the_models_is_missing(server: Server, name: str):
     # What the server itself says of the prompt: the model files that are not there, and nothing else.
-    shutil.copy(server.host.root / "input" / "example.png", server.base / "input")
     with pytest.raises(PromptRejected) as rejected:
         server.submit(api_form(name))
     errors = [error for node in rejected.value.body["node_errors"].values() for error in node["errors"]]
