@@ -81,7 +81,7 @@ def url(server: Server, file: dict) -> str:
     return f"{server.url}/view?filename={file['filename']}&subfolder={file['subfolder']}&type={file['type']}"
 
 
-PLAY_ALL = """async ([addresses, lastFrame]) => {
+PLAY_ALL = """async ([addresses, frameSeconds, lastFrame]) => {
     const event = (video, name) => new Promise((resolve, reject) => {
         video['on' + name] = resolve
         video.onerror = () => reject(video.error.message)
@@ -94,10 +94,15 @@ PLAY_ALL = """async ([addresses, lastFrame]) => {
         if (!video.videoWidth) return null  // of some it plays the sound alone
         const canvas = Object.assign(document.createElement('canvas'), {width: video.videoWidth, height: video.videoHeight})
         const context = canvas.getContext('2d')
+        // "seeked" and "ended" may come before the frame does; this tells which frame is shown.
         const colourAt = async seconds => {
-            const seeked = event(video, 'seeked')
+            const shown = new Promise(resolve => {
+                const look = (_, {mediaTime}) =>
+                    Math.abs(mediaTime - seconds) < frameSeconds ? resolve() : video.requestVideoFrameCallback(look)
+                video.requestVideoFrameCallback(look)
+            })
             video.currentTime = seconds
-            await seeked
+            await shown
             context.clearRect(0, 0, canvas.width, canvas.height)
             context.drawImage(video, 0, 0)
             return [...context.getImageData(canvas.width >> 1, canvas.height >> 1, 1, 1).data]
@@ -107,7 +112,6 @@ PLAY_ALL = """async ([addresses, lastFrame]) => {
         await video.play()
         await ended
         const {videoWidth: width, videoHeight: height, duration} = video
-        // On a busy machine, what is seen at the end need not be the last frame.
         const seen = {width, height, duration, first: await colourAt(0.1), last: await colourAt(lastFrame)}
         video.removeAttribute('src')
         video.load()
@@ -116,7 +120,10 @@ PLAY_ALL = """async ([addresses, lastFrame]) => {
     const seen = []
     const todo = [...addresses.entries()]
     const playOneByOne = async () => {
-        for (let next; (next = todo.shift()); ) seen[next[0]] = await play(next[1]).catch(error => ({error: `${error}`}))
+        for (let next; (next = todo.shift()); ) {
+            const tooLong = new Promise((_, reject) => setTimeout(reject, 60_000, 'it hangs'))
+            seen[next[0]] = await Promise.race([play(next[1]), tooLong]).catch(error => ({error: `${error}`}))
+        }
     }
     await Promise.all(Array.from({length: 6}, playOneByOne))
     return seen
@@ -128,7 +135,8 @@ def played(saved, share_editor: ShareEditor, server: Server) -> dict:
     """(format, inputs as text) -> what the browser makes of the video, None where it plays none; all from a few elements."""
     wanted = [(format, str(more)) for format, more in OFFERED]
     with share_editor(server) as editor:
-        return dict(zip(wanted, editor.page.evaluate(PLAY_ALL, [[url(server, saved[key]) for key in wanted], (FRAMES - 0.5) / FPS])))
+        addresses = [url(server, saved[key]) for key in wanted]
+        return dict(zip(wanted, editor.page.evaluate(PLAY_ALL, [addresses, 1 / FPS, (FRAMES - 0.5) / FPS])))
 
 
 @pytest.mark.parametrize("format, more", OFFERED, ids=str)
