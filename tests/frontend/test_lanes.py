@@ -319,7 +319,11 @@ def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(editor: Editor,
 
 def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(editor: Editor, frontend: Server):
     errors = []
-    editor.page.on("pageerror", errors.append)
+
+    def note(error: object) -> None:
+        errors.append(error)
+
+    editor.page.on("pageerror", note)
     short_graph(editor, saver=True)
     editor.page.evaluate(RECORD)
     prompt_id = queue(editor)
@@ -337,7 +341,7 @@ def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(e
         }"""
     )
     expect(editor.page.locator(PANEL)).to_have_count(0)
-    editor.page.remove_listener("pageerror", errors.append)
+    editor.page.remove_listener("pageerror", note)
     assert errors == []
 
 
