@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if packages := os.environ.get("AFP_TEST_PACKAGES"):
     sys.path.append(packages)
 
+import pytest  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "async_frame_pipeline"
 
@@ -36,3 +38,13 @@ def pytest_collection_modifyitems(items):
         starts_one = folder in ("server", "cuda") or {"server", "browser"} & set(item.fixturenames)
         if folder == "unit" or not starts_one:
             item.add_marker("unit")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A real ComfyUI with this pack in it as its users have it. tests/server has one of its own, with test nodes."""
+    sys.path.append(str(ROOT / "scripts"))
+    from host import Server
+
+    with Server(base=tmp_path_factory.mktemp("plain")) as server:
+        yield server

@@ -6,6 +6,8 @@ import functools
 import importlib.metadata
 import json
 
+from async_frame_pipeline.automation import Change, swap
+
 # What the numbers in the tests are about.
 COUNTED_VERSION = "0.1.27"
 
@@ -24,6 +26,12 @@ def official_templates() -> dict[str, dict]:
                     templates[file.stem] = content
     assert templates, "no package comfyui-workflow-templates* in this environment"
     return dict(sorted(templates.items()))
+
+
+@functools.cache
+def swapped_templates() -> dict[str, tuple[dict, list[Change]]]:
+    """What the swap makes of each, and the changes."""
+    return {name: swap(template) for name, template in official_templates().items()}
 
 
 def graphs_of(workflow: dict) -> list[dict]:

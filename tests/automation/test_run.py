@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -33,12 +32,6 @@ FAILING = {
     "1": {"class_type": "RegexReplace", "inputs": {"string": "a", "regex_pattern": "(", "replace": "b"}},
     "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
 }
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(base=tmp_path_factory.mktemp("automation")) as server:
-        yield server
 
 
 def run(server: Server, prompt: dict | str, folder: Path, address: str = "") -> subprocess.CompletedProcess:

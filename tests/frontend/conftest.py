@@ -6,7 +6,9 @@ a run cannot pass without them.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from .newest_frontend import static_folder
+from .shared_page import SharedPage
+from .watching import RECORD, Watched, watch
 
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(REPO / "scripts"))
@@ -29,6 +33,8 @@ CHROMIUM_FLAGS = [
 # For what takes the frontend a moment on a busy machine. Nothing waits this long unless it fails.
 PATIENCE_MS = 60_000
 
+NODES_2 = "/settings/Comfy.VueNodes.Enabled"
+
 expect.set_options(timeout=PATIENCE_MS)
 
 # The default graph comes last in the frontend's own start; what is loaded before it would be replaced by it.
@@ -39,22 +45,26 @@ class Editor:
     """One browser page with the frontend in it.
 
     Args:
-        page: already at the server's address.
+        page: with the frontend in it, ready.
     """
 
     def __init__(self, page: Page):
         self.page = page
-        page.wait_for_function(READY)
 
     @classmethod
-    def open(cls, browser: Browser, url: str) -> Editor:
-        """The frontend of the server at `url` in a fresh page, as a browser that has never seen it."""
-        context = browser.new_context(viewport={"width": 1500, "height": 900})
+    def open(cls, browser: Browser, url: str, **context: object) -> Editor:
+        """The frontend of the server at `url` in a fresh page, as a browser that has never seen it.
+
+        Args:
+            context: what else the browser is, such as locale="zh-CN".
+        """
+        context = browser.new_context(viewport={"width": 1500, "height": 900}, **context)
         context.set_default_timeout(PATIENCE_MS)
         # The tests must not depend on, or talk to, anything but the server under test.
         context.route(lambda each: not each.startswith((url, "blob:", "data:")), lambda route: route.abort())
         page = context.new_page()
         page.goto(url)
+        page.wait_for_function(READY)
         return cls(page)
 
     def open_template(self, name: str) -> None:
@@ -111,24 +121,32 @@ class Editor:
         )
 
 
+ShareEditor = Callable[..., contextlib.AbstractContextManager[Editor]]
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for all frontend tests."""
-    with Server(base=tmp_path_factory.mktemp("frontend")) as server:
-        # Else a new user is greeted by a dialog over the canvas.
-        server.post("/settings/Comfy.TutorialCompleted", True)
-        yield server
+def server(server: Server) -> Server:
+    """The plain server; all frontend tests share it."""
+    # Comes with ComfyUI. Before a page is loaded, which asks once for what Load Image can load.
+    shutil.copy(server.host.root / "input" / "example.png", server.base / "input")
+    greet_nobody(server)
+    return server
 
 
-@pytest.fixture(scope="session", params=["pinned", "newest"])
+@pytest.fixture(scope="session", params=["pinned", pytest.param("newest", marks=pytest.mark.nightly)])
 def frontend(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of the frontend that the host asks for, and one of the newest."""
     if request.param == "pinned":
         yield server
         return
     with Server("--front-end-root", str(static_folder()), base=tmp_path_factory.mktemp("newest")) as newest:
-        newest.post("/settings/Comfy.TutorialCompleted", True)
+        greet_nobody(newest)
         yield newest
+
+
+def greet_nobody(server: Server) -> None:
+    """A new user is greeted by a dialog over the canvas."""
+    server.post("/settings/Comfy.TutorialCompleted", True)
 
 
 @pytest.fixture(scope="session")
@@ -143,14 +161,60 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def open_editor(server: Server, browser: Browser) -> Callable[[], Editor]:
-    """Opens the frontend in a fresh page."""
-    return lambda: Editor.open(browser, server.url)
+def open_editor(browser: Browser) -> Callable[..., Editor]:
+    """Opens the frontend of a server in a fresh page, for who looks at loading or keeps the page."""
+    return lambda server, **context: Editor.open(browser, server.url, **context)
+
+
+@pytest.fixture(scope="session")
+def share_editor(open_editor: Callable[..., Editor]) -> ShareEditor:
+    """Lends an editor that is as if fresh: `with share_editor(server, nodes_2=True) as editor`.
+
+    There is one page per server, renderer and kind of browser (see Editor.open); it was loaded with its renderer.
+    """
+    pages: dict[tuple, SharedPage] = {}
+
+    @contextlib.contextmanager
+    def share(server: Server, nodes_2: bool = False, **context: object) -> Iterator[Editor]:
+        key = server.url, nodes_2, *context.items()
+        page = pages.pop(key, None)
+        if page is None:
+            server.post(NODES_2, nodes_2)
+            page = SharedPage(open_editor(server, **context).page)
+            server.post(NODES_2, False)
+        try:
+            yield Editor(page.page)
+        finally:
+            page.reset()
+            pages[key] = page  # one that cannot be reset is not used again
+
+    return share
 
 
 @pytest.fixture
-def editor(open_editor: Callable[[], Editor]) -> Iterator[Editor]:
-    """The frontend in a fresh page."""
-    editor = open_editor()
-    yield editor
+def editor(share_editor: ShareEditor, server: Server) -> Iterator[Editor]:
+    """The pinned frontend, in the page that most tests share."""
+    with share_editor(server) as editor:
+        yield editor
+
+
+@pytest.fixture
+def chinese_editor(share_editor: ShareEditor, server: Server) -> Iterator[Editor]:
+    """The same in the browser of a user who reads Chinese, and has chosen nothing."""
+    with share_editor(server, locale="zh-CN") as editor:
+        # The frontend starts in English, and changes when the language has arrived.
+        expect(editor.page.get_by_role("button", name="设置").first).to_be_visible()
+        yield editor
+
+
+@pytest.fixture(scope="session")
+def demo(open_editor: Callable[..., Editor], share_editor: ShareEditor, frontend: Server) -> Iterator[Watched]:
+    """The demo template, run once for all tests here: decoding takes half a minute on a CPU."""
+    editor = open_editor(frontend)
+    editor.open_template("demo")
+    with share_editor(frontend) as other:
+        other.page.evaluate(RECORD)
+        watched = watch(editor, frontend)
+        assert other.page.evaluate("() => window.lanes") == [], "another browser was told"
+    yield watched
     editor.page.context.close()

@@ -5,51 +5,28 @@ To look at them, name a folder in AFP_PICTURES: the tests then put pictures of t
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Locator, expect
 
-from .conftest import Editor, Server
+from .conftest import Editor, Server, ShareEditor
+from .watching import RECORD, Watched, queue, settle, watch
 
 FRAMES = 33
 PANEL = ".afp-lanes"
 SHOW_FRAME = "AsyncFramePipeline.ShowLatestFrame"
 THEMES = ("dark", "light")
 RENDERERS = {"canvas": False, "nodes_2": True}
+# The newest is looked at before every merge too, but briefly.
+in_both = pytest.mark.parametrize("frontend", ["pinned", "newest"], indirect=True)
 # So that no saver is answered from ComfyUI's cache.
 _prefixes = (f"lanes/{number}" for number in itertools.count(1))
-
-# Notes what each event makes of the panel. Listeners are called in order, and the pack's was there first.
-RECORD = """async () => {
-    const { api } = await import('/scripts/api.js')
-    window.lanes = []
-    const panels = graph => graph.nodes.flatMap(node => [
-        ...(node.widgets ?? []).filter(widget => widget.name === 'async_frame_pipeline_lanes').map(widget => widget.element),
-        ...(node.subgraph ? panels(node.subgraph) : [])
-    ])
-    api.addEventListener('async-frame-pipeline.lanes', ({ detail }) => {
-        const [panel] = panels(app.rootGraph)
-        const text = selector => panel?.querySelector(selector)?.textContent
-        window.lanes.push({
-            detail: { ...detail, frame: undefined },
-            frame_sent: !!detail.frame,
-            title: text('.afp-lanes-head strong'),
-            pace: text('.afp-lanes-head span'),
-            decode: text('.afp-lanes-decode .afp-lanes-figure'),
-            write: text('.afp-lanes-write .afp-lanes-figure'),
-            bars: panel?.querySelector('.afp-lanes-decode path').getAttribute('d'),
-            picture: panel?.querySelector('img').naturalWidth,
-            status: text('[role=status]')
-        })
-    })
-}"""
 
 # Contrast (WCAG 2) of an element's text, or of a bar, with what is behind it.
 CONTRAST = """([element, property, behind]) => {
@@ -68,46 +45,11 @@ CONTRAST = """([element, property, behind]) => {
 }"""
 
 
-@dataclasses.dataclass
-class Watched:
-    """A run that was watched from the frontend."""
-
-    editor: Editor
-    before: dict  # what the frontend exported before it
-    after: dict  # and after it
-    entry: dict  # the server's history of it
-    seen: list[dict]  # the panel at each event, see RECORD
-
-    @property
-    def running(self) -> list[dict]:
-        return [moment for moment in self.seen if moment["detail"]["state"] == "running"]
-
-    @property
-    def last(self) -> dict:
-        return self.seen[-1]
-
-
-@pytest.fixture(scope="module")
-def open_editor(frontend: Server, browser: Browser) -> Callable[[], Editor]:
-    return lambda: Editor.open(browser, frontend.url)
-
-
-def queue(editor: Editor) -> str:
-    """Press Run; the prompt's id."""
-    with editor.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
-        editor.page.get_by_test_id("queue-button").click()
-    return sent.value.json()["prompt_id"]
-
-
-def watch(editor: Editor, frontend: Server) -> Watched:
-    before = editor.exported()
-    editor.page.evaluate(RECORD)
-    entry = frontend.wait(queue(editor))
-    assert entry["status"]["status_str"] == "success", entry["status"]
-    # The last event may still be on its way.
-    editor.page.wait_for_function("() => window.lanes.at(-1)?.detail.state === 'done'")
-    settle(editor)
-    return Watched(editor, before, editor.exported(), entry, editor.page.evaluate("() => window.lanes"))
+@pytest.fixture
+def editor(share_editor: ShareEditor, frontend: Server) -> Iterator[Editor]:
+    """Both frontends, each in the page that most tests share."""
+    with share_editor(frontend) as editor:
+        yield editor
 
 
 def short_graph(editor: Editor, saver: bool, subgraph: bool = False, latent_frames: int = 3) -> None:
@@ -143,21 +85,6 @@ def short_graph(editor: Editor, saver: bool, subgraph: bool = False, latent_fram
     )
 
 
-def settle(editor: Editor) -> None:
-    """Until everything that was going to be drawn has been: two frames without a change of the panel's place."""
-    editor.page.evaluate(
-        """async () => {
-            const place = () => JSON.stringify(document.querySelector('.afp-lanes')?.getBoundingClientRect())
-            const frame = () => new Promise(requestAnimationFrame)
-            for (let last = null, same = 0; same < 3; ) {
-                await frame()
-                same = place() === last ? same + 1 : 0
-                last = place()
-            }
-        }"""
-    )
-
-
 def set_setting(editor: Editor, name: str, value: object) -> None:
     editor.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
 
@@ -182,27 +109,6 @@ def picture(editor: Editor, name: str) -> None:
     if folder := os.environ.get("AFP_PICTURES"):
         settle(editor)
         editor.page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-@pytest.fixture(scope="module")
-def demo(open_editor: Callable[[], Editor], frontend: Server) -> Iterator[Watched]:
-    """The demo template, run once for the tests here that need a saver."""
-    editor, other = open_editor(), open_editor()
-    editor.open_template("demo")
-    # Another test may have run it on this server.
-    editor.page.evaluate(
-        """prefix => {
-            const saver = app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming')
-            saver.widgets.find(widget => widget.name === 'filename_prefix').value = prefix
-        }""",
-        next(_prefixes),
-    )
-    other.page.evaluate(RECORD)
-    watched = watch(editor, frontend)
-    assert other.page.evaluate("() => window.lanes") == [], "another browser was told"
-    other.page.context.close()
-    yield watched
-    editor.page.context.close()
 
 
 DEFAULTS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark", SHOW_FRAME: True}
@@ -355,16 +261,13 @@ def test_nothing_is_added_to_the_workflow_or_the_prompt_of_a_saver(demo: Watched
 
 
 @pytest.fixture(scope="module", params=RENDERERS)
-def image_run(request: pytest.FixtureRequest, open_editor: Callable[[], Editor], frontend: Server) -> Iterator[Watched]:
+def image_run(request: pytest.FixtureRequest, share_editor: ShareEditor, frontend: Server) -> Iterator[Watched]:
     """Async VAE Decode (Video), run once in each renderer."""
-    frontend.post("/settings/Comfy.VueNodes.Enabled", RENDERERS[request.param])
-    editor = open_editor()
-    # Of different lengths, or the second is answered from ComfyUI's cache.
-    short_graph(editor, saver=False, latent_frames=2 if RENDERERS[request.param] else 3)
-    settle(editor)
-    yield watch(editor, frontend)
-    editor.page.context.close()
-    frontend.post("/settings/Comfy.VueNodes.Enabled", False)
+    with share_editor(frontend, nodes_2=RENDERERS[request.param]) as editor:
+        # Of different lengths, or the second is answered from ComfyUI's cache.
+        short_graph(editor, saver=False, latent_frames=2 if RENDERERS[request.param] else 3)
+        settle(editor)
+        yield watch(editor, frontend)
 
 
 def test_a_decode_to_images_shows_its_lanes_and_no_frame(image_run: Watched):
@@ -399,6 +302,7 @@ def test_the_summary_is_there_again_after_an_undo_and_a_change_of_tab(image_run:
     expect(page.locator(".afp-lanes-verdict")).to_have_text(verdict)
 
 
+@in_both
 def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(editor: Editor, frontend: Server, back_to_defaults: None):
     set_setting(editor, "Comfy.VueNodes.Enabled", True)
     set_setting(editor, SHOW_FRAME, False)
@@ -415,7 +319,11 @@ def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(editor: Editor,
 
 def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(editor: Editor, frontend: Server):
     errors = []
-    editor.page.on("pageerror", lambda error: errors.append(error))
+
+    def note(error: object) -> None:
+        errors.append(error)
+
+    editor.page.on("pageerror", note)
     short_graph(editor, saver=True)
     editor.page.evaluate(RECORD)
     prompt_id = queue(editor)
@@ -433,9 +341,11 @@ def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(e
         }"""
     )
     expect(editor.page.locator(PANEL)).to_have_count(0)
+    editor.page.remove_listener("pageerror", note)
     assert errors == []
 
 
+@in_both
 def test_a_decode_that_goes_the_stock_way_says_why(editor: Editor, frontend: Server):
     editor.clear()
     editor.page.evaluate(

@@ -69,10 +69,8 @@ def test_a_translated_page_has_all_parts_of_the_english_one(node_id: str):
 
 
 @pytest.mark.parametrize("node_id", NODES)
-def test_the_info_panel_shows_the_page_in_chinese(editor: Editor, node_id: str):
-    editor.page.add_init_script("Object.defineProperty(navigator, 'languages', {get: () => ['zh-CN']})")
-    editor.page.reload()
-    editor = Editor(editor.page)
+def test_the_info_panel_shows_the_page_in_chinese(chinese_editor: Editor, node_id: str):
+    editor = chinese_editor
     editor.add(node_id)
     editor.page.get_by_test_id("info-button").click()
     page = (DOCS / node_id / "zh.md").read_text(encoding="utf-8")

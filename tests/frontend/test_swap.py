@@ -6,34 +6,32 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from async_frame_pipeline.automation import swap
 from async_frame_pipeline.automation.rules import ASYNC_VIDEO, OWN_WIDGETS
 
 from ..automation.graphs import by_id, connections, flaws, subgraph, workflow
-from ..automation.templates import graphs_of, is_counted_version, official_templates
+from ..automation.templates import graphs_of, is_counted_version, official_templates, swapped_templates
 from host import PromptRejected
 
-from .conftest import Server
+from .conftest import Server, ShareEditor
 from .swap_editor import RESTORE, SERIALIZED, SETTLED, SPEED_UP, SwapEditor
 
 TO_IMAGES = "Swap for Async VAE Decode (Video)"
 TO_VIDEO = "Swap with Create Video for Async VAE Decode to Video"
 BACK = "Restore stock VAE Decode"
-NODES_2 = "/settings/Comfy.VueNodes.Enabled"
 
 
 @pytest.fixture(scope="module", params=["canvas", "nodes 2.0"])
-def editor(request: pytest.FixtureRequest, frontend: Server, browser: Browser) -> Iterator[SwapEditor]:
-    """One page for all tests; each shows its workflow in a tab of its own."""
-    frontend.post(NODES_2, request.param == "nodes 2.0")
-    editor = SwapEditor.open(browser, frontend.url)
-    yield editor
-    editor.page.context.close()
-    frontend.post(NODES_2, False)
+def editor(request: pytest.FixtureRequest, share_editor: ShareEditor, frontend: Server) -> Iterator[SwapEditor]:
+    """The page that most tests share; each here shows its workflow in a tab of its own."""
+    with share_editor(frontend, nodes_2=request.param == "nodes 2.0") as editor:
+        yield SwapEditor(editor.page)
 
 
+# The newest is looked at before every merge too, but briefly.
+in_both = pytest.mark.parametrize("frontend", ["pinned", "newest"], indirect=True)
 on_canvas = pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 
 IN_GROUP = """id => {
@@ -127,6 +125,7 @@ def test_right_click_on_a_decode(editor: SwapEditor):
     expect_undo_restores(editor, before, steps)
 
 
+@in_both
 def test_right_click_on_a_pair_and_back(editor: SwapEditor):
     editor.show(PAIR)
     before, steps = editor.serialized(), editor.undo_steps()
@@ -229,11 +228,12 @@ def test_the_toast_tells_what_was_left_alone_and_why(editor: SwapEditor):
 
 
 @on_canvas
-def test_every_official_template(editor: SwapEditor, frontend: Server):
+@pytest.mark.parametrize("nth", [pytest.param(1, marks=pytest.mark.nightly, id="all"), pytest.param(10, id="one in ten")])
+def test_every_official_template(editor: SwapEditor, frontend: Server, nth: int):
     templates = official_templates()
-    convertible = [name for name in templates if any(change.after for change in swap(templates[name])[1])]
+    convertible = [name for name, (_, changes) in swapped_templates().items() if any(change.after for change in changes)]
     assert len(convertible) == 51 or not is_counted_version()
-    for name in convertible:
+    for name in convertible[::nth]:
         editor.load(templates[name])
         before, prompt_before, missing_before = editor.serialized(), editor.prompt(), editor.missing_node_types()
         editor.run_command(SPEED_UP)

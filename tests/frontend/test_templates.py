@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import shutil
 import urllib.request
-from collections.abc import Callable, Iterator
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from .conftest import PACK_NAME, REPO, Editor, Server
+from .conftest import PACK_NAME, REPO, Editor, Server, ShareEditor
 
 from host import PromptRejected  # isort: skip  (in scripts/, which conftest put on the path)
 
@@ -68,14 +66,10 @@ class Opened:
 
 
 @pytest.fixture(scope="module", params=TEMPLATES)
-def opened(request: pytest.FixtureRequest, open_editor: Callable[[], Editor], server: Server) -> Iterator[Opened]:
+def opened(request: pytest.FixtureRequest, share_editor: ShareEditor, server: Server) -> Opened:
     """Each template, opened once for all tests here as a user does: by its card."""
-    shutil.copy(server.host.root / "input" / "example.png", server.base / "input")
-    editor = open_editor()
-    try:
-        yield look_at(editor, request.param)
-    finally:
-        editor.page.context.close()
+    with share_editor(server) as editor:
+        return look_at(editor, request.param)
 
 
 def look_at(editor: Editor, name: str) -> Opened:
@@ -197,7 +191,6 @@ def test_the_frontend_offers_every_missing_model_for_download(opened: Opened):
 @pytest.mark.parametrize("name", NEED_MODELS)
 def test_nothing_but_the_models_is_missing(server: Server, name: str):
     # What the server itself says of the prompt: the model files that are not there, and nothing else.
-    shutil.copy(server.host.root / "input" / "example.png", server.base / "input")
     with pytest.raises(PromptRejected) as rejected:
         server.submit(api_form(name))
     errors = [error for node in rejected.value.body["node_errors"].values() for error in node["errors"]]

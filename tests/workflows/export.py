@@ -29,7 +29,7 @@ from playwright.sync_api import Page, sync_playwright
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests" / "workflows")]
 
-from frontend.conftest import CHROMIUM_FLAGS, Editor, Server  # noqa: E402
+from frontend.conftest import CHROMIUM_FLAGS, READY, Editor, Server  # noqa: E402
 from stand_ins import STAND_INS  # noqa: E402
 
 WORKFLOWS = REPO / "workflows"
@@ -99,6 +99,7 @@ def frontend(viewport: tuple[int, int] = (2800, 1700)) -> Iterator[tuple[Server,
             page = browser.new_context(viewport={"width": viewport[0], "height": viewport[1]}).new_page()
             page.set_default_timeout(300_000)  # for a decode on a busy machine
             page.goto(server.url)
+            page.wait_for_function(READY)
             editor = Editor(page)
             page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
             yield server, editor
