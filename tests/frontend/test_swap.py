@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from async_frame_pipeline.automation import swap
-from async_frame_pipeline.automation.rules import ASYNC_VIDEO, OWN_WIDGETS
+from async_frame_pipeline.automation.rules import OURS
 
 from ..automation.graphs import by_id, connections, flaws, subgraph, workflow
 from ..automation.templates import graphs_of, is_counted_version, official_templates
@@ -77,7 +77,7 @@ def unordered(serialized: str) -> dict:
 
 
 # What our nodes have besides the widgets of those that they stand for.
-OWN = OWN_WIDGETS[ASYNC_VIDEO]
+OWN = OURS["AsyncVAEDecodeToVideo"]["widgets"]
 
 
 def without_what_the_editor_adds(workflow: dict) -> dict:
