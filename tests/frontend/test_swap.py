@@ -163,21 +163,6 @@ def test_right_click_in_a_subgraph(editor: SwapEditor):
 
 
 @on_canvas
-def test_right_click_on_tiles(editor: SwapEditor):
-    tiled = json.loads(json.dumps(SHARED))
-    by_id(tiled)[8].update(type="VAEDecodeTiled", widgets_values=[256, 32, 16, 4])
-    editor.show(tiled)
-    before = editor.serialized()
-    swap_by_menu(editor, 8, TO_IMAGES)
-    editor.expect_toast(
-        "Decodes swapped: 1", "VAE Decode (Tiled) → Async VAE Decode (Video) (its tile settings are back when you restore it)"
-    )
-    swap_by_menu(editor, 8, BACK)
-    editor.expect_toast("Decodes restored: 1", "Async VAE Decode (Video) → VAE Decode (Tiled)")
-    assert unordered(editor.serialized()) == unordered(before)
-
-
-@on_canvas
 def test_other_nodes_have_no_such_entry(editor: SwapEditor):
     editor.show(SHARED)
     editor.menu_of(9)
