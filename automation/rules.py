@@ -61,5 +61,5 @@ class Change:
     def __str__(self) -> str:
         before = " + ".join(f"{NAMES[kind]} #{node}" for kind, node in zip(self.before, self.nodes))
         where = f' in subgraph "{self.subgraph}"' if self.subgraph else ""
-        after = " -> " + " + ".join(NAMES[kind] for kind in self.after) if self.after else f" left alone: {self.reason}"
-        return before + where + after
+        names = [NAMES.get(kind, kind) for kind in self.after]
+        return before + where + (" -> " + " + ".join(names) if names else f" left alone: {self.reason}")

@@ -102,7 +102,7 @@ function select(changes) {
 }
 
 /** A node type's name in the user's language. */
-const displayName = (type) => LiteGraph.registered_node_types[type]?.nodeData?.display_name ?? NAMES[type]
+const displayName = (type) => LiteGraph.registered_node_types[type]?.nodeData?.display_name ?? NAMES[type] ?? type
 
 /** Translates into the user's language what locales/ holds; the rest stays English. */
 async function translator() {
