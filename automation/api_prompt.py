@@ -9,10 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-from .rules import (
-    ASYNC, ASYNC_VIDEO, CREATE_VIDEO, DECODE, DECODE_INPUTS, IN_TILES, MEMORY, NAMES, NOT_A_VIDEO, TILED, TILES_IN_USE,
-    VIDEO_INPUTS, VIDEO_NODES, Change,
-)  # fmt: skip
+from .rules import CREATE_VIDEO, DECODE_INPUTS, DECODES, MEMORY, NAMES, OURS, REASONS, VIDEO_NODES, Change
 
 
 def recognises(prompt: object) -> bool:
@@ -26,7 +23,7 @@ def recognises(prompt: object) -> bool:
 
 def swap(prompt: dict, tiled: bool) -> list[Change]:
     """Swap in place what the rules name."""
-    decodes = [id for id, node in prompt.items() if node.get("class_type") in (DECODE, TILED)]
+    decodes = [id for id, node in prompt.items() if node.get("class_type") in DECODES]
     plans = [(id, *decide(prompt, id, tiled)) for id in decodes]
     positions = {id: position for position, id in enumerate(prompt)}
     changes = []
@@ -44,15 +41,15 @@ def restore(prompt: dict) -> list[Change]:
     changes, returning = [], []
     for id, node in prompt.items():
         before = node.get("class_type")
-        if before == ASYNC:
-            restore_decode(node)
-            after = (node["class_type"],)
-        elif before == ASYNC_VIDEO:
+        if before not in OURS:
+            continue
+        if len(OURS[before]["stock"]) > 1:
             position, decode_id, decode = restore_pair(prompt, node, {id for _, id, _ in returning})
             returning.append((position, decode_id, decode))
-            after = (decode["class_type"], CREATE_VIDEO)
+            after = (decode["class_type"], node["class_type"])
         else:
-            continue
+            restore_decode(node)
+            after = (node["class_type"],)
         changes.append(Change((id,), (before,), after))
     # Lowest first: each then finds everything that was before it back in place.
     items = list(prompt.items())
@@ -69,16 +66,16 @@ def restore(prompt: dict) -> list[Change]:
 def decide(prompt: dict, id: str, tiled: bool) -> tuple[str | None, str]:
     """Id of the Create Video to swap together with a decode, if any; and why to leave the decode alone, else ""."""
     decode = prompt[id]
-    if decode["class_type"] == TILED and not tiled:
-        return None, IN_TILES
+    if DECODES[decode["class_type"]]["tiled"] and not tiled:
+        return None, REASONS["in_tiles"]
     if not goes_into_video(prompt, id):
-        return None, NOT_A_VIDEO
+        return None, REASONS["not_a_video"]
     if any(is_link(prompt, value) for name, value in decode["inputs"].items() if name not in DECODE_INPUTS):
-        return None, TILES_IN_USE
+        return None, REASONS["tiles_in_use"]
     users = list(users_of(prompt, id))
     if len(users) == 1:
         [(video_id, name)] = users
-        is_create_video = prompt[video_id].get("class_type") == CREATE_VIDEO and name == "images"
+        is_create_video = (prompt[video_id].get("class_type"), name) == (CREATE_VIDEO["type"], CREATE_VIDEO["frames"])
         if is_create_video and len(list(users_of(prompt, video_id))) <= 1:
             return video_id, ""
     return None, ""
@@ -121,19 +118,20 @@ def is_link(prompt: dict, value: object) -> bool:
 
 
 def become_async(decode: dict) -> None:
-    if decode["class_type"] == TILED:
-        become(decode, ASYNC, {"decode": {"class_type": TILED, "inputs": decode["inputs"]}})
+    kind = decode["class_type"]
+    if DECODES[kind]["tiled"]:
+        become(decode, DECODES[kind]["alone"], {"decode": {"class_type": kind, "inputs": decode["inputs"]}})
         decode["inputs"] = decode_inputs(decode)
     else:
-        become(decode, ASYNC)
+        become(decode, DECODES[kind]["alone"])
 
 
 def become_pair(prompt: dict, id: str, video_id: str, position: int) -> None:
     decode, video = prompt.pop(id), prompt[video_id]
     was = {"inputs": video["inputs"]}
     memory = {"create_video": was, "decode": decode, "decode_id": id, "decode_position": position}
-    become(video, ASYNC_VIDEO, memory)
-    others = {name: value for name, value in video["inputs"].items() if name != "images"}
+    become(video, DECODES[decode["class_type"]]["pair"], memory)
+    others = {name: value for name, value in video["inputs"].items() if name != CREATE_VIDEO["frames"]}
     video["inputs"] = decode_inputs(decode) | others
 
 
@@ -142,7 +140,7 @@ def become(node: dict, kind: str, memory: dict | None = None) -> None:
     if (node.get("_meta") or {}).get("title") == NAMES[node["class_type"]]:
         node["_meta"]["title"] = NAMES[kind]
     if memory:
-        node["_meta"] = {**(node.get("_meta") or {}), MEMORY: copy.deepcopy(memory)}
+        node["_meta"] = {**(node.get("_meta") or {}), MEMORY["key"]: copy.deepcopy(memory)}
     node["class_type"] = kind
 
 
@@ -150,20 +148,23 @@ def become(node: dict, kind: str, memory: dict | None = None) -> None:
 
 
 def restore_decode(node: dict) -> None:
-    before = forget(node).get("decode") or {"class_type": DECODE, "inputs": {}}
+    [stock] = OURS[node["class_type"]]["stock"]
+    before = forget(node).get("decode") or {"class_type": stock, "inputs": {}}
     become(node, before["class_type"])
     node["inputs"] = {**before["inputs"], **decode_inputs(node)}
 
 
 def restore_pair(prompt: dict, node: dict, taken: set[str]) -> tuple[int, str, dict]:
     """Make a node a Create Video again. Returns its decode, with the position and the id it is to have."""
-    memory = forget(node) or {"create_video": {"inputs": {}}, "decode": {"class_type": DECODE, "inputs": {}}}
+    stock, video = OURS[node["class_type"]]["stock"]
+    memory = forget(node) or {"create_video": {"inputs": {}}, "decode": {"class_type": stock, "inputs": {}}}
     id = memory.get("decode_id")
     if id is None or id in prompt or id in taken:
         id = new_id({*prompt, *taken})
     decode = {**memory["decode"], "inputs": {**memory["decode"]["inputs"], **decode_inputs(node)}}
-    become(node, CREATE_VIDEO)
-    now = {"images": [id, 0]} | {name: node["inputs"][name] for name in VIDEO_INPUTS if name in node["inputs"]}
+    become(node, video)
+    others = {name: node["inputs"][name] for name in CREATE_VIDEO["inputs"] if name in node["inputs"]}
+    now = {CREATE_VIDEO["frames"]: [id, 0]} | others
     in_their_old_order = {name: now[name] for name in memory["create_video"]["inputs"] if name in now}
     node["inputs"] = in_their_old_order | now
     return memory.get("decode_position", len(prompt)), id, decode
@@ -172,7 +173,7 @@ def restore_pair(prompt: dict, node: dict, taken: set[str]) -> tuple[int, str, d
 def forget(node: dict) -> dict:
     """Take what a swap remembered out of a node."""
     meta = node.get("_meta") or {}
-    memory = meta.pop(MEMORY, None) or {}
+    memory = meta.pop(MEMORY["key"], None) or {}
     if not meta and memory:
         node.pop("_meta", None)
     return memory

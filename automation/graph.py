@@ -168,7 +168,8 @@ class Workflow:
 
     def _inner_slot(self, inner: Graph, host: dict, slot: int) -> int:
         """Position among a subgraph's inputs. Its node may show them in another order, and widgets between them."""
-        name = inputs(host)[slot]["name"]
+        slots = inputs(host)
+        name = slots[slot]["name"] if slot < len(slots) else None  # a damaged link may lead to a slot that is not there
         return next((i for i, entry in enumerate(inner.raw.get("inputs") or []) if entry["name"] == name), slot)
 
     def new_id(self, kind: str) -> int:

@@ -1,4 +1,6 @@
-"""Which decodes are swapped for what, and what both file formats share. web/js/swap_workflow.js has the same rules.
+"""Which decodes are swapped for what, and what both file formats share.
+
+The rules are data, in web/swap/rules.json, which web/js/swap_rules.js reads as well; docs/swap.md explains them.
 
 - VAE Decode becomes Async VAE Decode (Video) where its frames go into a video: following its images, and masks made
   of them, through other nodes and through the borders of subgraphs, one arrives at one of VIDEO_NODES.
@@ -6,33 +8,30 @@
   than once: each use would decode it again.
 - VAE Decode (Tiled) is swapped on demand only: somebody chose it because memory was short.
 - Everything else is left as it is. What is muted or bypassed stays so. What it takes to undo a swap is remembered in
-  the node, under MEMORY.
+  the node, under MEMORY["key"].
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
-ASYNC, ASYNC_VIDEO = "AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo"
-DECODE, TILED, CREATE_VIDEO = "VAEDecode", "VAEDecodeTiled", "CreateVideo"
-VIDEO_NODES = (CREATE_VIDEO, "SaveWEBM", "SaveAnimatedWEBP", "SaveAnimatedPNG", "VHS_VideoCombine")
-# Names as the editor shows them; a node's title until the user gives it another.
-NAMES = {
-    ASYNC: "Async VAE Decode (Video)",
-    ASYNC_VIDEO: "Async VAE Decode to Video",
-    DECODE: "VAE Decode",
-    TILED: "VAE Decode (Tiled)",
-    CREATE_VIDEO: "Create Video",
-}
-DECODE_INPUTS = ("samples", "vae")
-VIDEO_INPUTS = ("fps", "audio", "bit_depth")  # of Create Video, besides the images
-# The widgets that our nodes have besides those of the nodes that they stand for, and after them.
-OWN_WIDGETS = {ASYNC: {"decoder": "auto"}, ASYNC_VIDEO: {"decoder": "auto", "save_latents_first": False}}
-MEMORY = "async_frame_pipeline"
+# Under web/, because a browser gets nothing else of this pack.
+RULES = json.loads((Path(__file__).resolve().parent.parent / "web" / "swap" / "rules.json").read_text(encoding="utf-8"))
 
-NOT_A_VIDEO = "its frames do not go into a video"
-IN_TILES = "it decodes in tiles, which somebody chose to save memory"
-TILES_IN_USE = "its tile settings are connected to something"
+NAMES: dict[str, str] = RULES["names"]
+DECODES: dict[str, dict] = RULES["decodes"]
+OURS: dict[str, dict] = RULES["ours"]
+DECODE_INPUTS: list[str] = RULES["decode_inputs"]
+CREATE_VIDEO: dict = RULES["create_video"]
+VIDEO_NODES: list[str] = RULES["video_nodes"]
+FRAME_TYPES: list[str] = RULES["frame_types"]
+REASONS: dict[str, str] = RULES["reasons"]
+MEMORY: dict = RULES["memory"]
+PACKS: dict[str, str] = RULES["packs"]
+PACK_PROPERTIES: list[str] = RULES["pack_properties"]
+LAYOUT: dict = RULES["layout"]
 
 
 class FormatError(ValueError):
@@ -49,6 +48,7 @@ class Change:
         after: the types that they became; empty where they were left alone.
         reason: why they were left alone, else "".
         subgraph: name of the subgraph that they are in; "" for the workflow itself.
+        graph: id of its definition; None for the workflow itself.
     """
 
     nodes: tuple
@@ -56,9 +56,10 @@ class Change:
     after: tuple[str, ...]
     reason: str = ""
     subgraph: str = ""
+    graph: str | None = None
 
     def __str__(self) -> str:
         before = " + ".join(f"{NAMES[kind]} #{node}" for kind, node in zip(self.before, self.nodes))
         where = f' in subgraph "{self.subgraph}"' if self.subgraph else ""
-        after = " -> " + " + ".join(NAMES[kind] for kind in self.after) if self.after else f" left alone: {self.reason}"
-        return before + where + after
+        names = [NAMES.get(kind, kind) for kind in self.after]
+        return before + where + (" -> " + " + ".join(names) if names else f" left alone: {self.reason}")

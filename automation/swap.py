@@ -9,7 +9,7 @@ from .rules import Change, FormatError
 
 
 def swap(workflow: dict, *, reverse: bool = False, tiled: bool = False) -> tuple[dict, list[Change]]:
-    """Put this pack's decoders in the place of the stock ones, by the rules in rules.py.
+    """Put this pack's decoders in the place of the stock ones, by the rules in web/swap/rules.json.
 
     Args:
         workflow: a workflow as the editor saves it, or a prompt in API format. It is not modified.

@@ -1,6 +1,6 @@
 """The swap in a workflow file: the JSON that the editor saves, subgraph definitions included.
 
-web/js/swap_workflow.js does the same in the browser, function by function.
+web/js/swap_workflow.js does the same in the browser, function by function; tests/automation/cases is what both must do.
 
 A swapped decode keeps its id, and with it its links and whatever else refers to it; place, size, title, colour and
 mode. A pair becomes one node in the place of its Create Video, made higher where it must be, and keeps the id, the
@@ -13,18 +13,12 @@ import copy
 
 from .graph import Graph, Workflow, get, inputs, named, properties_of, put, with_links_of, xy
 from .rules import (
-    ASYNC, ASYNC_VIDEO, CREATE_VIDEO, DECODE, DECODE_INPUTS, IN_TILES, MEMORY, NAMES, NOT_A_VIDEO, OWN_WIDGETS,
-    TILED, TILES_IN_USE, VIDEO_INPUTS, VIDEO_NODES, Change,
+    CREATE_VIDEO, DECODE_INPUTS, DECODES, FRAME_TYPES, LAYOUT, MEMORY, NAMES, OURS, PACK_PROPERTIES, PACKS, REASONS,
+    VIDEO_NODES, Change,
 )  # fmt: skip
 
-PACK, CORE = "async-frame-pipeline", "comfy-core"
-PACK_PROPERTIES = ("cnr_id", "aux_id", "ver")  # which pack a node is from, and which version of it
-FRAMES = ("IMAGE", "MASK")  # a mask is how frames become the alpha of a video
-PAIR_HEIGHT = 130  # what the editor makes of three inputs and two widgets
 NAMED = "widgets_values_named"  # newer editors save widgets by name as well
 WIDGET_VALUES = ("widgets_values", NAMED)
-VIDEO_WIDGETS = 2  # of Create Video: fps and bit depth
-STOCK_DECODE_SIZE, GAP = (210, 46), 40
 
 
 def recognises(workflow: object) -> bool:
@@ -37,7 +31,7 @@ def swap(workflow: dict, tiled: bool) -> list[Change]:
     # All is decided before anything is changed, so that no decision rests on a half-changed graph.
     plans = [
         (graph, decode, *decide(file, graph, decode, tiled))
-        for graph in file.graphs for decode in graph.nodes.values() if decode["type"] in (DECODE, TILED)
+        for graph in file.graphs for decode in graph.nodes.values() if decode["type"] in DECODES
     ]  # fmt: skip
     changes = []
     for graph, decode, video, reason in plans:
@@ -46,7 +40,7 @@ def swap(workflow: dict, tiled: bool) -> list[Change]:
         if not reason:
             become_pair(graph, decode, video) if video else become_async(graph, decode)
         after = () if reason else (pair[-1]["type"],)
-        changes.append(Change(nodes, before, after, reason, graph.name))
+        changes.append(Change(nodes, before, after, reason, graph.name, graph.id))
     return changes
 
 
@@ -57,13 +51,11 @@ def restore(workflow: dict) -> list[Change]:
     for graph in file.graphs:
         for node in list(graph.nodes.values()):
             before = node["type"]
-            if before == ASYNC:
-                after = [restore_decode(graph, node)]
-            elif before == ASYNC_VIDEO:
-                after = restore_pair(file, graph, node)
-            else:
+            if before not in OURS:
                 continue
-            changes.append(Change((node["id"],), (before,), tuple(node["type"] for node in after), "", graph.name))
+            after = restore_pair(file, graph, node) if is_pair(node) else [restore_decode(graph, node)]
+            types = tuple(node["type"] for node in after)
+            changes.append(Change((node["id"],), (before,), types, "", graph.name, graph.id))
         graph.put_in_place()
     return changes
 
@@ -73,12 +65,12 @@ def restore(workflow: dict) -> list[Change]:
 
 def decide(file: Workflow, graph: Graph, decode: dict, tiled: bool) -> tuple[dict | None, str]:
     """The Create Video to swap together with a decode, if any; and why to leave the decode alone, else ""."""
-    if decode["type"] == TILED and not tiled:
-        return None, IN_TILES
-    if not file.ends(graph, decode, FRAMES, lambda node: node["type"] not in VIDEO_NODES):
-        return None, NOT_A_VIDEO
+    if DECODES[decode["type"]]["tiled"] and not tiled:
+        return None, REASONS["in_tiles"]
+    if not file.ends(graph, decode, FRAME_TYPES, lambda node: node["type"] not in VIDEO_NODES):
+        return None, REASONS["not_a_video"]
     if tiles_in_use(file, graph, decode):
-        return None, TILES_IN_USE
+        return None, REASONS["tiles_in_use"]
     video = create_video_of(graph, decode)
     if video and len(file.ends(graph, video, ("VIDEO",), lambda node: node["type"] == "Reroute")) > 1:
         video = None
@@ -87,7 +79,7 @@ def decide(file: Workflow, graph: Graph, decode: dict, tiled: bool) -> tuple[dic
 
 def tiles_in_use(file: Workflow, graph: Graph, decode: dict) -> bool:
     """Whether something else sets a decode's tiles: a link, or a widget of the subgraph that it is in."""
-    if decode["type"] != TILED:
+    if not DECODES[decode["type"]]["tiled"]:
         return False
     linked = [slot for slot in inputs(decode) if slot["name"] not in DECODE_INPUTS and slot.get("link") is not None]
     shown = [widget for _, host in file.hosts(graph) for widget in properties_of(host).get("proxyWidgets") or []]
@@ -98,12 +90,12 @@ def create_video_of(graph: Graph, decode: dict) -> dict | None:
     """The Create Video that is all that a decode feeds, where the two can become one."""
     fed = list(graph.links_from(decode["id"]))
     video = graph.nodes.get(get(fed[0], "target_id")) if len(fed) == 1 else None
-    if video is None or video["type"] != CREATE_VIDEO or video.get("mode", 0) != decode.get("mode", 0):
+    if video is None or video["type"] != CREATE_VIDEO["type"] or (video.get("mode") or 0) != (decode.get("mode") or 0):
         return None
     # A link through reroute points would leave them behind, and one that its target does not know of would be lost.
     coming = [link for node in (decode, video) for link in graph.links_to(node["id"])]
     sound = all(graph.is_known_to_target(link) for link in coming)
-    takes_images = named(video, "images").get("link") == get(fed[0], "id")
+    takes_images = named(video, CREATE_VIDEO["frames"]).get("link") == get(fed[0], "id")
     return video if takes_images and sound and not graph.is_rerouted(fed[0]) else None
 
 
@@ -115,11 +107,12 @@ def decode_inputs(node: dict) -> list[dict]:
 
 
 def become_async(graph: Graph, decode: dict) -> None:
-    become(decode, ASYNC, {"decode": remember(decode, *WIDGET_VALUES)})
+    become(decode, DECODES[decode["type"]]["alone"], {"decode": remember(decode, *WIDGET_VALUES)})
+    widgets = OURS[decode["type"]]["widgets"]
     decode["inputs"] = decode_inputs(decode)
-    decode["widgets_values"] = list(OWN_WIDGETS[ASYNC].values())
+    decode["widgets_values"] = list(widgets.values())
     if NAMED in decode:
-        decode[NAMED] = dict(OWN_WIDGETS[ASYNC])
+        decode[NAMED] = dict(widgets)
     graph.aim_links(decode)
 
 
@@ -132,20 +125,23 @@ def become_pair(graph: Graph, decode: dict, video: dict) -> None:
         "link": link,
         "link_position": graph.link_positions[get(link, "id")],
     }
-    become(video, ASYNC_VIDEO, {**memory, "pos": grow_upwards(video)})
-    video["inputs"] = decode_inputs(decode) + [slot for slot in inputs(video) if slot["name"] != "images"]
+    become(video, DECODES[decode["type"]]["pair"], {**memory, "pos": grow_upwards(video)})
+    widgets = OURS[video["type"]]["widgets"]
+    others = [slot for slot in inputs(video) if slot["name"] != CREATE_VIDEO["frames"]]
+    video["inputs"] = decode_inputs(decode) + others
     # Files of before bit_depth hold fps alone; the editor fills in the rest.
-    if isinstance(video.get("widgets_values"), list) and len(video["widgets_values"]) == VIDEO_WIDGETS:
-        video["widgets_values"] = [*video["widgets_values"], *OWN_WIDGETS[ASYNC_VIDEO].values()]
+    values = video.get("widgets_values")
+    if isinstance(values, list) and len(values) == len(CREATE_VIDEO["widgets"]):
+        video["widgets_values"] = [*values, *widgets.values()]
     if NAMED in video:
-        video[NAMED] = {**video[NAMED], **OWN_WIDGETS[ASYNC_VIDEO]}
+        video[NAMED] = {**video[NAMED], **widgets}
     graph.remove(decode, link)
     graph.aim_links(video)
 
 
 def grow_upwards(video: dict) -> list:
     """Make room for one more input, away from the saver that is often right below. Returns the new place."""
-    missing = max(0, PAIR_HEIGHT - xy(video["size"])[1])
+    missing = max(0, LAYOUT["pair_height"] - xy(video["size"])[1])
     if missing and not (video.get("flags") or {}).get("collapsed"):
         (x, y), (width, height) = xy(video["pos"]), xy(video["size"])
         video.update(pos=[x, y - missing], size=[width, height + missing])
@@ -158,7 +154,7 @@ def become(node: dict, kind: str, memory: dict) -> None:
         del node["title"]
     # "Node name for S&R" stays: it is what %name.widget% in file names refers to.
     properties = {key: value for key, value in properties_of(node).items() if key not in PACK_PROPERTIES}
-    node["properties"] = {**properties, "cnr_id": PACK, MEMORY: copy.deepcopy(memory)}
+    node["properties"] = {**properties, "cnr_id": PACKS["ours"], MEMORY["key"]: copy.deepcopy(memory)}
     node["type"] = kind
 
 
@@ -170,15 +166,27 @@ def remember(node: dict, *more: str) -> dict:
 # ---------------------------------------------------------------------------- and back
 
 
+def is_pair(node: dict) -> bool:
+    return len(OURS[node["type"]]["stock"]) > 1
+
+
+def memory_of(node: dict) -> dict | None:
+    """What a swap remembered in a node; None where that is not there, or not all of it."""
+    memory = properties_of(node).get(MEMORY["key"]) or {}
+    parts = MEMORY["pair" if is_pair(node) else "alone"]
+    whole = all(memory.get(part) and all(memory[part].get(key) is not None for key in parts[part]) for part in parts)
+    return memory if whole else None
+
+
 def restore_decode(graph: Graph, node: dict) -> dict:
-    memory = properties_of(node).get(MEMORY) or {"decode": stock_decode(node)}
+    memory = memory_of(node) or {"decode": stock_decode(node)}
     revert(node, memory["decode"])
     graph.aim_links(node)
     return node
 
 
 def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
-    memory = properties_of(node).get(MEMORY) or stock_pair(graph, node)
+    memory = memory_of(node) or stock_pair(graph, node)
     decode, link = {**memory["decode"]}, memory["link"].copy()
     if decode["id"] is None or decode["id"] in graph.nodes:
         decode["id"] = file.new_id("node")
@@ -188,13 +196,16 @@ def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
     put(link, "origin_id", decode["id"])
     decode["inputs"] = with_links_of(node, inputs(decode))
     decode["pos"] = moved_along(decode["pos"], memory["pos"], node["pos"])
-    decode["mode"] = node.get("mode", 0)
-    revert(node, {**memory["create_video"], "pos": moved_along(memory["create_video"]["pos"], memory["pos"], node["pos"])})
-    named(node, "images")["link"] = get(link, "id")
+    if (decode.get("mode") or 0) != (node.get("mode") or 0):
+        decode["mode"] = node.get("mode") or 0
+    own, video = OURS[node["type"]]["widgets"], memory["create_video"]
+    pos = moved_along(video["pos"], memory["pos"], node["pos"])
+    revert(node, {**video, "pos": pos, "inputs": with_frames(inputs(video))})
+    named(node, CREATE_VIDEO["frames"])["link"] = get(link, "id")
     if isinstance(node.get("widgets_values"), list):
-        node["widgets_values"] = node["widgets_values"][:VIDEO_WIDGETS]
+        node["widgets_values"] = node["widgets_values"][: len(CREATE_VIDEO["widgets"])]
     if NAMED in node:
-        node[NAMED] = {name: value for name, value in node[NAMED].items() if name not in OWN_WIDGETS[ASYNC_VIDEO]}
+        node[NAMED] = {name: value for name, value in node[NAMED].items() if name not in own}
     graph.add(decode, link, memory.get("decode_position"), memory.get("link_position"))
     graph.aim_links(decode)
     graph.aim_links(node)
@@ -203,8 +214,8 @@ def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
 
 def revert(node: dict, before: dict) -> None:
     """Turn a node back. What may have been changed since stays: title, links, properties of the user's own."""
-    kept = {key: value for key, value in properties_of(node).items() if key not in (MEMORY, *PACK_PROPERTIES)}
-    if node["type"] == ASYNC:
+    kept = {key: value for key, value in properties_of(node).items() if key not in (MEMORY["key"], *PACK_PROPERTIES)}
+    if not is_pair(node):
         for key in WIDGET_VALUES:
             if key not in before:
                 node.pop(key, None)
@@ -215,34 +226,45 @@ def revert(node: dict, before: dict) -> None:
     node.update(inputs=slots, properties={**properties_of(before), **kept})
 
 
+def with_frames(slots: list[dict]) -> list[dict]:
+    """The inputs of a Create Video, the one for the frames among them even where it was lost."""
+    name = CREATE_VIDEO["frames"]
+    if any(slot["name"] == name for slot in slots):
+        return slots
+    return [{"name": name, "type": "IMAGE", "link": None}, *slots]
+
+
 def moved_along(pos: list, anchor_before: list, anchor_now: list) -> list:
     """Where something belongs, now that what it stood beside has moved."""
-    if anchor_before == anchor_now:
-        return pos
-    (x, y), (x_before, y_before), (x_now, y_now) = xy(pos), xy(anchor_before), xy(anchor_now)
+    (x_before, y_before), (x_now, y_now) = xy(anchor_before), xy(anchor_now)
+    if (x_before, y_before) == (x_now, y_now):
+        return pos  # as it is written, which may be an object
+    x, y = xy(pos)
     return [x + x_now - x_before, y + y_now - y_before]
 
 
 def stock_decode(node: dict) -> dict:
     """What a node of ours that never was a stock one is turned into."""
-    return {"type": DECODE, "inputs": decode_inputs(node), "properties": {"cnr_id": CORE}, "widgets_values": []}
+    [kind] = OURS[node["type"]]["stock"]
+    properties = {"cnr_id": PACKS["stock"]}
+    return {"type": kind, "inputs": decode_inputs(node), "properties": properties, "widgets_values": []}
 
 
 def stock_pair(graph: Graph, node: dict) -> dict:
     """The same for two nodes; the decode gets its place to the left."""
-    (x, y), (width, height) = xy(node["pos"]), STOCK_DECODE_SIZE
-    images = {"name": "images", "type": "IMAGE", "link": None}
-    others = [slot for slot in inputs(node) if slot["name"] in VIDEO_INPUTS]
+    decode, video = OURS[node["type"]]["stock"]
+    (x, y), (width, height) = xy(node["pos"]), LAYOUT["decode_size"]
+    others = [slot for slot in inputs(node) if slot["name"] in CREATE_VIDEO["inputs"]]
     return {
         "pos": node["pos"],
         "create_video": {
-            "type": CREATE_VIDEO, "pos": node["pos"], "inputs": [images, *others], "properties": {"cnr_id": CORE},
+            "type": video, "pos": node["pos"], "inputs": others, "properties": {"cnr_id": PACKS["stock"]},
         },
         "decode": {
-            "id": None, "type": DECODE, "pos": [x - width - GAP, y], "size": [width, height], "flags": {},
-            "order": node.get("order", 0), "mode": 0, "inputs": decode_inputs(node),
+            "id": None, "type": decode, "pos": [x - width - LAYOUT["gap"], y], "size": [width, height], "flags": {},
+            "order": node.get("order") or 0, "mode": 0, "inputs": decode_inputs(node),
             "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": []}],
-            "properties": {"cnr_id": CORE, "Node name for S&R": DECODE}, "widgets_values": [],
+            "properties": {"cnr_id": PACKS["stock"], "Node name for S&R": decode}, "widgets_values": [],
         },
         "link": graph.new_link("IMAGE"),
     }  # fmt: skip

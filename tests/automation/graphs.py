@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
+
+from async_frame_pipeline.automation import Change
 
 # type -> inputs and outputs, as "name:TYPE"; those in brackets are widgets.
 SLOTS = {
@@ -150,3 +154,13 @@ def flaws(graph: dict) -> list[str]:
 def fields_of(link: list | dict) -> list:
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
     return link if isinstance(link, list) else [link[key] for key in keys]
+
+
+def written(workflow: dict) -> str:
+    """A workflow as text, its order included; 34 and 34.0 are one number, as in the browser."""
+    return json.dumps(json.loads(json.dumps(workflow), parse_int=float))
+
+
+def as_json(changes: list[Change]) -> list[dict]:
+    """Changes as the browser's code returns them."""
+    return json.loads(json.dumps([dataclasses.asdict(change) for change in changes]))

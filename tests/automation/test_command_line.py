@@ -97,3 +97,11 @@ def test_the_folder_to_write_to_must_be_there(source: Path, tmp_path: Path):
 def test_an_output_is_asked_for(source: Path):
     done = run("swap", source)
     assert done.returncode == 2 and "out.json" in done.stderr
+
+
+def test_a_node_that_was_of_a_type_nobody_knows_comes_back_by_its_type(tmp_path: Path):
+    source = tmp_path / "in.json"
+    before = workflow({8: "AsyncVAEDecodeVideo"}, "", n8={"properties": {"async_frame_pipeline": {"decode": {"type": "Mine"}}}})
+    source.write_text(json.dumps(before))
+    done = run("swap", source, "--reverse", "--dry-run")
+    assert done.stdout.startswith("Async VAE Decode (Video) #8 -> Mine\n"), done.stderr

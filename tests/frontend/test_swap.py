@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from async_frame_pipeline.automation import swap
-from async_frame_pipeline.automation.rules import ASYNC_VIDEO, OWN_WIDGETS
+from async_frame_pipeline.automation.rules import OURS
 
 from ..automation.graphs import by_id, connections, flaws, subgraph, workflow
 from ..automation.templates import graphs_of, is_counted_version, official_templates, swapped_templates
@@ -75,7 +75,7 @@ def unordered(serialized: str) -> dict:
 
 
 # What our nodes have besides the widgets of those that they stand for.
-OWN = OWN_WIDGETS[ASYNC_VIDEO]
+OWN = OURS["AsyncVAEDecodeToVideo"]["widgets"]
 
 
 def without_what_the_editor_adds(workflow: dict) -> dict:
@@ -159,21 +159,6 @@ def test_right_click_in_a_subgraph(editor: SwapEditor):
     assert by_id(inside)[8]["type"] == "AsyncVAEDecodeVideo"
     assert connections(inside) == {"-10.0>8.samples", "-10.1>8.vae", "8.0>9.images", "9.0>-20.0", "8.0>11.images"}
     expect_undo_restores(editor, before, steps)
-
-
-@on_canvas
-def test_right_click_on_tiles(editor: SwapEditor):
-    tiled = json.loads(json.dumps(SHARED))
-    by_id(tiled)[8].update(type="VAEDecodeTiled", widgets_values=[256, 32, 16, 4])
-    editor.show(tiled)
-    before = editor.serialized()
-    swap_by_menu(editor, 8, TO_IMAGES)
-    editor.expect_toast(
-        "Decodes swapped: 1", "VAE Decode (Tiled) → Async VAE Decode (Video) (its tile settings are back when you restore it)"
-    )
-    swap_by_menu(editor, 8, BACK)
-    editor.expect_toast("Decodes restored: 1", "Async VAE Decode (Video) → VAE Decode (Tiled)")
-    assert unordered(editor.serialized()) == unordered(before)
 
 
 @on_canvas

@@ -5,7 +5,9 @@
 // links all stay as they are, which taking nodes out and connecting new ones cannot promise.
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
-import { NAMES, canPair, isOurs, isStockDecode, restore, swap } from './swap_workflow.js'
+import { explain } from './swap_message.js'
+import { CREATE_VIDEO, DECODES, NAMES, OURS } from './swap_rules.js'
+import { canPair, restore, swap } from './swap_workflow.js'
 
 const SPEED_UP = 'AsyncFramePipeline.SpeedUpVideoDecoding'
 const RESTORE = 'AsyncFramePipeline.RestoreVideoDecoding'
@@ -16,15 +18,16 @@ app.registerExtension({
   name: 'async-frame-pipeline.swap',
   getNodeMenuItems(node) {
     const only = { graph: idOf(node.graph), node: node.id }
-    if (isOurs(node.type))
+    if (Object.hasOwn(OURS, node.type))
       return [{ content: 'Restore stock VAE Decode', callback: () => change('Decodes restored', restore, { only }) }]
-    if (!isStockDecode(node.type)) return []
+    if (!Object.hasOwn(DECODES, node.type)) return []
+    const { alone, pair } = DECODES[node.type]
     const toImages = {
-      content: `Swap for ${NAMES.AsyncVAEDecodeVideo}`,
+      content: `Swap for ${NAMES[alone]}`,
       callback: () => change('Decodes swapped', swap, { only, pair: false })
     }
     const toVideo = {
-      content: `Swap with Create Video for ${NAMES.AsyncVAEDecodeToVideo}`,
+      content: `Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}`,
       callback: () => change('Decodes swapped', swap, { only })
     }
     return canPair(serialized(), only) ? [toImages, toVideo] : [toImages]
@@ -60,7 +63,7 @@ async function change(what, how, options) {
   app.extensionManager.toast.add({
     severity: done.length ? 'success' : 'info',
     summary: `${translated(what)}: ${done.length}`,
-    detail: explain(changes, translated),
+    detail: explain(changes, displayName, translated),
     life: TOAST_MS
   })
 }
@@ -98,21 +101,8 @@ function select(changes) {
   if (nodes.length) app.canvas.selectItems(nodes)
 }
 
-/** What was changed, and what was left alone and why; alike ones counted together. */
-function explain(changes, translated) {
-  const named = (types) => types.map(displayName).join(' + ')
-  const lines = changes.map(({ before, after, reason }) => {
-    if (reason) return `${named(before)} ${translated('left alone')}: ${translated(reason)}`
-    const tiles = before[0] === 'VAEDecodeTiled' && translated('its tile settings are back when you restore it')
-    return `${named(before)} → ${named(after)}${tiles ? ` (${tiles})` : ''}`
-  })
-  const counts = new Map()
-  for (const line of lines) counts.set(line, (counts.get(line) ?? 0) + 1)
-  return [...counts].map(([line, count]) => (count > 1 ? `${count} × ${line}` : line)).join('\n')
-}
-
 /** A node type's name in the user's language. */
-const displayName = (type) => LiteGraph.registered_node_types[type]?.nodeData?.display_name ?? NAMES[type]
+const displayName = (type) => LiteGraph.registered_node_types[type]?.nodeData?.display_name ?? NAMES[type] ?? type
 
 /** Translates into the user's language what locales/ holds; the rest stays English. */
 async function translator() {

@@ -80,8 +80,8 @@ class Graph {
     this.raw.nodes.push(node)
     this.links.push(link)
     this.raw.links = this.links
-    if (nodePosition !== undefined) this.#toPlace.push([this.raw.nodes, nodePosition, node])
-    if (linkPosition !== undefined) this.#toPlace.push([this.links, linkPosition, link])
+    if (nodePosition != null) this.#toPlace.push([this.raw.nodes, nodePosition, node])
+    if (linkPosition != null) this.#toPlace.push([this.links, linkPosition, link])
   }
 
   putInPlace() {
@@ -143,7 +143,8 @@ export class Workflow {
   }
 
   #innerSlot(inner, host, slot) {
-    const position = (inner.raw.inputs ?? []).findIndex((entry) => entry.name === inputs(host)[slot].name)
+    const name = inputs(host)[slot]?.name // a damaged link may lead to a slot that is not there
+    const position = (inner.raw.inputs ?? []).findIndex((entry) => entry.name === name)
     return position === -1 ? slot : position
   }
 

@@ -1,47 +1,25 @@
 // The swap in a workflow as the editor serialises it: which decodes, for what, and back.
 //
-// automation/workflow_file.py does the same to files, function by function; automation/rules.py states the rules.
-// This file knows nothing of the editor.
+// automation/workflow_file.py does the same to files, function by function. The rules are in ../swap/rules.json, and
+// tests/automation/cases is what both must do. This file knows nothing of the editor.
 import { Workflow, get, inputs, named, put, withLinksOf, xy } from './swap_graph.js'
+import {
+  CREATE_VIDEO,
+  DECODES,
+  DECODE_INPUTS,
+  FRAME_TYPES,
+  LAYOUT,
+  MEMORY,
+  NAMES,
+  OURS,
+  PACKS,
+  PACK_PROPERTIES,
+  REASONS,
+  VIDEO_NODES
+} from './swap_rules.js'
 
-const ASYNC = 'AsyncVAEDecodeVideo'
-const ASYNC_VIDEO = 'AsyncVAEDecodeToVideo'
-const DECODE = 'VAEDecode'
-const TILED = 'VAEDecodeTiled'
-const CREATE_VIDEO = 'CreateVideo'
-const VIDEO_NODES = [CREATE_VIDEO, 'SaveWEBM', 'SaveAnimatedWEBP', 'SaveAnimatedPNG', 'VHS_VideoCombine']
-export const NAMES = {
-  [ASYNC]: 'Async VAE Decode (Video)',
-  [ASYNC_VIDEO]: 'Async VAE Decode to Video',
-  [DECODE]: 'VAE Decode',
-  [TILED]: 'VAE Decode (Tiled)',
-  [CREATE_VIDEO]: 'Create Video'
-}
-const DECODE_INPUTS = ['samples', 'vae']
-const VIDEO_INPUTS = ['fps', 'audio', 'bit_depth']
-const OWN_WIDGETS = {
-  [ASYNC]: { decoder: 'auto' },
-  [ASYNC_VIDEO]: { decoder: 'auto', save_latents_first: false }
-}
-const MEMORY = 'async_frame_pipeline'
-
-const NOT_A_VIDEO = 'its frames do not go into a video'
-const IN_TILES = 'it decodes in tiles, which somebody chose to save memory'
-const TILES_IN_USE = 'its tile settings are connected to something'
-
-const PACK = 'async-frame-pipeline'
-const CORE = 'comfy-core'
-const PACK_PROPERTIES = ['cnr_id', 'aux_id', 'ver']
-const FRAMES = ['IMAGE', 'MASK']
-const PAIR_HEIGHT = 130
 const NAMED = 'widgets_values_named'
 const WIDGET_VALUES = ['widgets_values', NAMED]
-const VIDEO_WIDGETS = 2
-const STOCK_DECODE_SIZE = [210, 46]
-const GAP = 40
-
-export const isStockDecode = (type) => type === DECODE || type === TILED
-export const isOurs = (type) => type === ASYNC || type === ASYNC_VIDEO
 
 /**
  * Put this pack's decoders in the place of the stock ones.
@@ -50,14 +28,18 @@ export const isOurs = (type) => type === ASYNC || type === ASYNC_VIDEO
  * @param only {graph, node}: swap this one decode, whatever its frames are for. `graph` is the id of the subgraph
  *     definition it is in, or null. Without it, the whole workflow by the rules.
  * @param pair whether a Create Video may be swapped with its decode.
+ * @param tiled without `only`: swap VAE Decode (Tiled) too.
  * @returns {workflow, changes}: the new workflow, and for each decode {graph, nodes, before, after, reason, subgraph}.
  */
-export function swap(workflow, { only = null, pair = true } = {}) {
+export function swap(workflow, { only = null, pair = true, tiled = false } = {}) {
   const file = new Workflow(structuredClone(workflow))
   const plans = file.graphs.flatMap((graph) =>
     [...graph.nodes.values()]
-      .filter((node) => isStockDecode(node.type) && (!only || isMeant(graph, node, only)))
-      .map((decode) => ({ graph, decode, ...(only ? decideOne : decide)(file, graph, decode, pair) }))
+      .filter((node) => Object.hasOwn(DECODES, node.type) && (!only || isMeant(graph, node, only)))
+      .map((decode) => {
+        const plan = only ? decideOne(file, graph, decode, pair) : decide(file, graph, decode, pair, tiled)
+        return { graph, decode, ...plan }
+      })
   )
   const changes = plans.map(({ graph, decode, video, reason }) => {
     const nodes = video ? [decode, video] : [decode]
@@ -77,9 +59,10 @@ export function restore(workflow, { only = null } = {}) {
   for (const graph of file.graphs) {
     for (const node of [...graph.nodes.values()]) {
       const before = node.type
-      if (!isOurs(before) || (only && !isMeant(graph, node, only))) continue
-      const after = before === ASYNC ? [restoreDecode(graph, node)] : restorePair(file, graph, node)
-      changes.push(change(graph, [node.id], [before], after.map((node) => node.type)))
+      if (!Object.hasOwn(OURS, before) || (only && !isMeant(graph, node, only))) continue
+      const after = isPair(node) ? restorePair(file, graph, node) : [restoreDecode(graph, node)]
+      const types = after.map((node) => node.type)
+      changes.push(change(graph, [node.id], [before], types))
     }
     graph.putInPlace()
   }
@@ -107,22 +90,22 @@ const change = (graph, nodes, before, after, reason = '') => ({
 
 // ---------------------------------------------------------------------------- what to do
 
-function decide(file, graph, decode) {
-  if (decode.type === TILED) return { reason: IN_TILES }
-  const videoNodes = file.ends(graph, decode, FRAMES, (node) => !VIDEO_NODES.includes(node.type))
-  if (!videoNodes.length) return { reason: NOT_A_VIDEO }
-  const chosen = decideOne(file, graph, decode, true)
+function decide(file, graph, decode, pair, tiled) {
+  if (DECODES[decode.type].tiled && !tiled) return { reason: REASONS.in_tiles }
+  const videoNodes = file.ends(graph, decode, FRAME_TYPES, (node) => !VIDEO_NODES.includes(node.type))
+  if (!videoNodes.length) return { reason: REASONS.not_a_video }
+  const chosen = decideOne(file, graph, decode, pair)
   const uses = chosen.video && file.ends(graph, chosen.video, ['VIDEO'], (node) => node.type === 'Reroute')
   return uses?.length > 1 ? {} : chosen
 }
 
 function decideOne(file, graph, decode, pair) {
-  if (tilesInUse(file, graph, decode)) return { reason: TILES_IN_USE }
+  if (tilesInUse(file, graph, decode)) return { reason: REASONS.tiles_in_use }
   return { video: pair ? createVideoOf(graph, decode) : null }
 }
 
 function tilesInUse(file, graph, decode) {
-  if (decode.type !== TILED) return false
+  if (!DECODES[decode.type].tiled) return false
   const linked = inputs(decode).some((slot) => !DECODE_INPUTS.includes(slot.name) && slot.link != null)
   const shown = file.hosts(graph).flatMap(([, host]) => host.properties?.proxyWidgets ?? [])
   return linked || shown.some((widget) => String(widget[0]) === String(decode.id))
@@ -131,10 +114,10 @@ function tilesInUse(file, graph, decode) {
 function createVideoOf(graph, decode) {
   const fed = graph.linksFrom(decode.id)
   const video = fed.length === 1 ? graph.nodes.get(get(fed[0], 'target_id')) : null
-  if (video?.type !== CREATE_VIDEO || (video.mode ?? 0) !== (decode.mode ?? 0)) return null
+  if (video?.type !== CREATE_VIDEO.type || (video.mode ?? 0) !== (decode.mode ?? 0)) return null
   const coming = [decode, video].flatMap((node) => graph.linksTo(node.id))
   const sound = coming.every((link) => graph.isKnownToTarget(link))
-  const takesImages = named(video, 'images')?.link === get(fed[0], 'id')
+  const takesImages = named(video, CREATE_VIDEO.frames)?.link === get(fed[0], 'id')
   return takesImages && sound && !graph.isRerouted(fed[0]) ? video : null
 }
 
@@ -143,10 +126,11 @@ function createVideoOf(graph, decode) {
 const decodeInputs = (node) => inputs(node).filter((slot) => DECODE_INPUTS.includes(slot.name))
 
 function becomeAsync(graph, decode) {
-  become(decode, ASYNC, { decode: remember(decode, ...WIDGET_VALUES) })
+  become(decode, DECODES[decode.type].alone, { decode: remember(decode, ...WIDGET_VALUES) })
+  const { widgets } = OURS[decode.type]
   decode.inputs = decodeInputs(decode)
-  decode.widgets_values = Object.values(OWN_WIDGETS[ASYNC])
-  if (NAMED in decode) decode[NAMED] = { ...OWN_WIDGETS[ASYNC] }
+  decode.widgets_values = Object.values(widgets)
+  if (NAMED in decode) decode[NAMED] = { ...widgets }
   graph.aimLinks(decode)
 }
 
@@ -159,17 +143,18 @@ function becomePair(graph, decode, video) {
     link,
     link_position: graph.linkPositions.get(get(link, 'id'))
   }
-  become(video, ASYNC_VIDEO, { ...memory, pos: growUpwards(video) })
-  video.inputs = [...decodeInputs(decode), ...inputs(video).filter((slot) => slot.name !== 'images')]
-  if (Array.isArray(video.widgets_values) && video.widgets_values.length === VIDEO_WIDGETS)
-    video.widgets_values = [...video.widgets_values, ...Object.values(OWN_WIDGETS[ASYNC_VIDEO])]
-  if (NAMED in video) video[NAMED] = { ...video[NAMED], ...OWN_WIDGETS[ASYNC_VIDEO] }
+  become(video, DECODES[decode.type].pair, { ...memory, pos: growUpwards(video) })
+  const { widgets } = OURS[video.type]
+  video.inputs = [...decodeInputs(decode), ...inputs(video).filter((slot) => slot.name !== CREATE_VIDEO.frames)]
+  if (Array.isArray(video.widgets_values) && video.widgets_values.length === CREATE_VIDEO.widgets.length)
+    video.widgets_values = [...video.widgets_values, ...Object.values(widgets)]
+  if (NAMED in video) video[NAMED] = { ...video[NAMED], ...widgets }
   graph.remove(decode, link)
   graph.aimLinks(video)
 }
 
 function growUpwards(video) {
-  const missing = Math.max(0, PAIR_HEIGHT - xy(video.size)[1])
+  const missing = Math.max(0, LAYOUT.pair_height - xy(video.size)[1])
   if (missing && !video.flags?.collapsed) {
     const [[x, y], [width, height]] = [xy(video.pos), xy(video.size)]
     Object.assign(video, { pos: [x, y - missing], size: [width, height + missing] })
@@ -181,7 +166,7 @@ function become(node, type, memory) {
   if (node.title === NAMES[node.type]) delete node.title
   const properties = { ...node.properties }
   for (const key of PACK_PROPERTIES) delete properties[key]
-  node.properties = { ...properties, cnr_id: PACK, [MEMORY]: structuredClone(memory) }
+  node.properties = { ...properties, cnr_id: PACKS.ours, [MEMORY.key]: structuredClone(memory) }
   node.type = type
 }
 
@@ -192,15 +177,25 @@ function remember(node, ...more) {
 
 // ---------------------------------------------------------------------------- and back
 
+const isPair = (node) => OURS[node.type].stock.length > 1
+
+/** What a swap remembered in a node; null where that is not there, or not all of it. */
+function memoryOf(node) {
+  const memory = node.properties?.[MEMORY.key]
+  const parts = Object.entries(isPair(node) ? MEMORY.pair : MEMORY.alone)
+  const whole = parts.every(([part, keys]) => memory?.[part] && keys.every((key) => memory[part][key] != null))
+  return whole ? memory : null
+}
+
 function restoreDecode(graph, node) {
-  const memory = node.properties?.[MEMORY] ?? { decode: stockDecode(node) }
+  const memory = memoryOf(node) ?? { decode: stockDecode(node) }
   revert(node, memory.decode)
   graph.aimLinks(node)
   return node
 }
 
 function restorePair(file, graph, node) {
-  const memory = node.properties?.[MEMORY] ?? stockPair(graph, node)
+  const memory = memoryOf(node) ?? stockPair(graph, node)
   const { decode, link } = structuredClone({ decode: memory.decode, link: memory.link })
   if (decode.id === null || graph.nodes.has(decode.id)) decode.id = file.newId('node')
   if (get(link, 'id') === null || graph.linkPositions.has(get(link, 'id'))) {
@@ -210,14 +205,18 @@ function restorePair(file, graph, node) {
   put(link, 'origin_id', decode.id)
   decode.inputs = withLinksOf(node, inputs(decode))
   decode.pos = movedAlong(decode.pos, memory.pos, node.pos)
-  decode.mode = node.mode ?? 0
-  revert(node, { ...memory.create_video, pos: movedAlong(memory.create_video.pos, memory.pos, node.pos) })
-  named(node, 'images').link = get(link, 'id')
-  if (Array.isArray(node.widgets_values)) node.widgets_values = node.widgets_values.slice(0, VIDEO_WIDGETS)
-  if (NAMED in node) {
-    const own = OWN_WIDGETS[ASYNC_VIDEO]
-    node[NAMED] = Object.fromEntries(Object.entries(node[NAMED]).filter(([name]) => !(name in own)))
-  }
+  if ((decode.mode ?? 0) !== (node.mode ?? 0)) decode.mode = node.mode ?? 0
+  const own = OURS[node.type].widgets
+  revert(node, {
+    ...memory.create_video,
+    pos: movedAlong(memory.create_video.pos, memory.pos, node.pos),
+    inputs: withFrames(inputs(memory.create_video))
+  })
+  named(node, CREATE_VIDEO.frames).link = get(link, 'id')
+  if (Array.isArray(node.widgets_values))
+    node.widgets_values = node.widgets_values.slice(0, CREATE_VIDEO.widgets.length)
+  if (NAMED in node)
+    node[NAMED] = Object.fromEntries(Object.entries(node[NAMED]).filter(([name]) => !Object.hasOwn(own, name)))
   graph.add(decode, link, memory.decode_position, memory.link_position)
   graph.aimLinks(decode)
   graph.aimLinks(node)
@@ -226,15 +225,20 @@ function restorePair(file, graph, node) {
 
 function revert(node, before) {
   const kept = { ...node.properties }
-  for (const key of [MEMORY, ...PACK_PROPERTIES]) delete kept[key]
-  if (node.type === ASYNC) for (const key of WIDGET_VALUES) if (!(key in before)) delete node[key]
+  for (const key of [MEMORY.key, ...PACK_PROPERTIES]) delete kept[key]
+  if (!isPair(node)) for (const key of WIDGET_VALUES) if (!(key in before)) delete node[key]
   const slots = withLinksOf(node, inputs(before))
   const known = [...DECODE_INPUTS, ...slots.map((slot) => slot.name)]
   slots.push(...inputs(node).filter((slot) => !known.includes(slot.name) && slot.link != null))
-  for (const [key, value] of Object.entries(before))
-    if (!(key === 'title' && 'title' in node)) node[key] = value
+  for (const [key, value] of Object.entries(before)) if (!(key === 'title' && 'title' in node)) node[key] = value
   node.inputs = slots
   node.properties = { ...before.properties, ...kept }
+}
+
+/** The inputs of a Create Video, the one for the frames among them even where it was lost. */
+function withFrames(slots) {
+  const { frames: name } = CREATE_VIDEO
+  return slots.some((slot) => slot.name === name) ? slots : [{ name, type: 'IMAGE', link: null }, ...slots]
 }
 
 function movedAlong(pos, anchorBefore, anchorNow) {
@@ -244,33 +248,33 @@ function movedAlong(pos, anchorBefore, anchorNow) {
 }
 
 function stockDecode(node) {
-  return { type: DECODE, inputs: decodeInputs(node), properties: { cnr_id: CORE }, widgets_values: [] }
+  const [type] = OURS[node.type].stock
+  return { type, inputs: decodeInputs(node), properties: { cnr_id: PACKS.stock }, widgets_values: [] }
 }
 
 function stockPair(graph, node) {
+  const [decode, video] = OURS[node.type].stock
   const [x, y] = xy(node.pos)
-  const [width, height] = STOCK_DECODE_SIZE
-  const images = { name: 'images', type: 'IMAGE', link: null }
-  const others = inputs(node).filter((slot) => VIDEO_INPUTS.includes(slot.name))
+  const [width, height] = LAYOUT.decode_size
   return {
     pos: node.pos,
     create_video: {
-      type: CREATE_VIDEO,
+      type: video,
       pos: node.pos,
-      inputs: [images, ...others],
-      properties: { cnr_id: CORE }
+      inputs: inputs(node).filter((slot) => CREATE_VIDEO.inputs.includes(slot.name)),
+      properties: { cnr_id: PACKS.stock }
     },
     decode: {
       id: null,
-      type: DECODE,
-      pos: [x - width - GAP, y],
+      type: decode,
+      pos: [x - width - LAYOUT.gap, y],
       size: [width, height],
       flags: {},
       order: node.order ?? 0,
       mode: 0,
       inputs: decodeInputs(node),
       outputs: [{ name: 'IMAGE', type: 'IMAGE', links: [] }],
-      properties: { cnr_id: CORE, 'Node name for S&R': DECODE },
+      properties: { cnr_id: PACKS.stock, 'Node name for S&R': decode },
       widgets_values: []
     },
     link: graph.newLink('IMAGE')

@@ -1,0 +1,37 @@
+// The cases of the swap in the browser's code: node --test. test_cases.py runs this, and the same cases over files.
+import assert from 'node:assert/strict'
+import { readFileSync, readdirSync } from 'node:fs'
+import { test } from 'node:test'
+
+import { NAMES, canPair, explain, restore, swap } from './browser_swap.js'
+
+const read = (folder, file) => JSON.parse(readFileSync(new URL(file, folder), 'utf8'))
+const casesIn = (path) => {
+  const folder = new URL(path, import.meta.url)
+  return readdirSync(folder)
+    .filter((file) => file.endsWith('.json'))
+    .flatMap((file) => read(folder, file))
+}
+
+function check({ do: what, options, before, after = before, changes }) {
+  const given = JSON.stringify(before)
+  const done = (what === 'swap' ? swap : restore)(before, options)
+  assert.equal(JSON.stringify(before), given, 'the workflow given was modified')
+  assert.deepEqual(done.workflow, after)
+  assert.equal(JSON.stringify(done.workflow), JSON.stringify(after), 'the order in the file is another')
+  assert.deepEqual(done.changes, changes)
+  if (what === 'swap')
+    assert.equal(JSON.stringify(restore(done.workflow).workflow), given, 'the reverse must give the same file')
+}
+
+for (const each of casesIn('cases/')) test(each.name, () => check(each))
+
+const english = (text) => text
+const nameOf = (type) => NAMES[type]
+
+for (const each of casesIn('cases/right_click/'))
+  test(`right-click: ${each.name}`, () => {
+    check(each)
+    if ('can_pair' in each) assert.equal(canPair(each.before, each.options.only), each.can_pair)
+    assert.equal(explain(each.changes, nameOf, english), each.toast)
+  })

@@ -1,0 +1,22 @@
+// What the user is told of a swap. Knows nothing of the editor.
+import { DECODES } from './swap_rules.js'
+
+/**
+ * What was changed, and what was left alone and why; alike ones counted together.
+ *
+ * @param changes as `swap` and `restore` return them.
+ * @param displayName a node type's name, in the user's language.
+ * @param translated a text in the user's language.
+ * @returns lines of text.
+ */
+export function explain(changes, displayName, translated) {
+  const named = (types) => types.map(displayName).join(' + ')
+  const lines = changes.map(({ before, after, reason }) => {
+    if (reason) return `${named(before)} ${translated('left alone')}: ${translated(reason)}`
+    const tiles = DECODES[before[0]]?.tiled && translated('its tile settings are back when you restore it')
+    return `${named(before)} → ${named(after)}${tiles ? ` (${tiles})` : ''}`
+  })
+  const counts = new Map()
+  for (const line of lines) counts.set(line, (counts.get(line) ?? 0) + 1)
+  return [...counts].map(([line, count]) => (count > 1 ? `${count} × ${line}` : line)).join('\n')
+}

@@ -1,0 +1,20 @@
+// The rules of the swap, from ../swap/rules.json, which automation/rules.py reads as well; docs/swap.md explains them.
+//
+// Fetched, not imported: a browser of 2024 refuses a module that imports JSON. Asked for anew, because ComfyUI lets
+// browsers keep a .json, unlike a .js, and the rules of another version would be worse than none.
+const answer = await fetch(new URL('../swap/rules.json', import.meta.url), { cache: 'no-cache' })
+
+export const {
+  names: NAMES,
+  decodes: DECODES,
+  ours: OURS,
+  decode_inputs: DECODE_INPUTS,
+  create_video: CREATE_VIDEO,
+  video_nodes: VIDEO_NODES,
+  frame_types: FRAME_TYPES,
+  reasons: REASONS,
+  memory: MEMORY,
+  packs: PACKS,
+  pack_properties: PACK_PROPERTIES,
+  layout: LAYOUT
+} = await answer.json()
