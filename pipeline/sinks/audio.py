@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -58,8 +58,11 @@ class Sound(Protocol):
     sample_rate: int
     seconds: Fraction
 
-    def pieces(self) -> Iterator[np.ndarray]:
-        """(channels, n >= 1) float32 in [-1, 1], one after another, from the start each time; a generator."""
+    def pieces(self) -> Generator[np.ndarray, None, None]:
+        """(channels, n >= 1) float32 in [-1, 1], one after another, from the start each time.
+
+        A generator, so that who reads no further can `close` it, and with it the file that it reads.
+        """
 
 
 def check_sound(channels: int, sample_rate: int) -> None:
@@ -99,7 +102,7 @@ class Audio:
     def seconds(self) -> Fraction:
         return Fraction(self.samples.shape[1], self.sample_rate)
 
-    def pieces(self) -> Iterator[np.ndarray]:
+    def pieces(self) -> Generator[np.ndarray, None, None]:
         """See `Sound`; views of the samples."""
         for first in range(0, self.samples.shape[1], BLOCK_SAMPLES):
             yield self.samples[:, first : first + BLOCK_SAMPLES]
