@@ -19,12 +19,13 @@ import torch
 from comfy_api.latest import io
 
 from ..pipeline import engine
-from ..pipeline.decoders import exact, whole
+from ..pipeline.decoders import exact
 from ..pipeline.decoders.window import within
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.formats import check_in
 from ..pipeline.sinks.tensor import TensorSink
+from ..pipeline.sources import images
 from ..pipeline.video_spec import VideoSpec
 from . import fast, host, live
 
@@ -103,42 +104,20 @@ def decode_into(
     return write_frames(frames if window is None else frames[slice(*window)], sinks)
 
 
-def write_frames(
-    frames_thwc: torch.Tensor, sinks: Sequence[Sink], alpha: bool = False, alpha_thw1: torch.Tensor | None = None
-) -> Report:
+def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink]) -> Report:
     """Send an IMAGE, (T, H, W, >= 3) floats in [0, 1] on any device, through the lanes into sinks.
 
-    Args:
-        alpha, alpha_thw1: transparency, see `whole.feed`.
     Raises:
         ValueError: it is no such tensor. Otherwise what a sink raises; the sinks are aborted.
     """
-    check_image(frames_thwc)
-    frames, height, width = frames_thwc.shape[:3]
-    device = frames_thwc.device if frames_thwc.device.type in ("cuda", "cpu") else torch.device("cpu")
-    spec = VideoSpec(frames, height, width, device, signed=False, alpha=alpha)
+    images.check_image(frames_thwc)
+    device = images.lanes_device(frames_thwc)
+    spec = VideoSpec(*frames_thwc.shape[:3], device, signed=False)
 
     def feed(submit):
-        whole.feed(frames_thwc, submit, device, alpha, alpha_thw1)
+        images.feed(frames_thwc, submit, device)
 
-    return host.run_lanes(feed, spec, sinks, whole.CHUNK_FRAMES, ready=True)
-
-
-def check_image(frames: object) -> None:
-    """Refuse what is no IMAGE.
-
-    Raises:
-        ValueError: it is no tensor of floats (T, H, W, >= 3), each at least 1.
-    """
-    given = type(frames).__name__
-    if isinstance(frames, torch.Tensor):
-        given = f"{frames.dtype} {tuple(frames.shape)}"
-        if frames.ndim == 4 and frames.is_floating_point() and frames.shape[-1] >= 3 and 0 not in frames.shape:
-            return
-    raise ValueError(
-        f"The video's frames are {given}; expected floats of shape (frames, height, width, 3 or more channels), each at "
-        "least 1. The node that made this VIDEO is at fault."
-    )
+    return host.run_lanes(feed, spec, sinks, images.CHUNK_FRAMES, ready=True)
 
 
 def _stock(vae, samples: dict, reason: str) -> torch.Tensor:

@@ -19,7 +19,7 @@ from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
 from . import host, rescue
 from .latent_video import LatentVideo
-from .video_source import source_of
+from .video_source import image_sink, run, source_of
 
 AUTO = "auto"
 BIT_DEPTHS = (AUTO, *map(str, DEPTHS))
@@ -171,12 +171,12 @@ class SaveVideoStreaming(io.ComfyNode):
         matrix, full_range = COLOURS[color]
         choice = Choice(each, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
         frames = source.frames
-        if audio_length == "shortest" and source.audio is not None:
-            frames = min(frames, max(1, math.ceil(source.audio.seconds * source.fps)))
+        if audio_length == "shortest" and source.sound is not None:
+            frames = min(frames, max(1, math.ceil(source.sound.seconds * source.fps)))
         options = VideoOptions(
             fps=source.fps,
             choice=choice,
-            audio=source.audio,
+            audio=source.sound,
             audio_codec=None if audio_codec == AUTO else audio_codec,
             whole_audio=audio_length == "longest",
             metadata=cls._metadata(),
@@ -193,9 +193,9 @@ class SaveVideoStreaming(io.ComfyNode):
             sinks.append(small)
         if ping_pong:
             sinks = [PingPong(each_sink) for each_sink in sinks]
-        kept = source.image_sink() if keep_frames else None
+        kept = image_sink(source) if keep_frames else None
         try:
-            report = source.run([*sinks, kept] if kept else sinks, frames, with_alpha)
+            report = run(source, [*sinks, kept] if kept else sinks, frames)
         except Exception as error:
             if not sink.kept or host.is_cancel(error):
                 raise
@@ -263,7 +263,7 @@ def _saved_video(video, sink: FileSink, each: Format):
 
 
 def _frames(source, kept, frames: int):
-    return kept.frames_thwc if kept is not None else source.images[:frames]
+    return kept.frames_thwc if kept is not None else source.frames_thwc[:frames]
 
 
 def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
