@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from comfy_api.latest import InputImpl
 
-from ..pipeline.decoders.window import within
 from ..pipeline.engine import FrameCountError
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
@@ -53,18 +52,20 @@ def source_of(video) -> LatentSource | Source:
     return _components_of(video)
 
 
-def run(source: LatentSource | Source, sinks: Sequence[Sink], frames: int) -> Report:
+def run(
+    source: LatentSource | Source, sinks: Sequence[Sink], frames: int, spectators: Sequence[Sink] = ()
+) -> Report:
     """Send the first `frames` frames through the lanes; what a sink has no place for, such as alpha, is left out."""
     if isinstance(source, LatentSource):
-        return source.video.decode_into(sinks, frames)
+        return source.video.decode_into(sinks, frames, spectators)
     try:
-        return _run(source, sinks, frames)
+        return _run(source, sinks, frames, spectators)
     except FrameCountError as error:
         if not isinstance(source, FileSource):
             raise
         host.say(f"the file is damaged, counting its frames: {error}")
         source.count_by_decoding()
-    return _run(source, sinks, min(frames, source.frames))
+    return _run(source, sinks, min(frames, source.frames), spectators)
 
 
 def image_sink(source: LatentSource | Source) -> TensorSink | None:
@@ -74,10 +75,13 @@ def image_sink(source: LatentSource | Source) -> TensorSink | None:
     return TensorSink(source.video.image_dtype()) if isinstance(source, LatentSource) else TensorSink()
 
 
-def _run(source: Source, sinks: Sequence[Sink], frames: int) -> Report:
-    decode = source.decode if frames == source.frames else within(source.decode, 0, frames)
-    spec = replace(spec_of(source), frames=frames)
-    return host.run_lanes(decode, spec, sinks, source.chunk_frames, ready=source.frames_thwc is not None)
+def _run(source: Source, sinks: Sequence[Sink], frames: int, spectators: Sequence[Sink]) -> Report:
+    part = None if frames == source.frames else (0, frames)
+    with host.reading():
+        return host.run_lanes(
+            source.decode, spec_of(source), sinks, source.chunk_frames, ready=source.frames_thwc is not None,
+            spectators=spectators, frames=part,
+        )  # fmt: skip
 
 
 def _components_of(video) -> ImageSource:

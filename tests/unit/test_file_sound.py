@@ -1,6 +1,5 @@
 """The sound of files: which samples come of which part, and when the file is open."""
 
-import inspect
 import math
 import typing
 from collections.abc import Generator
@@ -9,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from async_frame_pipeline.pipeline import engine
-from async_frame_pipeline.pipeline.sinks.audio import Audio, Sound
+from async_frame_pipeline.pipeline.sinks.audio import Audio
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 from async_frame_pipeline.pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from async_frame_pipeline.pipeline.sources import spec_of
@@ -101,12 +100,10 @@ def test_the_file_is_open_while_it_is_read_and_no_longer(tmp_path):
     assert sound.seconds == 5 and times_open(path) == 0
 
 
-def test_a_sound_is_told_to_be_what_its_readers_close():
-    """`close` of the track closes the pieces; a plain iterator, which has no such thing, made it fail."""
-    for owner in (Sound, Audio, FileSound):
-        returned = typing.get_type_hints(owner.pieces)["return"]
-        assert typing.get_origin(returned) is Generator, owner
-    assert inspect.isgenerator(Audio(np.zeros((1, 5), np.float32), RATE).pieces())
+@pytest.mark.parametrize("kind", [Audio, FileSound])
+def test_sound_is_declared_to_be_what_can_be_closed(kind):
+    """A track closes what it reads from. Declared as any iterator, another sound without `close` would do, and fail."""
+    assert typing.get_origin(typing.get_type_hints(kind.pieces)["return"]) is Generator
 
 
 def test_sound_goes_into_a_file_as_it_is_read(tmp_path):

@@ -39,7 +39,7 @@ def test_what_a_saver_must_know():
     assert (source.frames, source.height, source.width) == (7, 6, 10)
     assert (source.fps, source.bit_depth, source.alpha, source.sound) == (Fraction(24000, 1001), 10, False, None)
     spec = spec_of(source)
-    assert (spec.frames, spec.height, spec.width, spec.channels, spec.signed) == (7, 6, 10, 3, False)
+    assert (spec.frames, spec.height, spec.width, spec.channels, spec.zero_centred) == (7, 6, 10, 3, False)
 
 
 def test_a_fourth_channel_is_transparency():
