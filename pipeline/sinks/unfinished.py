@@ -102,13 +102,17 @@ class Unfinished:
         beside = self.final.with_suffix(f".{extension}")
         if not isinstance(self.target, Numbered) and os.path.lexists(beside):
             raise FileExistsError(errno.EEXIST, f"cannot write {beside}: there is one already")
-        self._beside[extension] = path = self.path.with_name(f".{beside.name}.{uuid.uuid4().hex[:8]}.part")
+        path = self.path.with_name(f".{beside.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             with open(path, "xb") as file:
                 file.write(data)
         except OSError as error:
-            _remove(self._beside.pop(extension))
+            _remove(path)
             raise OSError(error.errno, f"cannot write {beside}: {error.strerror}") from error
+        except BaseException:
+            _remove(path)
+            raise
+        self._beside[extension] = path
 
     def publish(self) -> Path:
         """Give the finished file its name, which it returns, and what stands beside it first.
