@@ -218,7 +218,7 @@ def _stream(
 
 
 def _decode_fast(vae, latent: torch.Tensor, height: int, width: int, submit: Callable) -> None:
-    decoder = fast.decoder(vae, latent, height, width)
+    decoder = fast.decoder(vae, height, width)
     for frames_cthw in fast.steps(decoder, latent.to(vae.device)):
         submit(frames_cthw)
 
