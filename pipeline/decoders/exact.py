@@ -8,6 +8,7 @@ causal and carries its own state from chunk to chunk.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -34,8 +35,12 @@ def decode(
     """
 
     nothing: list[torch.Tensor] = []
+    ours = threading.get_ident()
 
     def take(module, args, output):
+        # The module is everybody's: what another thread decodes with it meanwhile is not of this video.
+        if threading.get_ident() != ours:
+            return None
         # A compiled or replaced decoder is hooked as a whole, and may give a list of pieces.
         pieces = output if isinstance(output, list) else [output]
         for piece in pieces:
