@@ -79,7 +79,8 @@ def rescuing(samples: dict, first: bool = False) -> Iterator[None]:
 @atexit.register
 def _rescue_at_exit() -> None:
     """The server was stopped (Ctrl-C, SIGTERM) in the middle of a decode, whose thread dies with it."""
-    for samples in {id(samples): samples for samples in _under_way.values()}.values():
+    several = list(_under_way.values())  # at once: other threads go on, and change it
+    for samples in {id(samples): samples for samples in several}.values():
         host.say(f"stopped in the middle of a decode. {_rescue(samples)}", logging.WARNING)
 
 
@@ -199,10 +200,10 @@ def _metadata() -> dict[str, str] | None:
 def with_note(error: Exception, note: str) -> Exception:
     """The same error with more to say: of the same type if possible, since ComfyUI looks for out-of-memory by type."""
     message = f"{error}\n\n{note}"
-    try:
+    told = None
+    with contextlib.suppress(Exception):  # a type that takes other arguments
         told = type(error)(message)
         told.__dict__.update(vars(error))
-        assert note in str(told)
-    except Exception:  # a type that takes other arguments
+    if told is None or note not in str(told):
         told = RuntimeError(f"{type(error).__name__}: {message}")
     return told.with_traceback(error.__traceback__)
