@@ -82,6 +82,7 @@ class LatentVideo(Input.Video):
         self._fps, self._bit_depth, self._window = fps, bit_depth, window
         self._decoder, self._save_first = decoder, save_first
         self.audio = checked_audio(audio)
+        self._size = host.output_size(vae, samples)
 
     @property
     def patcher(self):
@@ -149,10 +150,12 @@ class LatentVideo(Input.Video):
         if first >= stop:
             return None
         offset = self._window[0] if self._window else 0
-        return LatentVideo(
+        part = LatentVideo(
             self._vae, self._samples, fps, self._trimmed_audio(first / fps, stop / fps), self._bit_depth,
             (offset + first, offset + stop), self._decoder, self._save_first,
         )
+        part._size = self._size
+        return part
 
     def _trimmed_audio(self, start: Fraction, end: Fraction) -> dict | None:
         if self._audio_dict is None:
@@ -164,18 +167,18 @@ class LatentVideo(Input.Video):
 
     # -- facts, told without decoding -----------------------------------------------------------
 
-    def _size(self) -> tuple[int, int, int]:
-        size = host.output_size(self._vae, self._samples)
-        if size is None:  # a VAE whose ratios do not tell
-            size = tuple(decoding.decode_image(self._vae, self._samples, self._decoder).shape[:3])
-        return size
+    def _decoded_size(self) -> tuple[int, int, int]:
+        """(frames, height, width) of all of it."""
+        if self._size is None:  # a VAE whose ratios do not tell
+            self._size = tuple(decoding.decode_image(self._vae, self._samples, self._decoder).shape[:3])
+        return self._size
 
     def get_dimensions(self) -> tuple[int, int]:
-        _, height, width = self._size()
+        _, height, width = self._decoded_size()
         return width, height
 
     def get_frame_count(self) -> int:
-        return self._window[1] - self._window[0] if self._window else self._size()[0]
+        return self._window[1] - self._window[0] if self._window else self._decoded_size()[0]
 
     def get_frame_rate(self) -> Fraction:
         return self._fps
