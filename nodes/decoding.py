@@ -20,7 +20,6 @@ from comfy_api.latest import io
 
 from ..pipeline import engine
 from ..pipeline.decoders import exact, whole
-from ..pipeline.decoders.window import within
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.formats import check_in
@@ -81,8 +80,9 @@ def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor
 
 
 def decode_into(
-    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None = None, decoder: str = DECODERS[0]
-) -> Report:
+    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None = None, decoder: str = DECODERS[0],
+    spectators: Sequence[Sink] = (),
+) -> Report:  # fmt: skip
     """Decode into sinks, while the GPU decodes where that is possible.
 
     Args:
@@ -90,38 +90,42 @@ def decode_into(
         sinks: where the frames go.
         window: (start, stop) frames to deliver, or None for all.
         decoder: one of DECODERS.
+        spectators: see `engine.run`.
     Returns:
         The run's report.
     Raises:
         ValueError: see `host.check_latent`. Otherwise what decoding or a sink raises; the sinks are aborted.
     """
     host.check_latent(vae, samples)
-    outcome = _stream(vae, samples, sinks, window, decoder)
+    outcome = _stream(vae, samples, sinks, window, decoder, spectators)
     if isinstance(outcome, Report):
         return outcome
     frames = outcome if isinstance(outcome, torch.Tensor) else _stock(vae, samples, outcome)
-    return write_frames(frames if window is None else frames[slice(*window)], sinks)
+    return write_frames(frames if window is None else frames[slice(*window)], sinks, spectators=spectators)
 
 
 def write_frames(
-    frames_thwc: torch.Tensor, sinks: Sequence[Sink], alpha: bool = False, alpha_thw1: torch.Tensor | None = None
-) -> Report:
+    frames_thwc: torch.Tensor, sinks: Sequence[Sink], alpha: bool = False, alpha_thw1: torch.Tensor | None = None,
+    spectators: Sequence[Sink] = (),
+) -> Report:  # fmt: skip
     """Send an IMAGE, (T, H, W, >= 3) floats in [0, 1] on any device, through the lanes into sinks.
 
     Args:
         alpha, alpha_thw1: transparency, see `whole.feed`.
+        spectators: see `engine.run`.
     Raises:
         ValueError: it is no such tensor. Otherwise what a sink raises; the sinks are aborted.
     """
     check_image(frames_thwc)
     frames, height, width = frames_thwc.shape[:3]
     device = frames_thwc.device if frames_thwc.device.type in ("cuda", "cpu") else torch.device("cpu")
-    spec = VideoSpec(frames, height, width, device, signed=False, alpha=alpha)
+    spec = VideoSpec(frames, height, width, device, zero_centred=False, alpha=alpha)
 
     def feed(submit):
         whole.feed(frames_thwc, submit, device, alpha, alpha_thw1)
 
-    return host.run_lanes(feed, spec, sinks, whole.CHUNK_FRAMES, ready=True)
+    with host.reading():
+        return host.run_lanes(feed, spec, sinks, whole.CHUNK_FRAMES, ready=True, spectators=spectators)
 
 
 def check_image(frames: object) -> None:
@@ -148,7 +152,7 @@ def _stock(vae, samples: dict, reason: str) -> torch.Tensor:
 
 
 def _stream(
-    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None, decoder: str
+    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None, decoder: str, spectators: Sequence[Sink] = ()
 ) -> Report | torch.Tensor | str:
     """Decode through the lanes, the fast or the exact way.
 
@@ -161,18 +165,18 @@ def _stream(
         return reason
     latent = samples["samples"]
     frames, height, width = host.output_size(vae, samples)
-    start, stop = window or (0, frames)
-    spec = VideoSpec(stop - start, height, width, vae.device)
+    spec = VideoSpec(frames, height, width, vae.device)
     named = f"Wan {host.wan_version(vae)} decode"
 
     def attempt(decode: Callable, frames_per_slot: int, slots: int = host.SLOTS) -> Report | str:
         """A report, or why it failed: as text, since an error holds the memory of every frame it passed through."""
-        decode = _telling_apart(decode)
         try:
-            decode = decode if window is None else within(decode, start, stop)
-            return host.run_lanes(decode, spec, sinks, frames_per_slot, slots=slots)
-        except (_DecoderFailed, engine.FrameCountError) as error:
-            return str(error)
+            return host.run_lanes(decode, spec, sinks, frames_per_slot, slots=slots, spectators=spectators, frames=window)
+        except engine.DecodeError as error:
+            cause = error.__cause__ or error
+            if host.is_cancel(cause):  # which older ComfyUIs' operations raise as an Exception
+                raise cause
+            return OUT_OF_MEMORY if host.is_oom(cause) else str(error)
         except Exception as error:
             if not host.is_oom(error):
                 raise
@@ -221,32 +225,3 @@ def _decode_fast(vae, latent: torch.Tensor, height: int, width: int, submit: Cal
     decoder = fast.decoder(vae, height, width)
     for frames_cthw in fast.steps(decoder, latent.to(vae.device)):
         submit(frames_cthw)
-
-
-class _DecoderFailed(Exception):
-    """The decoder, not a lane, raised; the next way may still work, and else has the better error."""
-
-
-def _telling_apart(decode: Callable) -> Callable:
-    """`decode`, with the errors of its own as `_DecoderFailed`; those of the lanes and OOM as they are."""
-
-    def decode_telling(submit):
-        lane_error = None
-
-        def submit_noting(frames_cthw):
-            nonlocal lane_error
-            try:
-                submit(frames_cthw)
-            except BaseException as error:
-                lane_error = error
-                raise
-
-        try:
-            decode(submit_noting)
-        except Exception as error:
-            # Older ComfyUIs' operations raise a cancel as an Exception.
-            if error is lane_error or host.is_oom(error) or host.is_cancel(error):
-                raise
-            raise _DecoderFailed(f"{type(error).__name__}: {error}") from error
-
-    return decode_telling

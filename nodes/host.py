@@ -164,32 +164,33 @@ def patch_size_undone(vae) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def run_lanes(
-    decode: Callable, spec: VideoSpec, sinks: Sequence[Sink], frames_per_slot: int, ready: bool = False, slots: int = SLOTS
-) -> Report:
+    decode: Callable, spec: VideoSpec, sinks: Sequence[Sink], frames_per_slot: int, ready: bool = False, slots: int = SLOTS,
+    spectators: Sequence[Sink] = (), frames: tuple[int, int] | None = None,
+) -> Report:  # fmt: skip
     """`engine.run` with ComfyUI's progress, cancel and page-locked memory."""
-    progress = comfy.utils.ProgressBar(spec.frames)
+    first, stop = frames or (0, spec.frames)
+    bar = comfy.utils.ProgressBar(stop - first)
     with live.watch(sinks, ready) as watch:
-
-        def decode_with_progress(submit):
-            def submit_and_tell(frames_cthw):
-                submit(frames_cthw)
-                progress.update(frames_cthw.shape[1])
-                watch.look()
-
-            decode(submit_and_tell)
 
         def check():
             # Raises in this thread and clears ComfyUI's flag, which is why no other thread may call it.
             model_management.throw_exception_if_processing_interrupted()
             watch.look()
 
+        def progress(submitted: int):
+            bar.update_absolute(submitted)
+            watch.look()
+
         return engine.run(
-            decode_with_progress,
+            decode,
             spec,
-            watch.sinks,
+            sinks,
+            spectators=[*spectators, *watch.spectators],
+            frames=frames,
             slots=slots,
             frames_per_slot=frames_per_slot,
             check=check,
+            progress=progress,
             pin=_pin_or_say(),
             unpin=model_management.unpin_memory,
             report=watch.report,
@@ -223,7 +224,18 @@ def device_context(device: torch.device):
     return context(device) if context is not None else contextlib.nullcontext()
 
 
-def is_oom(error: Exception) -> bool:
+@contextlib.contextmanager
+def reading():
+    """For runs that only hand over what is there: the reader's own error, and not that decoding failed."""
+    try:
+        yield
+    except engine.FrameCountError:
+        raise
+    except engine.DecodeError as error:
+        raise error.__cause__ from error.__cause__.__cause__
+
+
+def is_oom(error: BaseException) -> bool:
     """Whether ComfyUI counts this error as out of memory."""
     try:
         model_management.raise_non_oom(error)

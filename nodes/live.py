@@ -38,12 +38,12 @@ class Watch:
 
     Attributes:
         report: for `engine.run`.
-        sinks: those of the run, and one for the latest frame.
+        spectators: a sink for the latest frame, if that is wanted.
         look: to be called on the submitting thread, often.
     """
 
     report: Report
-    sinks: Sequence[Sink]
+    spectators: Sequence[Sink] = ()
     look: Callable[[], None] = lambda: None
 
 
@@ -58,17 +58,16 @@ def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
     report = Report(ready=ready)
     client = _listener()
     if client is None:
-        yield Watch(report, sinks)
+        yield Watch(report)
         return
     report.timeline = Timeline()
     latest = None
     if sinks[0].pixel_format.layout != "image" and _frames_wanted():
         latest = LatestFrame(sinks[0].pixel_format)
-        sinks = [*sinks, latest]
     teller = _Teller(report, latest, client)
     teller.start()
     try:
-        yield Watch(report, sinks, report.timeline.look)
+        yield Watch(report, [latest] if latest is not None else [], report.timeline.look)
     except BaseException:
         teller.end("stopped")
         raise

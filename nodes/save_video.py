@@ -186,16 +186,16 @@ class SaveVideoStreaming(io.ComfyNode):
         folder, name, number, subfolder = host.output_names(filename_prefix, source.width, source.height)
         beside = () if each.restores or not options.metadata else ("png",)
         sink = file_sink(Numbered(Path(folder), name, number, each.extension if each.container != "png" else "", beside), options)
-        sinks = [sink]
+        sinks, spectators = [sink], []
         small = None
         if preview and not choice.plays:
             small = PreviewSink(Numbered(Path(host.temp_folder()), name, number, "mp4"), options, sink.pixel_format)
-            sinks.append(small)
+            spectators = [small]
         if ping_pong:
-            sinks = [PingPong(each_sink) for each_sink in sinks]
+            sinks, spectators = [PingPong(sink)], [PingPong(each_sink) for each_sink in spectators]
         kept = source.image_sink() if keep_frames else None
         try:
-            report = source.run([*sinks, kept] if kept else sinks, frames, with_alpha)
+            report = source.run([*sinks, kept] if kept else sinks, frames, with_alpha, spectators)
         except Exception as error:
             if not sink.kept or host.is_cancel(error):
                 raise
@@ -279,6 +279,6 @@ def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
     if path.suffix in (".gif", ".webp"):
         # "animated" would make the frontend play a GIF as a video, which no browser can, and spread a WebP over its canvas.
         return {"images": saved}
-    if small is not None:
+    if small is not None and small.path is not None:  # it is left out where it fails
         saved.append(ui.SavedResult(small.path.name, "", io.FolderType.temp))
     return {"images": saved, "animated": (True,)}

@@ -47,9 +47,9 @@ class LatentSource:
         self.audio = self.video.audio
         self.alpha = False
 
-    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool) -> Report:
+    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool, spectators: Sequence[Sink] = ()) -> Report:
         """Send the first `frames` frames through the lanes, with or without alpha; returns the report."""
-        return self.video.decode_into(sinks, frames)
+        return self.video.decode_into(sinks, frames, spectators)
 
     def image_sink(self) -> TensorSink:
         """A sink that collects the frames as an IMAGE, to be one of those of `run`."""
@@ -73,8 +73,8 @@ class ImageSource:
         self.audio = checked_audio(components.audio)
         self.alpha = self._alpha is not None or images.shape[-1] > 3
 
-    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool) -> Report:
-        return decoding.write_frames(self._images[:frames], sinks, alpha, self._alpha)
+    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool, spectators: Sequence[Sink] = ()) -> Report:
+        return decoding.write_frames(self._images[:frames], sinks, alpha, self._alpha, spectators)
 
     def image_sink(self) -> None:
         """The frames are an IMAGE already: see `images`."""
@@ -112,8 +112,8 @@ class FileSource:
         audio = FileAudio(self._open, self._start, self._end)
         self.audio = None if audio.is_silent else audio
 
-    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool) -> Report:
-        spec = VideoSpec(frames, self.height, self.width, torch.device("cpu"), signed=False, alpha=alpha)
+    def run(self, sinks: Sequence[Sink], frames: int, alpha: bool, spectators: Sequence[Sink] = ()) -> Report:
+        spec = VideoSpec(frames, self.height, self.width, torch.device("cpu"), zero_centred=False, alpha=alpha)
 
         def feed(submit):
             left = frames
@@ -124,12 +124,13 @@ class FileSource:
                     return
 
         try:
-            return host.run_lanes(feed, spec, sinks, frames_per_slot=1)
+            with host.reading():
+                return host.run_lanes(feed, spec, sinks, frames_per_slot=1, spectators=spectators)
         except FrameCountError as error:
             # A damaged file: the packets promise other frames than come out of them.
             host.say(f"reading the whole video into memory first: {error}")
             whole = ImageSource(self._video)
-            return whole.run(sinks, min(frames, whole.frames), alpha and whole.alpha)
+            return whole.run(sinks, min(frames, whole.frames), alpha and whole.alpha, spectators)
 
     def image_sink(self) -> TensorSink:
         return TensorSink(alpha=False)

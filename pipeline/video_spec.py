@@ -18,7 +18,7 @@ class VideoSpec:
         device: where the decoder leaves its output. On "cuda" the lanes are CUDA streams, on "cpu"
             only the sink thread overlaps; no other device has lanes. A "cuda" without a number is the
             caller's current one, from here on with its number, since each thread has its own.
-        signed: True when the decoder's output spans [-1, 1] (a VAE's raw output), False when it
+        zero_centred: True when the decoder's output spans [-1, 1] (a VAE's raw output), False when it
             spans [0, 1] (an IMAGE).
         alpha: whether the output has a fourth channel, transparency; that one spans [0, 1] always.
 
@@ -30,7 +30,7 @@ class VideoSpec:
     height: int
     width: int
     device: torch.device
-    signed: bool = True
+    zero_centred: bool = True
     alpha: bool = False
 
     def __post_init__(self):

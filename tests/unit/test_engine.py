@@ -1,5 +1,6 @@
 """The lanes on the CPU: every frame, in order, once; failures and cancel leave nothing behind."""
 
+import contextlib
 import threading
 
 import pytest
@@ -40,7 +41,7 @@ def test_one_decode_serves_several_sinks():
     assert torch.equal(sinks[0].frames_thwc, as_image(frames))
     assert torch.equal(sinks[1].frames_thwc, frames.half().add(1.0).div(2.0).clamp(0, 1).permute(1, 2, 3, 0))
     assert torch.equal(sinks[2].frames, sinks[0].frames_thwc)
-    assert sinks[2].calls == ["open", *["write"] * 5, "close"]
+    assert sinks[2].calls == ["open", *["write"] * 5, "finish", "publish"]
 
 
 def run_with_a_sink_that_reads_late(frames, slots):
@@ -88,16 +89,17 @@ def test_a_failing_sink_ends_the_run_with_its_own_error_and_traceback():
         engine.run(in_chunks(frames, 1), spec_of(frames), [other, failing])
     assert "write" in [entry.name for entry in caught.traceback]
     assert failing.calls[-1] == other.calls[-1] == "abort"
-    assert "close" not in failing.calls + other.calls
+    assert "finish" not in failing.calls + other.calls
     assert not lane_threads()
 
 
-def test_a_sink_that_cannot_close_fails_the_run():
+@pytest.mark.parametrize("step", ["finish", "publish"])
+def test_a_sink_that_cannot_be_completed_fails_the_run(step):
     frames = clip(3)
-    sink = ListSink(fail_on="close")
-    with pytest.raises(OSError, match="fails on close"):
+    sink = ListSink(fail_on=step)
+    with pytest.raises(OSError, match=f"fails on {step}"):
         engine.run(in_chunks(frames, 1), spec_of(frames), [sink])
-    assert sink.calls[-1] == "abort"
+    assert sink.calls[-2:] == [step, "abort"]
 
 
 def test_a_sink_that_cannot_open_fails_before_decoding():
@@ -115,9 +117,10 @@ def test_a_failing_decoder_aborts_the_sinks():
         submit(frames[:, :4])
         raise MemoryError("out of memory at chunk 1")
 
-    with pytest.raises(MemoryError, match="chunk 1"):
+    with pytest.raises(engine.DecodeError, match="MemoryError: out of memory at chunk 1") as failed:
         engine.run(decode, spec_of(frames), [sink])
-    assert sink.calls[-1] == "abort" and "close" not in sink.calls
+    assert isinstance(failed.value.__cause__, MemoryError)
+    assert sink.calls[-1] == "abort" and "finish" not in sink.calls
     assert not lane_threads()
 
 
@@ -146,7 +149,7 @@ def test_cancel_reaches_a_waiting_run(blocked_in):
 
     with pytest.raises(Cancelled):
         engine.run(decode, spec_of(frames), [sink], slots=2, check=check)
-    assert sink.calls[-1] == "abort" and "close" not in sink.calls
+    assert sink.calls[-1] == "abort" and "publish" not in sink.calls
     assert not lane_threads()
 
 
@@ -163,6 +166,74 @@ def test_other_frames_than_promised_are_refused(delivered, message):
     with pytest.raises(engine.FrameCountError, match=message):
         engine.run(in_chunks(delivered, 2), spec_of(clip(6)), [sink])
     assert sink.calls[-1] == "abort"
+
+
+# -- a part of a video ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(1,), (2,), (5, 3), (40,)])
+@pytest.mark.parametrize(("start", "stop"), [(0, 17), (0, 4), (3, 4), (5, 17), (16, 17)])
+def test_a_part_is_exactly_its_frames(sizes, start, stop):
+    frames, sink, told = clip(17), TensorSink(), []
+    report = engine.run(in_chunks(frames, *sizes), spec_of(frames), [sink], frames=(start, stop), progress=told.append)
+    assert torch.equal(sink.frames_thwc, as_image(frames)[start:stop])
+    assert report.frames == report.total_frames == told[-1] == stop - start
+
+
+def test_decoding_ends_with_the_last_frame_asked_for():
+    frames, decoded = clip(20), []
+
+    def decode(submit):
+        for chunk in frames.split(2, dim=1):
+            decoded.append(chunk.shape[1])
+            submit(chunk)
+
+    engine.run(decode, spec_of(frames), [ListSink()], frames=(3, 7))
+    assert sum(decoded) == 8
+
+
+def test_whatever_a_decoder_makes_of_being_stopped_the_part_is_complete():
+    frames = clip(20)
+
+    def wrap(submit):
+        try:
+            in_chunks(frames, 2)(submit)
+        except BaseException as error:
+            raise RuntimeError("the decoder was disturbed") from error
+
+    def go_on(submit):
+        for chunk in frames.split(2, dim=1):
+            with contextlib.suppress(BaseException):
+                submit(chunk)
+
+    for decode in (wrap, go_on):
+        sink = TensorSink()
+        engine.run(decode, spec_of(frames), [sink], frames=(3, 7))
+        assert torch.equal(sink.frames_thwc, as_image(frames)[3:7])
+
+
+def test_a_cancel_comes_through_before_the_part_begins():
+    def check():
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        engine.run(in_chunks(clip(20), 2), spec_of(clip(20)), [ListSink()], frames=(18, 20), check=check)
+
+
+@pytest.mark.parametrize("part", [(0, 0), (4, 3), (-1, 3), (0, 7), (6, 7)])
+def test_a_part_that_is_not_there_is_refused(part):
+    sink = ListSink()
+    with pytest.raises(ValueError, match=f"no frames from {part[0]} to {part[1]} in a video of 6"):
+        engine.run(lambda submit: pytest.fail("decoded"), spec_of(clip(6)), [sink], frames=part)
+    assert sink.calls == []
+
+
+def test_a_decoder_that_ends_before_the_part_does_is_refused():
+    with pytest.raises(engine.FrameCountError, match="delivered 5 frames, expected 6"):
+        engine.run(in_chunks(clip(6)[:, :5], 2), spec_of(clip(6)), [ListSink()], frames=(2, 6))
+
+
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_sinks_can_be_used_again_after_an_abort():
@@ -254,6 +325,6 @@ def test_the_end_of_the_process_aborts_the_sinks_and_lets_the_thread_do_nothing_
     thread.start()
     assert under_way.wait(60)
     engine._stop_all()
-    assert sink.calls[-1] == "abort" and "close" not in sink.calls
+    assert sink.calls[-1] == "abort" and "finish" not in sink.calls
     assert lane_threads() == []
     assert after == [] and thread.is_alive()

@@ -196,7 +196,7 @@ def test_a_failed_run_leaves_no_file(tmp_path, audio):
         raise RuntimeError("the decoder broke")
 
     sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16), audio=audio))
-    with pytest.raises(RuntimeError, match="the decoder broke"):
+    with pytest.raises(engine.DecodeError, match="the decoder broke"):
         engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [sink])
     assert not list(tmp_path.iterdir())
 
