@@ -15,7 +15,7 @@ from ..pipeline.sinks.audio import Audio
 from ..pipeline.sinks.formats import FORMATS, Choice
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
-from . import decoding, host, rescue
+from . import decoding, families, rescue
 
 
 # What ComfyUI's own savers make of a video: with x264's default quality.
@@ -29,7 +29,7 @@ def checked_fps(fps: float) -> Fraction:
         ValueError: not a number above 0 and at most MAX_FPS.
     """
     if not (isinstance(fps, (int, float)) and math.isfinite(fps) and 0.001 <= fps <= MAX_FPS):
-        raise ValueError(f"fps must be a number above 0 and at most {MAX_FPS}, got {fps}. Wan 2.1 uses 16, Wan 2.2 5B 24.")
+        raise ValueError(f"fps must be a number above 0 and at most {MAX_FPS}, got {fps}. {families.frame_rates()}.")
     return Fraction(round(fps * 1000), 1000)
 
 
@@ -76,13 +76,13 @@ class LatentVideo(Input.Video):
         decoder: str = "auto", save_first: bool = False,
     ):
         decoding.check_decoder(decoder)
-        host.check_latent(vae, samples)
+        families.check(vae, samples)
         self._vae, self._samples, self._audio_dict = vae, samples, audio
         Choice(STOCK_FORMAT, bit_depth=bit_depth)
         self._fps, self._bit_depth, self._window = fps, bit_depth, window
         self._decoder, self._save_first = decoder, save_first
         self.audio = checked_audio(audio)
-        self._size = host.output_size(vae, samples)
+        self._size = families.size_of(vae, samples)
 
     @property
     def patcher(self):

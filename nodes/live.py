@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import folder_paths
-from server import PromptServer
 
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.latest_frame import LatestFrame
 from ..pipeline.timeline import Timeline
+from .comfyui import server
 
 EVENT = "async-frame-pipeline.lanes"
 FRAME_SETTING = "AsyncFramePipeline.ShowLatestFrame"
@@ -56,13 +52,13 @@ def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
         ready: see `Report`.
     """
     report = Report(ready=ready)
-    client = _listener()
+    client = server.listener(EVENT)
     if client is None:
         yield Watch(report)
         return
     report.timeline = Timeline()
     latest = None
-    if sinks[0].pixel_format.layout != "image" and _frames_wanted():
+    if sinks[0].pixel_format.layout != "image" and server.setting(FRAME_SETTING) is not False:
         latest = LatestFrame(sinks[0].pixel_format)
     teller = _Teller(report, latest, client)
     teller.start()
@@ -76,7 +72,7 @@ def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
 
 def tell_stock(reason: str) -> None:
     """Say in the node why decoding takes no lanes."""
-    client = _listener()
+    client = server.listener(EVENT)
     if client is not None:
         client({"state": "stock", "reason": reason})
 
@@ -105,23 +101,6 @@ class _Teller(threading.Thread):
 
     def _progress(self, state: str) -> dict:
         return {"state": state} | self._report.progress(time.perf_counter() - self._began_seconds)
-
-
-def _listener() -> Callable[[dict], None] | None:
-    """Sends to the client that queued the running prompt, naming the running node; None if it is not connected."""
-    server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
-    if server is None or server.client_id is None or server.client_id not in server.sockets:
-        return None
-    client_id, node_id, prompt_id = server.client_id, server.last_node_id, getattr(server, "last_prompt_id", None)
-    return lambda event: server.send_sync(EVENT, {"node": node_id, "prompt_id": prompt_id} | event, client_id)
-
-
-def _frames_wanted() -> bool:
-    """The setting of the frontend, which stores it here. With --multi-user nobody knows whose prompt runs: always."""
-    settings = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(settings.read_text(encoding="utf-8")).get(FRAME_SETTING) is not False
-    return True
 
 
 def _data_url(jpeg: bytes) -> str:

@@ -20,9 +20,11 @@ from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.video_spec import VideoSpec
-from . import decoding, host
+from . import decoding
+from .comfyui import lanes
 from .file_audio import FileAudio, seek
 from .latent_video import LatentVideo, checked_audio, checked_fps
+from .log import say
 
 # swscale trades up to three codes for speed otherwise.
 EXACT = "accurate_rnd+full_chroma_int+full_chroma_inp+bicubic"
@@ -124,11 +126,11 @@ class FileSource:
                     return
 
         try:
-            with host.reading():
-                return host.run_lanes(feed, spec, sinks, frames_per_slot=1, spectators=spectators)
+            with lanes.reading():
+                return lanes.run(feed, spec, sinks, frames_per_slot=1, spectators=spectators)
         except FrameCountError as error:
             # A damaged file: the packets promise other frames than come out of them.
-            host.say(f"reading the whole video into memory first: {error}")
+            say(f"reading the whole video into memory first: {error}")
             whole = ImageSource(self._video)
             return whole.run(sinks, min(frames, whole.frames), alpha and whole.alpha, spectators)
 

@@ -44,10 +44,3 @@ def latents(version: str, frames: int, height: int, width: int) -> torch.Tensor:
     """(1, C, T, h, w) float32 noise."""
     generator = torch.Generator().manual_seed(frames * height + width)
     return torch.randn(1, LATENT_CHANNELS[version], frames, height, width, generator=generator)
-
-
-def unpatchify(version: str):
-    """What the module's `decode` does to its joined outputs."""
-    if version == "2.2":
-        return lambda output: comfy.ldm.wan.vae2_2.unpatchify(output, patch_size=2)
-    return lambda output: output

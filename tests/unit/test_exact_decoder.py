@@ -6,7 +6,9 @@ import pytest
 import torch
 from async_frame_pipeline.pipeline.decoders import exact
 
-from . import stock_wan
+from . import in_comfyui, stock_wan  # noqa: F401
+
+from async_frame_pipeline.nodes.families import wan
 
 
 @pytest.mark.parametrize("version", ["2.1", "2.2"])
@@ -21,8 +23,8 @@ def test_what_another_thread_decodes_with_the_same_vae_is_left_alone(version):
             other.start()
             other.join()
 
-    unpatchify = stock_wan.unpatchify(version)
-    exact.decode(vae, ours, submit, unpatchify)
+    way = {"2.1": wan.EXACT_21, "2.2": wan.EXACT_22}[version]
+    exact.decode(vae, ours, submit, way.layer(vae), lambda output: way.to_frames(vae, output))
     [theirs_got] = got
     assert torch.equal(theirs_got, wanted)
     assert torch.equal(torch.cat(seen, dim=1), vae.decode(ours)[0])

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from async_frame_pipeline.pipeline.decoders.fast.network import WanDecoder
 
 from . import in_comfyui
 
-from async_frame_pipeline.nodes import decoding, fast
+from async_frame_pipeline.nodes.families import wan
 
 
 @pytest.fixture
@@ -17,7 +18,8 @@ def vae():
 
 @torch.inference_mode()
 def decode(vae, latent):
-    decoding._decode_fast(vae, latent, 32, 32, lambda frames_cthw: None)
+    """What the way does for each video."""
+    return list(wan.steps(WanDecoder(wan.loaded(vae).weights), latent))
 
 
 def latent() -> torch.Tensor:
@@ -30,17 +32,17 @@ def test_latents_of_nan_say_nothing_about_the_vae(vae):
 
 
 def test_a_comparison_without_a_result_is_made_again(vae, monkeypatch):
-    steps = fast.steps
-    monkeypatch.setattr(fast, "steps", lambda *args: (frames * math.nan for frames in steps(*args)))
+    steps = wan.steps
+    monkeypatch.setattr(wan, "steps", lambda *args: (frames * math.nan for frames in steps(*args)))
     with pytest.raises(ValueError, match="by nan"):
         decode(vae, latent())
-    monkeypatch.setattr(fast, "steps", steps)
+    monkeypatch.setattr(wan, "steps", steps)
     decode(vae, latent())
 
 
 def test_a_difference_is_remembered(vae, monkeypatch):
-    steps = fast.steps
-    monkeypatch.setattr(fast, "steps", lambda *args: (frames + 0.5 for frames in steps(*args)))
+    steps = wan.steps
+    monkeypatch.setattr(wan, "steps", lambda *args: (frames + 0.5 for frames in steps(*args)))
     with pytest.raises(ValueError, match="differ from the stock decoder's"):
         decode(vae, latent())
-    assert "differ" in fast._loaded[vae.first_stage_model]
+    assert "differ" in wan._loaded[vae.first_stage_model]
