@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import folder_paths
-from server import PromptServer
 
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.latest_frame import LatestFrame
 from ..pipeline.timeline import Timeline
+from .comfyui import server
 
 EVENT = "async-frame-pipeline.lanes"
 FRAME_SETTING = "AsyncFramePipeline.ShowLatestFrame"
@@ -59,13 +55,13 @@ def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
         ready: see `Report`.
     """
     report = Report(ready=ready)
-    client = _listener()
+    client = server.listener(EVENT)
     if client is None:
         yield Watch(report)
         return
     report.timeline = Timeline()
     latest = None
-    if sinks[0].pixel_format.layout != "image" and _frames_wanted():
+    if sinks[0].pixel_format.layout != "image" and server.setting(FRAME_SETTING) is not False:
         latest = LatestFrame(sinks[0].pixel_format)
     teller = _Teller(report, latest, client)
     with _going_on("telling the browser"):
@@ -89,7 +85,7 @@ def _going_on(doing: str) -> Iterator[None]:
 
 def tell_stock(reason: str) -> None:
     """Say in the node why decoding takes no lanes."""
-    client = _listener()
+    client = server.listener(EVENT)
     if client is not None:
         with _going_on("telling the browser"):
             client({"state": "stock", "reason": reason})
@@ -130,23 +126,6 @@ class _Teller(threading.Thread):
 
     def _progress(self, state: str) -> dict:
         return {"state": state} | self._report.progress(time.perf_counter() - self._began_seconds)
-
-
-def _listener() -> Callable[[dict], None] | None:
-    """Sends to the client that queued the running prompt, naming the running node; None if it is not connected."""
-    server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
-    if server is None or server.client_id is None or server.client_id not in server.sockets:
-        return None
-    client_id, node_id, prompt_id = server.client_id, server.last_node_id, getattr(server, "last_prompt_id", None)
-    return lambda event: server.send_sync(EVENT, {"node": node_id, "prompt_id": prompt_id} | event, client_id)
-
-
-def _frames_wanted() -> bool:
-    """The setting of the frontend, which stores it here. With --multi-user nobody knows whose prompt runs: always."""
-    settings = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file, no JSON, no settings in it
-        return json.loads(settings.read_text(encoding="utf-8")).get(FRAME_SETTING) is not False
-    return True
 
 
 def _data_url(jpeg: bytes) -> str:

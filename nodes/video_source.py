@@ -15,8 +15,9 @@ from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sources import Source, spec_of
 from ..pipeline.sources.file import FileSource
 from ..pipeline.sources.images import ImageSource, check_image
-from . import host
+from .comfyui import lanes
 from .latent_video import LatentVideo, checked_audio
+from .log import say
 
 
 @dataclass
@@ -63,7 +64,7 @@ def run(
     except FrameCountError as error:
         if not isinstance(source, FileSource):
             raise
-        host.say(f"the file is damaged, counting its frames: {error}")
+        say(f"the file is damaged, counting its frames: {error}")
         source.count_by_decoding()
     return _run(source, sinks, min(frames, source.frames), spectators)
 
@@ -77,8 +78,8 @@ def image_sink(source: LatentSource | Source) -> TensorSink | None:
 
 def _run(source: Source, sinks: Sequence[Sink], frames: int, spectators: Sequence[Sink]) -> Report:
     part = None if frames == source.frames else (0, frames)
-    with host.reading():
-        return host.run_lanes(
+    with lanes.reading():
+        return lanes.run(
             source.decode, spec_of(source), sinks, source.chunk_frames, ready=source.frames_thwc is not None,
             spectators=spectators, frames=part,
         )  # fmt: skip

@@ -275,7 +275,7 @@ class _Lanes:
         slot = self._ring.try_acquire() or self._stall()
         if self.report.timeline is not None:
             self.report.timeline.expect(slot)
-        slot.fill(chunk, self._spec.zero_centred)
+        slot.fill(chunk, self._spec.zero_centred, self._spec.clamped)
         slot.start_copy(self._copy_stream)
         self._submitted_frames += slot.frames
         self.thread.put(slot)

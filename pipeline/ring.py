@@ -95,11 +95,11 @@ class Slot:
         # Where the decoder waited for this slot: (its output was ready, the slot was there), for a timeline.
         self.stall: tuple | None = None
 
-    def fill(self, frames_cthw: torch.Tensor, zero_centred: bool) -> None:
+    def fill(self, frames_cthw: torch.Tensor, zero_centred: bool, clamped: bool = True) -> None:
         """Convert a chunk into `device` on the current stream and record `decoded` behind it."""
         self.frames = frames_cthw.shape[1]
         for pixel_format, buffer in self.device.items():
-            convert(frames_cthw, zero_centred, pixel_format, buffer[: self.frames])
+            convert(frames_cthw, zero_centred, pixel_format, buffer[: self.frames], clamped)
         self.decoded.record()
 
     def start_copy(self, copy_stream: torch.cuda.Stream | None) -> None:

@@ -20,6 +20,8 @@ class VideoSpec:
             caller's current one, from here on with its number, since each thread has its own.
         zero_centred: True when the decoder's output spans [-1, 1] (a VAE's raw output), False when it
             spans [0, 1] (an IMAGE).
+        clamped: whether what lies outside is clamped in an IMAGE too, as ComfyUI does with most VAEs; of the codes in
+            files it always is.
         alpha: whether the output has a fourth channel, transparency; that one spans [0, 1] always.
 
     Raises:
@@ -31,6 +33,7 @@ class VideoSpec:
     width: int
     device: torch.device
     zero_centred: bool = True
+    clamped: bool = True
     alpha: bool = False
 
     def __post_init__(self):

@@ -49,7 +49,9 @@ class Source(Protocol):
 
 def spec_of(source: Source) -> VideoSpec:
     """What `source.decode` will deliver, as the engine is told it."""
-    return VideoSpec(source.frames, source.height, source.width, source.device, zero_centred=False, alpha=source.alpha)
+    return VideoSpec(
+        source.frames, source.height, source.width, source.device, zero_centred=False, clamped=False, alpha=source.alpha
+    )
 
 
 def exact_fps(rate) -> Fraction:

@@ -1,10 +1,7 @@
 """What the browser is told: to whom, how often, what; and nothing at all where no browser listens."""
 
-import importlib
 import json
-import sys
 import threading
-import types
 from fractions import Fraction
 
 import pytest
@@ -15,8 +12,12 @@ from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from async_frame_pipeline.pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from async_frame_pipeline.pipeline.video_spec import VideoSpec
 
-from ..conftest import PACKAGE, ROOT
+from . import in_comfyui  # noqa: F401
 from .streams import ListSink, clip, in_chunks
+
+import folder_paths  # noqa: E402
+from async_frame_pipeline.nodes import live as nodes_live  # noqa: E402
+from server import PromptServer  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -54,19 +55,10 @@ def server():
 
 @pytest.fixture
 def live(server, tmp_path, monkeypatch):
-    """nodes/live.py, with the two modules of ComfyUI that it needs, and without the nodes."""
-    nodes = types.ModuleType(f"{PACKAGE}.nodes")
-    nodes.__path__ = [str(ROOT / "nodes")]
-    host_modules = {
-        nodes.__name__: nodes,
-        "server": types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server)),
-        "folder_paths": types.SimpleNamespace(get_user_directory=lambda: str(tmp_path)),
-    }
-    for name, module in host_modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, f"{PACKAGE}.nodes.live", raising=False)
-    yield importlib.import_module(f"{PACKAGE}.nodes.live")
-    sys.modules.pop(f"{PACKAGE}.nodes.live")
+    """nodes/live.py, in a ComfyUI whose server and user folder are the test's."""
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+    return nodes_live
 
 
 def teller_threads():
@@ -90,7 +82,7 @@ def close_the_page(server):
 
 
 def use_no_server(server):
-    del sys.modules["server"].PromptServer.instance
+    PromptServer.instance = None
 
 
 @pytest.mark.parametrize("leave", [disconnect, close_the_page, use_no_server])
