@@ -1,4 +1,4 @@
-"""ComfyUI's side: thin nodes over the engine. `host.py` is the only file that imports `comfy.*`."""
+"""ComfyUI's side: thin nodes over the engine. What they need of ComfyUI's insides is in `comfyui/`."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import decoding, rescue
+from . import families, rescue
+from .inputs import decoder_input, samples_input, vae_input
 from .latent_video import LatentVideo, checked_fps
 
 
@@ -21,11 +22,11 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
             ),
             search_aliases=["vae decode", "create video", "latent to video", "images to video", "wan decode", "async"],
             inputs=[
-                io.Latent.Input("samples", tooltip="The latent to be decoded."),
-                io.Vae.Input("vae", tooltip="The VAE used for decoding. Wan 2.1 and Wan 2.2 VAEs are streamed."),
+                samples_input(),
+                vae_input(),
                 io.Float.Input(
                     "fps", default=16.0, min=0.01, max=1000.0, step=0.001,
-                    tooltip="Frames per second. Wan 2.1 and Wan 2.2 14B make 16, Wan 2.2 5B makes 24.",
+                    tooltip=f"Frames per second. {families.frame_rates()}.",
                 ),
                 io.Audio.Input(
                     "audio", optional=True,
@@ -35,7 +36,7 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
                     "bit_depth", optional=True, default=8, min=8, max=10, step=2,
                     tooltip="Bits per colour in saved files. 10 keeps gradients smoother; some players cannot show it.",
                 ),
-                decoding.decoder_input(),
+                decoder_input(),
                 io.Boolean.Input(
                     "save_latents_first", optional=True, default=False,
                     tooltip="Write the latents into the input folder before decoding, for runs that may be killed. The "

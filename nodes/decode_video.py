@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import decoding, rescue
+from .inputs import decoder_input, samples_input, vae_input
 
 
 class AsyncVAEDecodeVideo(io.ComfyNode):
@@ -20,9 +21,9 @@ class AsyncVAEDecodeVideo(io.ComfyNode):
             ),
             search_aliases=["vae decode", "decode latent", "latent to image", "wan decode", "async", "streaming"],
             inputs=[
-                io.Latent.Input("samples", tooltip="The latent to be decoded."),
-                io.Vae.Input("vae", tooltip="The VAE used for decoding. Wan 2.1 and Wan 2.2 VAEs are streamed."),
-                decoding.decoder_input(),
+                samples_input(),
+                vae_input(),
+                decoder_input(),
             ],
             outputs=[io.Image.Output(tooltip="The decoded frames; with 'exact' bit for bit those of VAE Decode.")],
         )

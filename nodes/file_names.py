@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
 
 def check_prefix(prefix: str, root: str) -> None:
@@ -43,6 +43,6 @@ def _why_not(prefix: str, root: str) -> str | None:
             return "it holds '..'"
     root = os.path.realpath(root)
     folder = os.path.realpath(os.path.join(root, os.path.dirname(os.path.normpath(prefix))))
-    if os.path.commonpath((root, folder)) != root:
+    if not PurePath(folder).is_relative_to(root):
         return f"a link in it leads to {folder}"
     return None

@@ -15,7 +15,7 @@ from ..pipeline.sinks.audio import Audio
 from ..pipeline.sinks.formats import FORMATS, Choice
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
-from . import decoding, host, rescue
+from . import decoding, families, rescue
 
 
 # What ComfyUI's own savers make of a video: with x264's default quality.
@@ -29,7 +29,7 @@ def checked_fps(fps: float) -> Fraction:
         ValueError: not a number above 0 and at most MAX_FPS.
     """
     if not (isinstance(fps, (int, float)) and math.isfinite(fps) and 0.001 <= fps <= MAX_FPS):
-        raise ValueError(f"fps must be a number above 0 and at most {MAX_FPS}, got {fps}. Wan 2.1 uses 16, Wan 2.2 5B 24.")
+        raise ValueError(f"fps must be a number above 0 and at most {MAX_FPS}, got {fps}. {families.frame_rates()}.")
     return Fraction(round(fps * 1000), 1000)
 
 
@@ -76,12 +76,13 @@ class LatentVideo(Input.Video):
         decoder: str = "auto", save_first: bool = False,
     ):
         decoding.check_decoder(decoder)
-        host.check_latent(vae, samples)
+        families.check(vae, samples)
         self._vae, self._samples, self._audio_dict = vae, samples, audio
         Choice(STOCK_FORMAT, bit_depth=bit_depth)
         self._fps, self._bit_depth, self._window = fps, bit_depth, window
         self._decoder, self._save_first = decoder, save_first
         self.audio = checked_audio(audio)
+        self._size = families.size_of(vae, samples)
 
     @property
     def patcher(self):
@@ -105,14 +106,14 @@ class LatentVideo(Input.Video):
             images = sink.frames_thwc
         return Types.VideoComponents(images=images, audio=self._audio_dict, frame_rate=self._fps)
 
-    def decode_into(self, sinks: Sequence[Sink], frames: int | None = None) -> Report:
-        """Decode all frames, or the first few, into sinks."""
+    def decode_into(self, sinks: Sequence[Sink], frames: int | None = None, spectators: Sequence[Sink] = ()) -> Report:
+        """Decode all frames, or the first few, into sinks; for spectators see `engine.run`."""
         window = self._window
         if frames is not None and frames < self.get_frame_count():
             first = window[0] if window else 0
             window = (first, first + frames)
         with self.rescuing(self._save_first):
-            return decoding.decode_into(self._vae, self._samples, sinks, window, self._decoder)
+            return decoding.decode_into(self._vae, self._samples, sinks, window, self._decoder, spectators)
 
     def image_dtype(self) -> torch.dtype:
         """What the frames are as an IMAGE."""
@@ -149,10 +150,12 @@ class LatentVideo(Input.Video):
         if first >= stop:
             return None
         offset = self._window[0] if self._window else 0
-        return LatentVideo(
+        part = LatentVideo(
             self._vae, self._samples, fps, self._trimmed_audio(first / fps, stop / fps), self._bit_depth,
             (offset + first, offset + stop), self._decoder, self._save_first,
         )
+        part._size = self._size
+        return part
 
     def _trimmed_audio(self, start: Fraction, end: Fraction) -> dict | None:
         if self._audio_dict is None:
@@ -164,18 +167,18 @@ class LatentVideo(Input.Video):
 
     # -- facts, told without decoding -----------------------------------------------------------
 
-    def _size(self) -> tuple[int, int, int]:
-        size = host.output_size(self._vae, self._samples)
-        if size is None:  # a VAE whose ratios do not tell
-            size = tuple(decoding.decode_image(self._vae, self._samples, self._decoder).shape[:3])
-        return size
+    def _decoded_size(self) -> tuple[int, int, int]:
+        """(frames, height, width) of all of it."""
+        if self._size is None:  # a VAE whose ratios do not tell
+            self._size = tuple(decoding.decode_image(self._vae, self._samples, self._decoder).shape[:3])
+        return self._size
 
     def get_dimensions(self) -> tuple[int, int]:
-        _, height, width = self._size()
+        _, height, width = self._decoded_size()
         return width, height
 
     def get_frame_count(self) -> int:
-        return self._window[1] - self._window[0] if self._window else self._size()[0]
+        return self._window[1] - self._window[0] if self._window else self._decoded_size()[0]
 
     def get_frame_rate(self) -> Fraction:
         return self._fps

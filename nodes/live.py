@@ -6,26 +6,25 @@ that runs and a "state":
     "done"      at the end, with `Report.as_dict` under "report"
     "stopped"   after an error or a cancel, with the last progress
     "stock"     decoding went the stock way, with the "reason"
+
+Whatever goes wrong in here is said in one line of the log, and the run goes on.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import folder_paths
-from server import PromptServer
 
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.latest_frame import LatestFrame
 from ..pipeline.timeline import Timeline
+from .comfyui import server
 
 EVENT = "async-frame-pipeline.lanes"
 FRAME_SETTING = "AsyncFramePipeline.ShowLatestFrame"
@@ -38,12 +37,12 @@ class Watch:
 
     Attributes:
         report: for `engine.run`.
-        sinks: those of the run, and one for the latest frame.
+        spectators: a sink for the latest frame, if that is wanted.
         look: to be called on the submitting thread, often.
     """
 
     report: Report
-    sinks: Sequence[Sink]
+    spectators: Sequence[Sink] = ()
     look: Callable[[], None] = lambda: None
 
 
@@ -56,30 +55,40 @@ def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
         ready: see `Report`.
     """
     report = Report(ready=ready)
-    client = _listener()
+    client = server.listener(EVENT)
     if client is None:
-        yield Watch(report, sinks)
+        yield Watch(report)
         return
     report.timeline = Timeline()
     latest = None
-    if sinks[0].pixel_format.layout != "image" and _frames_wanted():
+    if sinks[0].pixel_format.layout != "image" and server.setting(FRAME_SETTING) is not False:
         latest = LatestFrame(sinks[0].pixel_format)
-        sinks = [*sinks, latest]
     teller = _Teller(report, latest, client)
-    teller.start()
+    with _going_on("telling the browser"):
+        teller.start()
     try:
-        yield Watch(report, sinks, report.timeline.look)
+        yield Watch(report, [latest] if latest is not None else [], report.timeline.look)
     except BaseException:
         teller.end("stopped")
         raise
     teller.end("done")
 
 
+@contextlib.contextmanager
+def _going_on(doing: str) -> Iterator[None]:
+    """A run is not ended by what is only watched."""
+    try:
+        yield
+    except Exception as error:
+        logging.warning("async-frame-pipeline: %s failed, the run goes on: %s: %s", doing, type(error).__name__, error)
+
+
 def tell_stock(reason: str) -> None:
     """Say in the node why decoding takes no lanes."""
-    client = _listener()
+    client = server.listener(EVENT)
     if client is not None:
-        client({"state": "stock", "reason": reason})
+        with _going_on("telling the browser"):
+            client({"state": "stock", "reason": reason})
 
 
 class _Teller(threading.Thread):
@@ -94,35 +103,29 @@ class _Teller(threading.Thread):
         self._began_seconds = time.perf_counter()
 
     def run(self) -> None:
-        while not self._ended.wait(SECONDS_BETWEEN):
-            frame = self._latest.take_jpeg() if self._latest is not None else None
-            self._send(self._progress("running") | ({"frame": _data_url(frame)} if frame else {}))
+        with _going_on("telling the browser"):
+            while not self._ended.wait(SECONDS_BETWEEN):
+                self._send(self._progress("running") | self._new_frame())
 
     def end(self, state: str) -> None:
         """Stop, and send the last event."""
         self._ended.set()
+        if self.ident is None:  # it could not be started
+            return
         self.join()
-        self._send({"state": "done", "report": self._report.as_dict()} if state == "done" else self._progress(state))
+        with _going_on("telling the browser"):
+            self._send({"state": "done", "report": self._report.as_dict()} if state == "done" else self._progress(state))
+
+    def _new_frame(self) -> dict:
+        latest, self._latest = self._latest, None
+        with _going_on("showing the latest frame"):
+            jpeg = latest.take_jpeg() if latest is not None else None
+            self._latest = latest  # if it cannot be made, it is not tried again
+            return {"frame": _data_url(jpeg)} if jpeg else {}
+        return {}
 
     def _progress(self, state: str) -> dict:
         return {"state": state} | self._report.progress(time.perf_counter() - self._began_seconds)
-
-
-def _listener() -> Callable[[dict], None] | None:
-    """Sends to the client that queued the running prompt, naming the running node; None if it is not connected."""
-    server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
-    if server is None or server.client_id is None or server.client_id not in server.sockets:
-        return None
-    client_id, node_id, prompt_id = server.client_id, server.last_node_id, getattr(server, "last_prompt_id", None)
-    return lambda event: server.send_sync(EVENT, {"node": node_id, "prompt_id": prompt_id} | event, client_id)
-
-
-def _frames_wanted() -> bool:
-    """The setting of the frontend, which stores it here. With --multi-user nobody knows whose prompt runs: always."""
-    settings = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(settings.read_text(encoding="utf-8")).get(FRAME_SETTING) is not False
-    return True
 
 
 def _data_url(jpeg: bytes) -> str:

@@ -23,12 +23,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import folder_paths
 import safetensors.torch
 import torch
-from server import PromptServer
 
-from . import host
+from .comfyui import lanes, server, vaes
+from .log import say
 
 PREFIX = "rescued"
 KEPT = 50
@@ -64,7 +63,7 @@ def rescuing(samples: dict, first: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if host.is_cancel(error) or getattr(error, "latents_told", False):
+        if lanes.is_cancel(error) or getattr(error, "latents_told", False):
             raise
         told = with_note(error, _rescue(samples))
         told.latents_told = True
@@ -79,8 +78,9 @@ def rescuing(samples: dict, first: bool = False) -> Iterator[None]:
 @atexit.register
 def _rescue_at_exit() -> None:
     """The server was stopped (Ctrl-C, SIGTERM) in the middle of a decode, whose thread dies with it."""
-    for samples in {id(samples): samples for samples in _under_way.values()}.values():
-        host.say(f"stopped in the middle of a decode. {_rescue(samples)}", logging.WARNING)
+    several = list(_under_way.values())  # at once: other threads go on, and change it
+    for samples in {id(samples): samples for samples in several}.values():
+        say(f"stopped in the middle of a decode. {_rescue(samples)}", logging.WARNING)
 
 
 def _stop_as_ctrl_c_does(number: int, frame: object) -> None:
@@ -102,9 +102,9 @@ def _write_early(samples: dict) -> Path | None:
     try:
         path, is_new = _write(samples)
     except Exception as error:
-        host.say(f"the latents cannot be saved before decoding: {error}", logging.WARNING)
+        say(f"the latents cannot be saved before decoding: {error}", logging.WARNING)
         return None
-    host.say(f"the latents are saved as {path} until the video is complete")
+    say(f"the latents are saved as {path} until the video is complete")
     return path if is_new else None
 
 
@@ -117,7 +117,7 @@ def _rescue(samples: dict) -> str:
             f"The latents could not be saved either: {error}. As long as ComfyUI runs it may still have them: change "
             "what caused the error and queue again."
         )
-    inputs = Path(folder_paths.get_input_directory())
+    inputs = server.input_folder()
     if path.parent == inputs:
         return f"Nothing is lost: the latents are saved as '{path.name}' in the input folder ({inputs}). {RESUME}"
     return f"Nothing is lost: the latents are saved as {path}. Move this file to {inputs}. {RESUME}"
@@ -132,12 +132,12 @@ def _write(samples: dict) -> tuple[Path, bool]:
         OSError: no folder takes them; with each one's reason.
         Otherwise: what is in `samples` is no latent.
     """
-    latent = host.latent_of(samples).detach().cpu().contiguous()
+    latent = vaes.latent_of(samples).detach().cpu().contiguous()
     reasons = []
     # The others may be on another disk.
-    for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory(), tempfile.gettempdir()):
+    for folder in (server.input_folder(), server.output_folder(), Path(tempfile.gettempdir())):
         try:
-            return _write_to(Path(folder), latent)
+            return _write_to(folder, latent)
         except (OSError, safetensors.SafetensorError) as error:
             reasons.append(f"{folder}: {error}")
     raise OSError("; ".join(reasons))
@@ -184,13 +184,10 @@ def _metadata() -> dict[str, str] | None:
     From the queue and not from a node's hidden inputs: a stock saver that decodes our VIDEO has none for us, and
     those of the node that made it may be of an older prompt.
     """
-    server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
-    if server is None or not host.metadata_enabled():
+    running = server.running_prompt()
+    if running is None or not server.metadata_enabled():
         return None
-    running, _ = server.prompt_queue.get_current_queue_volatile()
-    if not running:
-        return None
-    prompt, extra_data = running[0][2:4]
+    prompt, extra_data = running
     return {"prompt": json.dumps(prompt)} | {
         name: json.dumps(value) for name, value in (extra_data.get("extra_pnginfo") or {}).items()
     }
@@ -199,10 +196,10 @@ def _metadata() -> dict[str, str] | None:
 def with_note(error: Exception, note: str) -> Exception:
     """The same error with more to say: of the same type if possible, since ComfyUI looks for out-of-memory by type."""
     message = f"{error}\n\n{note}"
-    try:
+    told = None
+    with contextlib.suppress(Exception):  # a type that takes other arguments
         told = type(error)(message)
         told.__dict__.update(vars(error))
-        assert note in str(told)
-    except Exception:  # a type that takes other arguments
+    if told is None or note not in str(told):
         told = RuntimeError(f"{type(error).__name__}: {message}")
     return told.with_traceback(error.__traceback__)

@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors.torch
 from comfy_api.latest import io
 
-from . import host
+from .comfyui import vaes
 
 SAMPLE_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "sample"
 
@@ -33,4 +33,4 @@ class SampleVideoLatent(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         latent = safetensors.torch.load_file(SAMPLE_FOLDER / "bunny_33f.latent")["latent_tensor"].float()
-        return io.NodeOutput({"samples": latent}, host.load_vae(str(SAMPLE_FOLDER / "tiny_wan_vae.safetensors")))
+        return io.NodeOutput({"samples": latent}, vaes.load_vae(str(SAMPLE_FOLDER / "tiny_wan_vae.safetensors")))

@@ -17,9 +17,11 @@ from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
-from . import host, rescue
+from . import rescue
+from .comfyui import lanes, server
 from .latent_video import LatentVideo
-from .video_source import source_of
+from .log import say
+from .video_source import image_sink, run, source_of
 
 AUTO = "auto"
 BIT_DEPTHS = (AUTO, *map(str, DEPTHS))
@@ -137,7 +139,7 @@ class SaveVideoStreaming(io.ComfyNode):
         """
         try:
             if filename_prefix is not None:
-                host.check_prefix(filename_prefix)
+                server.check_prefix(filename_prefix)
             _check(format, quality, bit_depth, chroma, audio_codec, repeat)
         except ValueError as error:
             return str(error)
@@ -171,39 +173,39 @@ class SaveVideoStreaming(io.ComfyNode):
         matrix, full_range = COLOURS[color]
         choice = Choice(each, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
         frames = source.frames
-        if audio_length == "shortest" and source.audio is not None:
-            frames = min(frames, max(1, math.ceil(source.audio.seconds * source.fps)))
+        if audio_length == "shortest" and source.sound is not None:
+            frames = min(frames, max(1, math.ceil(source.sound.seconds * source.fps)))
         options = VideoOptions(
             fps=source.fps,
             choice=choice,
-            audio=source.audio,
+            audio=source.sound,
             audio_codec=None if audio_codec == AUTO else audio_codec,
             whole_audio=audio_length == "longest",
             metadata=cls._metadata(),
             repeat=repeat,
             keep_unfinished=keep_unfinished,
         )
-        folder, name, number, subfolder = host.output_names(filename_prefix, source.width, source.height)
+        folder, name, number, subfolder = server.output_names(filename_prefix, source.width, source.height)
         beside = () if each.restores or not options.metadata else ("png",)
         sink = file_sink(Numbered(Path(folder), name, number, each.extension if each.container != "png" else "", beside), options)
-        sinks = [sink]
+        sinks, spectators = [sink], []
         small = None
         if preview and not choice.plays:
-            small = PreviewSink(Numbered(Path(host.temp_folder()), name, number, "mp4"), options, sink.pixel_format)
-            sinks.append(small)
+            small = PreviewSink(Numbered(server.temp_folder(), name, number, "mp4"), options, sink.pixel_format)
+            spectators = [small]
         if ping_pong:
-            sinks = [PingPong(each_sink) for each_sink in sinks]
-        kept = source.image_sink() if keep_frames else None
+            sinks, spectators = [PingPong(sink)], [PingPong(each_sink) for each_sink in spectators]
+        kept = image_sink(source) if keep_frames else None
         try:
-            report = source.run([*sinks, kept] if kept else sinks, frames, with_alpha)
+            report = run(source, [*sinks, kept] if kept else sinks, frames, spectators)
         except Exception as error:
-            if not sink.kept or host.is_cancel(error):
+            if not sink.kept or lanes.is_cancel(error):
                 raise
             left = ", ".join(map(str, sink.kept))
             raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
         return io.NodeOutput(
             _saved_video(video, sink, each),
-            _frames(source, kept, frames) if keep_frames else host.blocked(NOT_KEPT),
+            _frames(source, kept, frames) if keep_frames else server.blocked(NOT_KEPT),
             ui=_shown(sink, small, subfolder) | {"async_frame_pipeline": [report.as_dict()]},
         )
 
@@ -216,7 +218,7 @@ class SaveVideoStreaming(io.ComfyNode):
     @classmethod
     def _metadata(cls) -> dict:
         """What the stock saver stores: the workflow under its own key, and the prompt."""
-        if not host.metadata_enabled():
+        if not server.metadata_enabled():
             return {}
         metadata = dict(cls.hidden.extra_pnginfo or {})
         if cls.hidden.prompt is not None:
@@ -253,7 +255,7 @@ def _here(each: Format) -> Format:
             f"PyAV {av.__version__} cannot write {each.name}: it has no {each.encoder}, or one that is too old. "
             "Choose another format."
         )
-    host.say(f"no {each.encoder} on this machine, {each.software} is written instead of {each.name}")
+    say(f"no {each.encoder} on this machine, {each.software} is written instead of {each.name}")
     return FORMATS[each.software]
 
 
@@ -263,7 +265,7 @@ def _saved_video(video, sink: FileSink, each: Format):
 
 
 def _frames(source, kept, frames: int):
-    return kept.frames_thwc if kept is not None else source.images[:frames]
+    return kept.frames_thwc if kept is not None else source.frames_thwc[:frames]
 
 
 def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
@@ -279,6 +281,6 @@ def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
     if path.suffix in (".gif", ".webp"):
         # "animated" would make the frontend play a GIF as a video, which no browser can, and spread a WebP over its canvas.
         return {"images": saved}
-    if small is not None:
+    if small is not None and small.path is not None:  # it is left out where it fails
         saved.append(ui.SavedResult(small.path.name, "", io.FolderType.temp))
     return {"images": saved, "animated": (True,)}

@@ -117,14 +117,17 @@ PixelFormat.YUV420P = PixelFormat("yuv420")
 PixelFormat.YUV420P10 = PixelFormat("yuv420", 10)
 
 
-def convert(frames_cthw: torch.Tensor, signed: bool, pixel_format: PixelFormat, out: torch.Tensor) -> None:
+def convert(
+    frames_cthw: torch.Tensor, zero_centred: bool, pixel_format: PixelFormat, out: torch.Tensor, clamped: bool = True
+) -> None:
     """Write decoder output into a sink's pixel format.
 
     Args:
         frames_cthw: (3 or 4, T, H, W), any float dtype, R, G, B and perhaps alpha; left unchanged.
-        signed: whether the values span [-1, 1] or [0, 1]; what lies outside is clamped.
+        zero_centred: whether the values span [-1, 1] or [0, 1].
         pixel_format: what to write. An alpha it has no place for is left out.
         out: (T, *pixel_format.frame_shape(H, W)) of `pixel_format.dtype`, on the frames' device.
+        clamped: False leaves values outside as they are in "image"; all other formats clamp them.
 
     NaN stays NaN in the float formats, as in ComfyUI, and becomes 0 in the integer ones.
     Stream: runs on the caller's current stream; never synchronises.
@@ -134,15 +137,15 @@ def convert(frames_cthw: torch.Tensor, signed: bool, pixel_format: PixelFormat, 
         # The intermediate values of one frame stay in the caches, and glibc keeps that much memory for the next; those of
         # four do not, and are mapped anew each time. Twice as fast at 1280x720.
         for i in range(frames_cthw.shape[1]):
-            convert(frames_cthw[:, i : i + 1], signed, pixel_format, out[i : i + 1])
+            convert(frames_cthw[:, i : i + 1], zero_centred, pixel_format, out[i : i + 1], clamped)
         return
     if pixel_format.layout == "image":
-        unit = _unit(frames_cthw, signed, pixel_format.dtype).permute(1, 2, 3, 0)
+        unit = _unit(frames_cthw, zero_centred, pixel_format.dtype, clamped=clamped).permute(1, 2, 3, 0)
         out[..., : unit.shape[-1]].copy_(unit)
         out[..., unit.shape[-1] :] = 1.0
         return
     # Plane by plane: those of an IMAGE lie pixel by pixel.
-    unit_cthw = _unit(frames_cthw, signed, torch.float32, torch.contiguous_format).nan_to_num_(nan=0.0)
+    unit_cthw = _unit(frames_cthw, zero_centred, torch.float32, torch.contiguous_format).nan_to_num_(nan=0.0)
     height, width = unit_cthw.shape[-2:]
     alpha_thw = unit_cthw[3] if unit_cthw.shape[0] == 4 else None
     planes = pixel_format.planes(out, height, width)
@@ -169,12 +172,14 @@ def convert(frames_cthw: torch.Tensor, signed: bool, pixel_format: PixelFormat, 
         _store(padded, _full(pixel_format), 0.0, replace(pixel_format, dither=False), alpha_plane)
 
 
-def _unit(frames_cthw: torch.Tensor, signed: bool, dtype: torch.dtype, layout=torch.preserve_format) -> torch.Tensor:
+def _unit(
+    frames_cthw: torch.Tensor, zero_centred: bool, dtype: torch.dtype, layout=torch.preserve_format, clamped: bool = True
+) -> torch.Tensor:
     """Frames in [0, 1], with the operations, their order and their dtype as in ComfyUI's VAE."""
     unit = frames_cthw.to(dtype, copy=True, memory_format=layout)
-    if signed:
+    if zero_centred:
         unit[:3].add_(1.0).div_(2.0)
-    return unit.clamp_(0.0, 1.0)
+    return unit.clamp_(0.0, 1.0) if clamped else unit
 
 
 def _full(pixel_format: PixelFormat) -> float:

@@ -27,12 +27,13 @@ class Report:
         copy_seconds: GPU time of the device-to-host copies, added up. 0 on the CPU.
         write_seconds: time the sink thread spent inside the sinks, added up.
         held_frames: the most frames the first sink had taken and not put out yet: how far an encoder lags behind.
-        tail_seconds: from the last decoded chunk to the last sink closed.
-        total_seconds: wall time of the run, flushing and closing the sinks included.
+        tail_seconds: from the last decoded chunk to the last sink published.
+        total_seconds: wall time of the run, finishing and publishing the sinks included.
         stalls: chunks that found no free slot. Some are harmless: the GPU may still have work queued.
         stalled_seconds: how long the GPU had nothing to do because of them.
         host_peak_bytes: largest resident size of the process seen while the lanes ran.
-        device_peak_bytes: most GPU memory allocated at once, decoder and weights included. 0 on the CPU.
+        device_peak_bytes: most GPU memory allocated at once, decoder and weights included. 0 where that is not known:
+            on the CPU, and where the process had more allocated before the run.
         ring_bytes: host memory of all slots; their GPU halves are as large.
         timeline: the lanes over time; None unless somebody watches.
     """
@@ -139,6 +140,7 @@ class Report:
     def text(self) -> str:
         """The report for people, one lane a line."""
         mib = 1024 * 1024
+        device = f"device {self.device_peak_bytes / mib:.0f} MiB, " if self.device_peak_bytes else ""
         return "\n".join(
             (
                 f"{self.frames} frames in {self.chunks} chunks through {self.slots} slots: {self.total_seconds:.2f} s",
@@ -147,8 +149,7 @@ class Report:
                 f"  copy    {self.copy_seconds:7.2f} s",
                 f"  write   {self.write_seconds:7.2f} s  up to {self.held_frames} frames held, "
                 f"{self.tail_seconds:.2f} s after the last was decoded",
-                f"  peak memory: host {self.host_peak_bytes / mib:.0f} MiB, "
-                f"device {self.device_peak_bytes / mib:.0f} MiB, ring {self.ring_bytes / mib:.1f} MiB",
+                f"  peak memory: host {self.host_peak_bytes / mib:.0f} MiB, {device}ring {self.ring_bytes / mib:.1f} MiB",
             )
         )
 

@@ -19,6 +19,7 @@ Note [The three barriers]
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterable
@@ -34,7 +35,13 @@ POLL_SECONDS = 0.02
 
 def page_lock(host: torch.Tensor) -> bool:
     """Page-lock a contiguous CPU tensor so that copies from the GPU run by themselves; False if refused."""
-    return torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0) == 0
+    if torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0) == 0:
+        return True
+    # CUDA keeps an error until somebody asks for the last one, and torch asks after each kernel it launches: the next
+    # one would fail for nothing. This one is launched to do so (not zeros, which are no kernel).
+    with contextlib.suppress(RuntimeError):
+        torch.ones(1, device="cuda")
+    return False
 
 
 def page_unlock(host: torch.Tensor) -> None:
@@ -88,11 +95,11 @@ class Slot:
         # Where the decoder waited for this slot: (its output was ready, the slot was there), for a timeline.
         self.stall: tuple | None = None
 
-    def fill(self, frames_cthw: torch.Tensor, signed: bool) -> None:
+    def fill(self, frames_cthw: torch.Tensor, zero_centred: bool, clamped: bool = True) -> None:
         """Convert a chunk into `device` on the current stream and record `decoded` behind it."""
         self.frames = frames_cthw.shape[1]
         for pixel_format, buffer in self.device.items():
-            convert(frames_cthw, signed, pixel_format, buffer[: self.frames])
+            convert(frames_cthw, zero_centred, pixel_format, buffer[: self.frames], clamped)
         self.decoded.record()
 
     def start_copy(self, copy_stream: torch.cuda.Stream | None) -> None:
@@ -159,7 +166,9 @@ class Ring:
         try:
             for slot in self._slots:
                 if spec.device.type == "cuda":
-                    self._pinned += [host for host in slot.host.values() if pin(host)]
+                    for host in slot.host.values():
+                        if pin(host):
+                            self._pinned.append(host)
                 self._free.put(slot)
         except BaseException:
             self.close()

@@ -18,8 +18,10 @@ class VideoSpec:
         device: where the decoder leaves its output. On "cuda" the lanes are CUDA streams, on "cpu"
             only the sink thread overlaps; no other device has lanes. A "cuda" without a number is the
             caller's current one, from here on with its number, since each thread has its own.
-        signed: True when the decoder's output spans [-1, 1] (a VAE's raw output), False when it
+        zero_centred: True when the decoder's output spans [-1, 1] (a VAE's raw output), False when it
             spans [0, 1] (an IMAGE).
+        clamped: whether what lies outside is clamped in an IMAGE too, as ComfyUI does with most VAEs; of the codes in
+            files it always is.
         alpha: whether the output has a fourth channel, transparency; that one spans [0, 1] always.
 
     Raises:
@@ -30,7 +32,8 @@ class VideoSpec:
     height: int
     width: int
     device: torch.device
-    signed: bool = True
+    zero_centred: bool = True
+    clamped: bool = True
     alpha: bool = False
 
     def __post_init__(self):

@@ -89,17 +89,20 @@ class Overlay:
         self._patchify = comfy.ldm.wan.vae2_2.patchify if version == "2.2" else (lambda pictures, patch_size: pictures)
         self._position = 0
         self._hook = vae.first_stage_model.decoder.head[-1].register_forward_hook(self._replace)
-        self._decode_fast = decoding()._decode_fast
-        decoding()._decode_fast = self._decode_fast_replaced
+        self._wan = decoding().families.wan
+        self._steps = self._wan.steps
+        self._wan.steps = self._steps_replaced
 
     def _replace(self, module, args, output):
         pictures = self._patchify(self._next(output.shape[2])[None], patch_size=2)
         return output.mul_(0.0).add_(pictures) if pictures.shape == output.shape else None  # tiles stay as they are
 
-    def _decode_fast_replaced(self, *args):
-        # float32, as the fast decoder's own output.
-        *args, submit = args
-        self._decode_fast(*args, lambda frames: submit(frames.mul_(0.0).add_(self._next(frames.shape[1]))))
+    def _steps_replaced(self, decoder, latent):
+        for frames in self._steps(decoder, latent):
+            if latent.shape[2] <= self._wan.CHECKED[0]:  # the comparison before the first use
+                yield frames
+            else:  # float32, as the fast decoder's own output
+                yield frames.mul_(0.0).add_(self._next(frames.shape[1]))
 
     def _next(self, frames):
         first = self._position % self._pictures.shape[1]
@@ -111,7 +114,7 @@ class Overlay:
 
     def remove(self):
         self._hook.remove()
-        decoding()._decode_fast = self._decode_fast
+        self._wan.steps = self._steps
 
 
 def peak_bytes(function):
@@ -237,15 +240,15 @@ class BenchDecodeSave:
             figures[name] = {"seconds": best(way), "peak_bytes": peak_bytes(way)} | profiled(way).as_dict()
         if tiled:  # slow, and steady enough for one run
             figures["tiled image"] = {"seconds": timed(case.tiled_image)[0]}
-        usual = decoding().host.SLOTS
+        usual = decoding().lanes.SLOTS
         try:
             for count in map(int, slots.split(",") if slots else ()):
-                decoding().host.SLOTS = count
+                decoding().lanes.SLOTS = count
                 seconds, report = min((timed(case.our_file) for _ in range(repeats)), key=lambda run: run[0])
                 row = {"seconds": seconds, "report": report.as_dict()} | profiled(case.our_file).as_dict()
                 figures["by_slots"][count] = row
         finally:
-            decoding().host.SLOTS = usual
+            decoding().lanes.SLOTS = usual
         return figures
 
 

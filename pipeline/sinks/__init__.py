@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -11,7 +13,9 @@ from ..video_spec import VideoSpec
 
 
 class Sink(Protocol):
-    """`open` once, `write` for each chunk, then `close` or `abort`; after either, `open` may start anew.
+    """`open` once, `write` for each chunk, `finish`, then `publish`; or `abort` at any point. After either, `open` anew.
+
+    A run publishes when all of its sinks have finished, and aborts all of them if anything failed before that.
 
     Attributes:
         pixel_format: the pixels it wants.
@@ -31,8 +35,24 @@ class Sink(Protocol):
     def write(self, pixels: torch.Tensor) -> None:
         """Take (T, *frame_shape) pixels on the CPU, on the sink thread; they are overwritten after return."""
 
-    def close(self) -> None:
-        """All frames are written: finish, on the sink thread."""
+    def finish(self) -> None:
+        """All frames are written: complete what there is, still under a hidden name, on the sink thread; may fail."""
+
+    def publish(self) -> None:
+        """Make what is finished appear, on the caller's thread, and do nothing else that could fail."""
 
     def abort(self) -> None:
-        """Leave nothing behind, on the caller's thread; must not raise, may come before `open` or after `close`."""
+        """Leave nothing behind.
+
+        On the sink thread, or on the caller's where that has ended or never began; one after another in any case. Must not
+        raise. May come at any time: before `open`, after it failed, or after `publish` where that of another sink failed.
+        """
+
+
+def abort_all(sinks: Iterable[Sink]) -> None:
+    """Abort each sink, whatever goes wrong with others; does not raise, so that the error before it is the one seen."""
+    for sink in sinks:
+        try:
+            sink.abort()
+        except BaseException as error:
+            logging.warning("async-frame-pipeline: %s could not be given up: %s: %s", sink.name, type(error).__name__, error)

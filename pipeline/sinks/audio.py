@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -59,7 +60,10 @@ class Sound(Protocol):
     seconds: Fraction
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """(channels, n >= 1) float32 in [-1, 1], one after another, from the start each time; a generator."""
+        """(channels, n >= 1) float32 in [-1, 1], one after another, from the start each time.
+
+        An iterator with a `close`, such as a generator, is closed when no more is needed.
+        """
 
 
 def check_sound(channels: int, sample_rate: int) -> None:
@@ -99,7 +103,7 @@ class Audio:
     def seconds(self) -> Fraction:
         return Fraction(self.samples.shape[1], self.sample_rate)
 
-    def pieces(self) -> Iterator[np.ndarray]:
+    def pieces(self) -> Generator[np.ndarray, None, None]:
         """See `Sound`; views of the samples."""
         for first in range(0, self.samples.shape[1], BLOCK_SAMPLES):
             yield self.samples[:, first : first + BLOCK_SAMPLES]
@@ -138,7 +142,7 @@ class AudioTrack:
     def __init__(self, container: av.container.OutputContainer, audio: Sound, codec: str, seconds: Fraction):
         self._container = container
         self._audio = audio
-        self._pieces = audio.pieces()
+        self._pieces = iter(audio.pieces())
         self._read = np.empty((audio.channels, 0), np.float32)  # and not sent yet
         self._layout = LAYOUTS[audio.channels]
         self._total = math.ceil(seconds * audio.sample_rate)
@@ -168,7 +172,13 @@ class AudioTrack:
 
     def release(self) -> None:
         """Let go of what the sound is read from; in any state, does not raise."""
-        self._pieces.close()
+        close = getattr(self._pieces, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except Exception as error:
+            logging.warning("async-frame-pipeline: closing the source of the sound: %s", error)
 
     def _send(self, end: int) -> None:
         while self._sent < end:

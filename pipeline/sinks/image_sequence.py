@@ -26,7 +26,7 @@ class ImageSequenceSink:
         target: of the folder.
         options: how to encode.
     Attributes:
-        path: the finished folder, after `close`.
+        path: the finished folder, after `publish`; None before and after `abort`.
         held_frames: frames the encoder has taken and not given out yet.
     """
 
@@ -45,6 +45,7 @@ class ImageSequenceSink:
     def open(self, spec: VideoSpec) -> None:
         self._height, self._width = spec.height, spec.width
         self._written = self._taken = 0
+        self.path = None
         self._folder = self._unfinished.create()
         choice = self._options.choice
         options, threads = choice.encoder_options(encoder_threads(), spec.height, spec.width)
@@ -68,13 +69,15 @@ class ImageSequenceSink:
                 self._taken += 1
                 self._store(self._encoder.encode(frame))
 
-    def close(self) -> None:
+    def finish(self) -> None:
         with naming_the_file(str(self._unfinished.final)):
             self._store(self._encoder.encode(None))
-            self.path = self._unfinished.publish()
+
+    def publish(self) -> None:
+        self.path = self._unfinished.publish()
 
     def abort(self) -> None:
-        self._encoder = None
+        self._encoder = self.path = None
         self._unfinished.give_up(self._written > 0)
 
     @property

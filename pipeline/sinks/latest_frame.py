@@ -52,7 +52,10 @@ class LatestFrame:
         planes = (plane[0].numpy() for plane in self.pixel_format.planes(pixels[-1:], self._height, self._width))
         self._thinned = [plane[:: self._step, :: self._step].copy() for plane in planes]
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        pass
+
+    def publish(self) -> None:
         pass
 
     def abort(self) -> None:

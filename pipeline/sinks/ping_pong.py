@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from ..pixels import PixelFormat
 from ..video_spec import VideoSpec
 from . import Sink
 
@@ -28,8 +29,21 @@ class PingPong:
         self._sink = sink
         self._chunks: list[torch.Tensor] = []
 
-    def __getattr__(self, name: str):
-        return getattr(self._sink, name)
+    @property
+    def pixel_format(self) -> PixelFormat:
+        return self._sink.pixel_format
+
+    @property
+    def name(self) -> str:
+        return self._sink.name
+
+    @property
+    def advice(self) -> str:
+        return self._sink.advice
+
+    @property
+    def held_frames(self) -> int:
+        return self._sink.held_frames
 
     def open(self, spec: VideoSpec) -> None:
         self._chunks = []
@@ -39,12 +53,15 @@ class PingPong:
         self._chunks.append(pixels.clone())
         self._sink.write(pixels)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         frames = [frame for chunk in self._chunks for frame in chunk.split(1)]
         self._chunks = []
         for frame in reversed(frames[1:-1]):
             self._sink.write(frame)
-        self._sink.close()
+        self._sink.finish()
+
+    def publish(self) -> None:
+        self._sink.publish()
 
     def abort(self) -> None:
         self._chunks = []

@@ -43,7 +43,10 @@ class TensorSink:
         self.frames_thwc[self._written : end].copy_(pixels)
         self._written = end
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        pass
+
+    def publish(self) -> None:
         pass
 
     def abort(self) -> None:

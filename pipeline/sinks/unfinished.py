@@ -1,4 +1,8 @@
-"""Files while they are written: under another name, never over somebody else's, gone or kept if they fail."""
+"""Files while they are written: under another name, never over somebody else's, gone or kept if they fail.
+
+A final name stands for a whole file from its first moment: it comes by a hard link or a rename that both refuse a name
+that is taken. Only where the disk has neither (FAT, some network shares) an empty file holds it for an instant.
+"""
 
 from __future__ import annotations
 
@@ -52,14 +56,20 @@ class Unfinished:
         target: a Numbered, or a path that is replaced if it exists.
         keep: while it is written it has a name for users to see, "name.unfinished.mp4", and stays if it is not
             finished; else a hidden one.
+    Attributes:
+        path: where to write; None before `create`, and once it is published, kept or discarded.
+        final: its name when it is finished.
+        kept: what failed runs left here, and no later one made whole.
     """
 
     def __init__(self, target: Numbered | str | os.PathLike, keep: bool = False):
         self.target = target if isinstance(target, Numbered) else Path(target)
         self._keep = keep
-        self.path: Path | None = None  # where to write
-        self.kept: list[Path] = []  # what failed runs left here, and no later one made whole
+        self.path: Path | None = None
         self.final: Path | None = None
+        self.kept: list[Path] = []
+        self._beside: dict[str, Path] = {}  # by their extensions, where they are until all is published
+        self._published: list[Path] = []
 
     def create(self) -> Path:
         """Claim a name and make an empty file, or folder, to write to.
@@ -67,6 +77,7 @@ class Unfinished:
         Raises:
             OSError: it cannot be made; names it and says why.
         """
+        self._beside, self._published = {}, []
         for self.final in self._candidates():
             self.path = self._unfinished_name(self.final)
             try:
@@ -82,26 +93,62 @@ class Unfinished:
                 self.discard()
                 raise OSError(error.errno, f"cannot write {self.final}: {error.strerror}") from error
 
+    def write_beside(self, extension: str, data: bytes) -> None:
+        """Write a file that gets its name, the finished one's with this extension, at the same time.
+
+        Raises:
+            OSError: it cannot be written; names it and says why.
+        """
+        beside = self.final.with_suffix(f".{extension}")
+        if not isinstance(self.target, Numbered) and os.path.lexists(beside):
+            raise FileExistsError(errno.EEXIST, f"cannot write {beside}: there is one already")
+        path = self.path.with_name(f".{beside.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+        except OSError as error:
+            _remove(path)
+            raise OSError(error.errno, f"cannot write {beside}: {error.strerror}") from error
+        except BaseException:
+            _remove(path)
+            raise
+        self._beside[extension] = path
+
     def publish(self) -> Path:
-        """Give the finished file its name, which it returns."""
-        if isinstance(self.target, Numbered):
-            # The claimed name first: it is free unless somebody who knows nothing of claims took it meanwhile.
-            for self.final in itertools.chain([self.final], self._candidates()):
-                with contextlib.suppress(FileExistsError):
-                    self._take(self.final)
-                    break
-        else:
-            os.replace(self.path, self.final)
-        self.path = None
+        """Give the finished file its name, which it returns, and what stands beside it first.
+
+        Raises:
+            OSError: that cannot be done; names the file. Nothing then has a final name.
+        """
+        # The claimed name first: it is free unless somebody who knows nothing of claims took it meanwhile.
+        for self.final in itertools.chain([self.final], self._candidates()):
+            try:
+                self._take_all(self.final)
+                break
+            except OSError as error:
+                if isinstance(error, FileExistsError) and isinstance(self.target, Numbered):
+                    continue
+                raise OSError(error.errno, f"cannot write {self.final}: {error.strerror}") from error
+        self.path, self._beside = None, {}
         self.discard_kept()
         return self.final
 
     def give_up(self, any_frames: bool) -> None:
-        """The run failed: keep what there is, if that was asked for and there is something, else remove it."""
-        if self.path is not None and self._keep and any_frames and self._has_something:
-            logging.warning("async-frame-pipeline: the unfinished video is kept in %s", self.path)
-            self.kept.append(self.path)
-            self.path = None
+        """The run failed: keep what there is, if that was asked for and there is something, else remove it.
+
+        A file that was published before the run failed is taken back, or kept; one that replaced another stays, since
+        there is nothing to go back to. Does not raise.
+        """
+        if self._keep and any_frames:
+            left = [path for path in (self.path, *self._published) if path is not None and _has_something(path)]
+            for path in left:
+                logging.warning("async-frame-pipeline: the unfinished video is kept in %s", path)
+            self.kept += left
+            self.path = None if self.path in left else self.path
+        elif isinstance(self.target, Numbered):
+            for path in self._published:
+                _remove(path)
+        self._published = []
         self.discard()
 
     def discard_kept(self) -> None:
@@ -112,13 +159,10 @@ class Unfinished:
 
     def discard(self) -> None:
         """Remove what was written; does not raise."""
-        if self.path is not None:
-            _remove(self.path)
-        self.path = None
-
-    @property
-    def _has_something(self) -> bool:
-        return any(self.path.iterdir()) if self._is_folder else self.path.stat().st_size > 0
+        for path in (self.path, *self._beside.values()):
+            if path is not None:
+                _remove(path)
+        self.path, self._beside = None, {}
 
     @property
     def _is_folder(self) -> bool:
@@ -141,23 +185,67 @@ class Unfinished:
         own = "" if isinstance(self.target, Numbered) else f".{uuid.uuid4().hex[:8]}"
         return final.with_name(f".{final.name}{own}.part")
 
-    def _take(self, final: Path) -> None:
-        """Move to `final`, or raise FileExistsError if there is one already."""
-        if self._is_folder:
-            try:
-                os.rename(self.path, final)  # onto an empty folder at most
-            except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise FileExistsError(error.errno, error.strerror, str(final)) from error
-                raise
-            return
-        os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        os.replace(self.path, final)
+    def _take_all(self, final: Path) -> None:
+        """Move everything to its final name, or nothing: FileExistsError if one of them is taken."""
+        moves = [(path, final.with_suffix(f".{extension}")) for extension, path in self._beside.items()]
+        take = _take if isinstance(self.target, Numbered) else os.replace
+        done: list[tuple[Path, Path]] = []
+        try:
+            # The file itself last: once it has its name, nothing can fail any more.
+            for path, name in [*moves, (self.path, final)]:
+                take(path, name)
+                done.append((path, name))
+        except BaseException:
+            for path, name in done:
+                with contextlib.suppress(OSError):
+                    os.replace(name, path)
+            raise
+        self._published = [name for _, name in done]
+
+
+def _take(path: Path, final: Path) -> None:
+    """Move a file or folder to `final`, or raise FileExistsError if there is one already."""
+    if path.is_dir():
+        try:
+            os.rename(path, final)  # onto an empty folder at most
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(error.errno, error.strerror, str(final)) from error
+            raise
+    elif os.name == "nt":
+        os.rename(path, final)  # refuses a name that is taken
+    else:
+        try:
+            os.link(path, final)
+        except (FileExistsError, FileNotFoundError):
+            raise
+        except OSError:  # a disk without hard links; if it is something else, the other way fails as well
+            _take_by_claim(path, final)
+        else:
+            _remove(path)
+
+
+def _take_by_claim(path: Path, final: Path) -> None:
+    """As `_take`, on a disk without hard links: claim the name with an empty file, and replace that."""
+    os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        os.replace(path, final)
+    except BaseException:
+        _remove(final)
+        raise
+
+
+def _has_something(path: Path) -> bool:
+    """Whether there is anything in a file or folder; does not raise where it is gone."""
+    try:
+        return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _remove(path: Path) -> None:
     """Remove a file, or a folder and all in it; does not raise."""
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where a share has gone
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

@@ -76,7 +76,7 @@ class VideoFileSink:
             needs a file).
         options: how to encode.
     Attributes:
-        path: the finished file, after `close`.
+        path: the finished file, after `publish`; None before and after `abort`.
         held_frames: frames the encoder has taken and not given out yet.
     """
 
@@ -93,6 +93,7 @@ class VideoFileSink:
         # An animated picture is nothing before it is complete.
         self._keep = options.keep_unfinished and options.choice.format.is_video and not in_memory
         self._unfinished = None if in_memory else Unfinished(target, self._keep)
+        self._finished: Unfinished | None = None  # what `publish` gives a name
         self._container: av.container.OutputContainer | None = None
         self._audio: AudioTrack | None = None
         self._written = 0
@@ -107,7 +108,8 @@ class VideoFileSink:
         self._frame_seconds = 1 / options.fps
         self._written = self.held_frames = 0
         self._packets: list[av.Packet] = []
-        self._beside: bytes | None = None
+        self._picture: bytes | None = None  # which stands beside the file and holds the workflow
+        self._finished = self.path = None
         if self._unfinished is not None:
             target = str(self._unfinished.create())
         else:
@@ -138,7 +140,8 @@ class VideoFileSink:
                 frame.time_base = self._time_base
                 frame.pts = self._ticks(self._written)
                 if self._written == 0 and self._options.metadata and not self._options.choice.format.restores:
-                    self._beside = png_bytes(frame, self._options.metadata)
+                    with _left_out("the picture with the workflow"):
+                        self._picture = png_bytes(frame, self._options.metadata)
                 self._written += 1
                 self.held_frames += 1
                 for each in self._encodable(frame):
@@ -146,7 +149,7 @@ class VideoFileSink:
                 if self._audio is not None:
                     self._audio.advance(self._written * self._frame_seconds)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         with naming_the_file(self._name):
             for each in self._encodable(None):
                 self._mux(self._video.encode(each))
@@ -157,9 +160,22 @@ class VideoFileSink:
                 self._audio.release()
             self._container.close()
             self._container = None
-            if self._unfinished is not None:
-                self._complete(self._unfinished.path)
-                self._publish()
+            if self._unfinished is None:
+                return
+            self._complete(self._unfinished.path)
+            fragmented = self._keep and self._options.choice.format.container in ("mp4", "mov")
+            self._finished = self._defragment() if fragmented else self._unfinished
+        if self._picture is not None:
+            with _left_out("the picture with the workflow"):
+                self._finished.write_beside("png", self._picture)
+
+    def publish(self) -> None:
+        if self._finished is None:
+            return
+        self.path = self._finished.publish()
+        if self._finished is not self._unfinished:
+            self._unfinished.discard()
+            self._unfinished.discard_kept()
 
     def abort(self) -> None:
         container, self._container = self._container, None
@@ -174,8 +190,15 @@ class VideoFileSink:
                 self._audio.release()
             with _logging_failures():
                 container.close()  # writes a trailer, which fails again on a full disk or a dead encoder
+        if self._finished is not None and self._finished is not self._unfinished:
+            self._finished.discard()  # the other one is kept
         if self._unfinished is not None:
             self._unfinished.give_up(self._written > 0)
+        else:
+            with _logging_failures():
+                self._buffer.seek(0)
+                self._buffer.truncate()
+        self._finished = self.path = None
 
     # -- what differs between kinds of files --------------------------------------------------------
 
@@ -295,20 +318,7 @@ class VideoFileSink:
             if self._audio is not None:
                 self._audio.advance((frames + self._written) * self._frame_seconds)
 
-    def _publish(self) -> None:
-        if self._keep and self._options.choice.format.container in ("mp4", "mov"):
-            self._defragment()
-        else:
-            self.path = self._unfinished.publish()
-        if self._beside is not None:
-            beside = self.path.with_suffix(".png")
-            try:
-                with open(beside, "xb") as file:
-                    file.write(self._beside)
-            except FileExistsError:  # made by somebody else since the name was claimed
-                logging.warning("async-frame-pipeline: %s is there already, the workflow was not stored", beside)
-
-    def _defragment(self) -> None:
+    def _defragment(self) -> Unfinished:
         """Copy the packets into a file whose index comes first, without encoding anew."""
         options = self._options
         finished = Unfinished(self._unfinished.target)
@@ -332,12 +342,10 @@ class VideoFileSink:
             expected = self._written * max(1, options.repeat)
             if whole != expected:
                 raise OSError(errno.EIO, f"{whole} of {expected} frames could be written. Is the disk full?")
-            self.path = finished.publish()
         except BaseException:
             finished.discard()
             raise
-        self._unfinished.discard()
-        self._unfinished.discard_kept()
+        return finished
 
 
 def _movie_timescale(fps: Fraction) -> int:
@@ -350,8 +358,17 @@ def _logging_failures():
     """For what is tried once more with a file that is given up, after the error that the user sees."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, av.error.FFmpegError) as error:
+    except Exception as error:
         logging.debug("async-frame-pipeline: closing an abandoned file: %s", error)
+
+
+@contextlib.contextmanager
+def _left_out(what: str):
+    """For what goes beside a video, and never costs it."""
+    try:
+        yield
+    except Exception as error:
+        logging.warning("async-frame-pipeline: %s is left out: %s", what, error)
 
 
 @contextlib.contextmanager

@@ -366,6 +366,6 @@ def test_a_decode_that_goes_the_stock_way_says_why(editor: Editor, frontend: Ser
     queue(editor)
     panel = editor.page.locator(PANEL)
     expect(panel).to_contain_text("Decoded the stock way")
-    expect(panel.locator(".afp-lanes-verdict")).to_have_text(re.compile("is not a Wan video VAE.$"))
+    expect(panel.locator(".afp-lanes-verdict")).to_have_text(re.compile("is not a VAE of Wan 2.1, Wan 2.2 or TAEHV.$"))
     expect(panel.locator(".afp-lanes-chart")).to_be_hidden()
     picture(editor, "stock")

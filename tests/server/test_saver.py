@@ -322,6 +322,25 @@ def test_transparency_of_a_loaded_file(server, seed, loadable):
     assert np.abs(alpha[:, 8::16, 8::16] - numbers % 5 / 4).max() < 0.01
 
 
+def test_of_a_damaged_file_is_saved_what_can_be_decoded(server, seed, loadable, tmp_path):
+    path, noise = tmp_path / f"damaged_{seed}.mp4", np.random.default_rng(1)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise.integers(0, 256, (64, 64, 3), np.uint8), "rgb24")))
+        container.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    path.write_bytes(data)
+    graph = Graph()
+    node = save(graph, graph("LoadVideo", file=loadable(path)), f"damaged_{seed}", "mkv (ffv1)")
+    outcome = run(server, graph)
+    assert [line for line in outcome.our_log if "the file is damaged" in line]
+    with av.open(str(files_of(server, outcome, node)[0])) as container:
+        assert 10 < sum(1 for _ in container.decode(video=0)) < 40
+
+
 def test_ten_bits_of_a_loaded_file_are_kept(server, seed, loadable):
     graph = Graph()
     source = save(graph, clip(graph), f"ten_{seed}", "mp4 (h265)", bit_depth="10")

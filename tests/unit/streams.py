@@ -61,8 +61,11 @@ class ListSink:
             raise OSError(f"the sink fails at frame {self._fail_at}")
         self.chunks.append(pixels.clone())
 
-    def close(self):
-        self._called("close")
+    def finish(self):
+        self._called("finish")
+
+    def publish(self):
+        self._called("publish")
 
     def abort(self):
         self._called("abort")

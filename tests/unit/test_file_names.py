@@ -1,6 +1,8 @@
 """Prefixes that lead out of the output folder, by whatever way, are refused; all others are let be."""
 
 import importlib.util
+import ntpath
+import types
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,12 @@ def test_whatever_is_let_be_stays_inside(tmp_path_factory, prefix):
     except ValueError:
         return
     assert (root / f"{prefix}_00001_.mp4").resolve().is_relative_to(Path(root).resolve())
+
+
+def test_a_link_to_another_drive(monkeypatch):
+    """As on Windows, where two drives have no path in common."""
+    real = {"C:\\output": "C:\\output", "C:\\output\\link": "D:\\elsewhere"}
+    path = types.SimpleNamespace(**vars(ntpath) | {"realpath": real.get})
+    monkeypatch.setattr(file_names, "os", types.SimpleNamespace(path=path))
+    with pytest.raises(ValueError, match="a link in it leads to D:"):
+        file_names.check_prefix("link/x", "C:\\output")

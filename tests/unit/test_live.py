@@ -1,10 +1,7 @@
 """What the browser is told: to whom, how often, what; and nothing at all where no browser listens."""
 
-import importlib
 import json
-import sys
 import threading
-import types
 from fractions import Fraction
 
 import pytest
@@ -15,8 +12,12 @@ from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from async_frame_pipeline.pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from async_frame_pipeline.pipeline.video_spec import VideoSpec
 
-from ..conftest import PACKAGE, ROOT
+from . import in_comfyui  # noqa: F401
 from .streams import ListSink, clip, in_chunks
+
+import folder_paths  # noqa: E402
+from async_frame_pipeline.nodes import live as nodes_live  # noqa: E402
+from server import PromptServer  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -54,19 +55,10 @@ def server():
 
 @pytest.fixture
 def live(server, tmp_path, monkeypatch):
-    """nodes/live.py, with the two modules of ComfyUI that it needs, and without the nodes."""
-    nodes = types.ModuleType(f"{PACKAGE}.nodes")
-    nodes.__path__ = [str(ROOT / "nodes")]
-    host_modules = {
-        nodes.__name__: nodes,
-        "server": types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server)),
-        "folder_paths": types.SimpleNamespace(get_user_directory=lambda: str(tmp_path)),
-    }
-    for name, module in host_modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, f"{PACKAGE}.nodes.live", raising=False)
-    yield importlib.import_module(f"{PACKAGE}.nodes.live")
-    sys.modules.pop(f"{PACKAGE}.nodes.live")
+    """nodes/live.py, in a ComfyUI whose server and user folder are the test's."""
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+    return nodes_live
 
 
 def teller_threads():
@@ -76,8 +68,9 @@ def teller_threads():
 def run_watched(live, frames, sinks, decode=None):
     with live.watch(sinks, ready=False) as watch:
         return engine.run(
-            decode or in_chunks(frames, 1), VideoSpec(*frames.shape[1:], CPU), watch.sinks, check=watch.look, report=watch.report
-        )
+            decode or in_chunks(frames, 1), VideoSpec(*frames.shape[1:], CPU), sinks, spectators=watch.spectators,
+            check=watch.look, report=watch.report,
+        )  # fmt: skip
 
 
 def disconnect(server):
@@ -89,7 +82,7 @@ def close_the_page(server):
 
 
 def use_no_server(server):
-    del sys.modules["server"].PromptServer.instance
+    PromptServer.instance = None
 
 
 @pytest.mark.parametrize("leave", [disconnect, close_the_page, use_no_server])
@@ -98,7 +91,7 @@ def test_where_nobody_listens_nothing_is_counted_made_or_sent(live, server, leav
     sink = VideoFileSink(tmp_path / "out.mp4", VideoOptions(Fraction(16)))
     with live.watch([sink], ready=False) as watch:
         assert watch.report.timeline is None
-        assert list(watch.sinks) == [sink]
+        assert list(watch.spectators) == []
         assert not teller_threads()
     live.tell_stock("a reason")
     assert server.sent == []
@@ -170,11 +163,55 @@ def test_a_run_that_fails_says_how_far_it_came(live, server, error):
         server.wait_for(lambda data: data.get("written") == 2)
         raise error
 
-    with pytest.raises(error):
+    with pytest.raises(error if error is Cancelled else engine.DecodeError):
         run_watched(live, frames, [ListSink()], decode)
     assert server.events[-1]["state"] == "stopped"
     assert (server.events[-1]["written"], server.events[-1]["total"]) == (2, 6)
     assert not teller_threads()
+
+
+def refuse(*args, **kwargs):
+    raise RuntimeError("injected by the test")
+
+
+@pytest.mark.parametrize("state", ["running", "done", "stopped", "stock"])
+def test_an_event_that_cannot_be_sent_ends_no_run(live, server, monkeypatch, state):
+    """The browser's connection breaks, or the server's loop ends; the frames go on."""
+    frames, sink, tried, real = clip(6), ListSink(), threading.Event(), server.send_sync
+    died = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+
+    def send(event, data, sid):
+        if data["state"] == state:
+            tried.set()
+            refuse()
+        real(event, data, sid)
+
+    def decode(submit):
+        submit(frames[:, :3])
+        if state == "running":
+            assert tried.wait(60)
+        if state == "stopped":
+            raise OSError("the decoder broke")
+        submit(frames[:, 3:])
+
+    monkeypatch.setattr(server, "send_sync", send)
+    if state == "stock":
+        live.tell_stock("a reason")
+    elif state == "stopped":
+        with pytest.raises(engine.DecodeError, match="the decoder broke"):
+            run_watched(live, frames, [sink], decode)
+    else:
+        run_watched(live, frames, [sink], decode)
+        assert sink.calls[-1] == "publish"
+    assert tried.is_set() and not teller_threads() and died == []
+
+
+def test_a_run_that_cannot_be_watched_goes_on(live, server, monkeypatch):
+    monkeypatch.setattr(live._Teller, "start", refuse)
+    sink = ListSink()
+    run_watched(live, clip(6), [sink])
+    assert sink.calls[-1] == "publish"
 
 
 def test_the_stock_way_is_told_with_its_reason(live, server):
@@ -205,9 +242,32 @@ def test_while_a_file_is_written_the_latest_frame_is_shown(live, server, video_s
     assert report.ring_bytes == 2 * 4 * 32 * 48 * 3 // 2, "its pixels are the encoder's, not another copy"
 
 
+def test_where_the_latest_frame_cannot_be_made_all_else_is_shown(live, server, monkeypatch, video_sink, caplog):
+    """Said once, by the thread that tells, and not by Python of a thread that died."""
+    frames, died = clip(6, 32, 48), []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    monkeypatch.setattr(LatestFrame, "take_jpeg", refuse)
+
+    def decode(submit):
+        submit(frames[:, :2])
+        with server.told:
+            assert server.told.wait_for(lambda: len(server.sent) >= 3, 60), "it stopped telling"
+        submit(frames[:, 2:])
+
+    run_watched(live, frames, [video_sink], decode)
+    assert server.events[-1]["state"] == "done" and died == []
+    assert len([message for message in caplog.messages if "the latest frame" in message]) == 1
+
+
+def test_where_the_latest_frame_cannot_be_taken_the_file_is_saved(live, server, monkeypatch, video_sink):
+    monkeypatch.setattr(LatestFrame, "write", refuse)
+    run_watched(live, clip(6, 32, 48), [video_sink])
+    assert video_sink.path.exists()
+
+
 def test_an_image_is_not_a_file(live):
     with live.watch([TensorSink()], ready=False) as watch:
-        assert not any(isinstance(sink, LatestFrame) for sink in watch.sinks)
+        assert not any(isinstance(sink, LatestFrame) for sink in watch.spectators)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +277,7 @@ def test_an_image_is_not_a_file(live):
         pytest.param({"AsyncFramePipeline.ShowLatestFrame": True}, True, id="on"),
         pytest.param({"Comfy.Locale": "en"}, True, id="never touched"),
         pytest.param("{half a fi", True, id="unreadable"),
+        pytest.param("[]", True, id="no settings in it"),
         pytest.param(None, True, id="no settings yet"),
     ],
 )
@@ -226,5 +287,5 @@ def test_the_setting_turns_the_latest_frame_off(live, server, tmp_path, video_si
         text = settings if isinstance(settings, str) else json.dumps(settings)
         (tmp_path / "default" / "comfy.settings.json").write_text(text)
     with live.watch([video_sink], ready=False) as watch:
-        assert any(isinstance(sink, LatestFrame) for sink in watch.sinks) == shown
+        assert any(isinstance(sink, LatestFrame) for sink in watch.spectators) == shown
         watch.report.timeline.begin(None)

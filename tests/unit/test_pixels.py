@@ -7,10 +7,10 @@ from async_frame_pipeline.pipeline.pixels import PixelFormat, convert
 from .streams import as_image, clip
 
 
-def converted(frames_cthw, pixel_format, signed=True):
+def converted(frames_cthw, pixel_format, zero_centred=True):
     _, frames, height, width = frames_cthw.shape
     out = torch.full((frames, *pixel_format.frame_shape(height, width)), 77, dtype=pixel_format.dtype)
-    convert(frames_cthw, signed, pixel_format, out)
+    convert(frames_cthw, zero_centred, pixel_format, out)
     return out
 
 
@@ -46,15 +46,15 @@ def test_float16_is_the_stock_post_processing_of_fp16_intermediates():
 
 def test_an_image_is_not_scaled_again():
     image = clip(3).abs().clamp(0, 1)
-    assert torch.equal(converted(image, PixelFormat.RGB_F32, signed=False), image.permute(1, 2, 3, 0))
+    assert torch.equal(converted(image, PixelFormat.RGB_F32, zero_centred=False), image.permute(1, 2, 3, 0))
 
 
 def test_rgb24_rounds_to_nearest():
     levels = torch.arange(256) / 255.0
     image = levels.view(1, 1, 16, 16).expand(3, 1, 16, 16)
-    assert torch.equal(converted(image, PixelFormat.RGB24, signed=False)[0, ..., 0].flatten(), torch.arange(256, dtype=torch.uint8))
+    assert torch.equal(converted(image, PixelFormat.RGB24, zero_centred=False)[0, ..., 0].flatten(), torch.arange(256, dtype=torch.uint8))
     nearly = (levels - 0.49 / 255).view(1, 1, 16, 16).expand(3, 1, 16, 16)
-    assert torch.equal(converted(nearly, PixelFormat.RGB24, signed=False)[0, ..., 2].flatten(), torch.arange(256, dtype=torch.uint8))
+    assert torch.equal(converted(nearly, PixelFormat.RGB24, zero_centred=False)[0, ..., 2].flatten(), torch.arange(256, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(("pixel_format", "bits"), [(PixelFormat.YUV420P, 8), (PixelFormat.YUV420P10, 10)])
@@ -62,7 +62,7 @@ def test_flat_colours_get_the_codes_of_bt709(pixel_format, bits):
     levels = torch.linspace(0, 1, 7)
     colours = torch.cartesian_prod(levels, levels, levels)  # one frame each
     image = colours.t().reshape(3, -1, 1, 1).expand(3, -1, 4, 6)
-    got = planes(converted(image, pixel_format, signed=False), 4, 6)
+    got = planes(converted(image, pixel_format, zero_centred=False), 4, 6)
     for plane, wanted in zip(got, reference_ycbcr(colours, bits)):
         assert (plane.double() - wanted.view(-1, 1, 1)).abs().max() <= 0.5 + 1e-3
 
@@ -78,15 +78,15 @@ def test_chroma_sits_on_the_left_column_and_between_two_rows():
     """One blue column in a black frame reaches the chroma of its own pair and of its neighbour by (1, 2, 1) / 4."""
     flat = torch.zeros(3, 1, 2, 8)
     flat[2, :, :, 0:8] = 1.0
-    full = planes(converted(flat, PixelFormat.YUV420P10, signed=False), 2, 8)[1][0, 0, 0].item() - 512
+    full = planes(converted(flat, PixelFormat.YUV420P10, zero_centred=False), 2, 8)[1][0, 0, 0].item() - 512
     for column, shares in ((2, (0, 2, 0, 0)), (3, (0, 1, 1, 0)), (0, (3, 0, 0, 0)), (7, (0, 0, 0, 1))):
         image = torch.zeros(3, 1, 2, 8)
         image[2, :, :, column] = 1.0
-        u = planes(converted(image, PixelFormat.YUV420P10, signed=False), 2, 8)[1][0, 0].tolist()
+        u = planes(converted(image, PixelFormat.YUV420P10, zero_centred=False), 2, 8)[1][0, 0].tolist()
         assert u == pytest.approx([512 + full * share / 4 for share in shares], abs=1), f"column {column}"
     upper_row_only = torch.zeros(3, 1, 2, 8)
     upper_row_only[2, :, 0, :] = 1.0
-    u = planes(converted(upper_row_only, PixelFormat.YUV420P10, signed=False), 2, 8)[1]
+    u = planes(converted(upper_row_only, PixelFormat.YUV420P10, zero_centred=False), 2, 8)[1]
     assert u.float() == pytest.approx(512 + full / 2, abs=1)
 
 

@@ -59,7 +59,7 @@ class WanDecoder:
         self._remember(w.head, window)
         frames_cthw = head(window, w.head.weight, w.head.bias)
         self._first = False
-        return _unpatchify(frames_cthw) if w.patch == 2 else frames_cthw
+        return unpatchify(frames_cthw) if w.patch == 2 else frames_cthw
 
     def _stage(self, stage: Stage, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if stage.upsample.shortcut else None
@@ -204,7 +204,7 @@ def _cudnn_flags():
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
 
 
-def _unpatchify(patches_cthw: torch.Tensor) -> torch.Tensor:
+def unpatchify(patches_cthw: torch.Tensor) -> torch.Tensor:
     """(12, T, h, w) -> (3, T, 2 h, 2 w). Source: Wan-Video/Wan2.2 wan/modules/vae2_2.py, unpatchify."""
     _, frames, height, width = patches_cthw.shape
     blocks = patches_cthw.view(3, 2, 2, frames, height, width)  # colour, x, y

@@ -42,14 +42,14 @@ class FastDecoder:
     CATEGORY = "_tests"
 
     def set(self, vae, seed, offered=True, oom_at=0, hold_at=0, wrong=False):
-        fast = _pack_module("fast")
+        wan = _pack_module("families.wan")
         for name in ("why_not_fast", "steps"):
-            setattr(fast, name, _originals.setdefault(name, getattr(fast, name)))
+            setattr(wan, name, _originals.setdefault(name, getattr(wan, name)))
         if offered and vae.device.type == "cpu":
-            fast.why_not_fast = lambda vae, *size: known if isinstance(known := fast._loaded.get(vae.first_stage_model), str) else None
+            wan.why_not_fast = lambda vae: known if isinstance(known := wan._loaded.get(vae.first_stage_model), str) else None
 
         def steps(decoder, latent):
-            is_check = latent.shape[2] <= fast.CHECKED[0]
+            is_check = latent.shape[2] <= wan.CHECKED[0]
             for number, frames in enumerate(_originals["steps"](decoder, latent), 1):
                 if number == oom_at and not is_check:
                     raise torch.OutOfMemoryError("a test's out of memory")
@@ -58,5 +58,5 @@ class FastDecoder:
                     hold(base / "hold-fast.reached", base / "hold-fast.go")
                 yield frames + 0.5 if wrong else frames
 
-        fast.steps = steps
+        wan.steps = steps
         return (vae,)

@@ -1,0 +1,84 @@
+"""Models, and the memory that they and the lanes take: all of it goes through ComfyUI's own accounting."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import comfy.model_management as model_management
+import comfy.model_patcher
+import torch
+
+from ..log import say
+
+
+def load_for_decoding(vae, latent: torch.Tensor) -> None:
+    """Load the VAE and make room, as `VAE.decode` does before it decodes."""
+    vae.throw_exception_if_invalid()
+    memory_used = vae.memory_used_decode(latent.shape, vae.vae_dtype)
+    model_management.load_models_gpu([vae.patcher], memory_required=memory_used, force_full_load=vae.disable_offload)
+
+
+def static_patcher(module: torch.nn.Module, vae):
+    """Put a module of our own under ComfyUI's management, on the VAE's devices; loaded whole or not at all."""
+    return comfy.model_patcher.ModelPatcher(module, load_device=vae.device, offload_device=vae.patcher.offload_device)
+
+
+def load_whole(patcher, memory_needed: int) -> None:
+    """Load a model of `static_patcher` to its GPU, with `memory_needed` bytes beside it free."""
+    model_management.load_models_gpu([patcher], memory_required=memory_needed, force_full_load=True)
+
+
+def make_room() -> None:
+    """Unload every model and give cached GPU memory back."""
+    model_management.unload_all_models()
+    model_management.soft_empty_cache()
+
+
+def why_too_small(vae, bytes_needed: int) -> str | None:
+    """Why a decode does not fit into the VAE's GPU even with all models unloaded; None if it does, or nothing is known."""
+    if not bytes_needed:
+        return None
+    total = model_management.get_total_memory(vae.device)
+    # What ComfyUI and others keep for themselves, and the weights.
+    if bytes_needed + 2 * 1024**3 <= total:
+        return None
+    return f"it needs {bytes_needed / 1024**3:.1f} GiB of the GPU's {total / 1024**3:.1f}"
+
+
+def is_oom(error: BaseException) -> bool:
+    """Whether ComfyUI counts this error as out of memory."""
+    try:
+        model_management.raise_non_oom(error)
+    except Exception:
+        return False
+    return True
+
+
+def copies_are_safe(device: torch.device) -> bool:
+    """Whether copies off this device may go on while it computes."""
+    return device.type in ("cuda", "cpu") and model_management.device_supports_non_blocking(device)
+
+
+def device_context(vae):
+    """Makes the device of a VAE on a second GPU the current one for its kernels; older ComfyUIs have no such thing."""
+    context, device = getattr(model_management, "cuda_device_context", None), getattr(vae, "device", None)
+    return context(device) if context is not None and device is not None else contextlib.nullcontext()
+
+
+def pin_or_say() -> Callable[[torch.Tensor], bool]:
+    """ComfyUI's own page-locking, so that its budget and --disable-pinned-memory hold; says once where it is refused."""
+    said = False
+
+    def pin(host: torch.Tensor) -> bool:
+        nonlocal said
+        pinned = bool(model_management.pin_memory(host))
+        if not pinned and not said:
+            said = True
+            say("no page-locked memory is left or allowed: copies from the GPU are slower and hold up the decoder")
+        return pinned
+
+    return pin
+
+
+unpin = model_management.unpin_memory

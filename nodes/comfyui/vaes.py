@@ -1,0 +1,157 @@
+"""What a VAE and a latent are, and how ComfyUI itself decodes one with the other."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import types
+from collections.abc import Callable
+
+import comfy.model_management as model_management
+import comfy.sd
+import comfy.utils
+import nodes as core_nodes
+import torch
+
+# By the function that a VAE's class decodes with: whether it does what `_rehearse` looks for.
+_is_known: dict[Callable, bool] = {}
+
+
+def model_name(vae) -> str:
+    """Module and class of a VAE's model, such as "comfy.ldm.wan.vae.WanVAE"."""
+    kind = type(getattr(vae, "first_stage_model", None))
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def latent_of(samples: dict) -> torch.Tensor:
+    """The video latent in a LATENT; of a nested one the first, as the stock VAEDecode takes."""
+    latent = samples["samples"]
+    return latent.unbind()[0] if latent.is_nested else latent
+
+
+def check(vae, samples: dict) -> None:
+    """Refuse, before anything is loaded, what is no VAE and no latent.
+
+    Raises:
+        ValueError: that is so.
+    """
+    if not hasattr(vae, "decode"):
+        raise ValueError(f"vae is {type(vae).__name__}, which cannot decode. Connect the VAE of a loader.")
+    latent = samples.get("samples") if isinstance(samples, dict) else None
+    if not hasattr(latent, "is_nested") or 0 in latent.shape or not latent_of(samples).is_floating_point():
+        given = f"{latent.dtype} {tuple(latent.shape)}" if isinstance(latent, torch.Tensor) else type(latent).__name__
+        raise ValueError(f"There is nothing to decode: the samples are {given}, expected floats of shape (batch, channels, "
+                         "frames, height, width), each at least 1. Connect the LATENT of a sampler.")
+
+
+def size_by_ratios(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
+    """(frames, height, width) that decoding will give, or None for VAEs whose ratios do not tell."""
+    if latent.ndim not in (4, 5) or getattr(vae, "latent_dim", None) not in (2, 3) or getattr(vae, "extra_1d_channel", None):
+        return None
+    ratios = vae.upscale_ratio if isinstance(vae.upscale_ratio, tuple) else (1, vae.upscale_ratio, vae.upscale_ratio)
+    latent_frames = latent.shape[2] if latent.ndim == 5 and vae.latent_dim == 3 else 1
+    sizes = (latent_frames, latent.shape[-2], latent.shape[-1])
+    frames, height, width = (ratio(n) if callable(ratio) else ratio * n for ratio, n in zip(ratios, sizes))
+    return int(latent.shape[0] * frames), int(height), int(width)
+
+
+# -- what may be done in the place of `VAE.decode` --------------------------------------------------
+
+
+def why_not_known(vae) -> str | None:
+    """Why `first_stage_model.decode(latent)` may not be called in the place of `VAE.decode`; None if it may."""
+    if not (_is_cores_own(vae) and _is_cores_own(vae.first_stage_model)):
+        return "another node or pack replaced the VAE's decode"
+    decode = type(vae).decode
+    if decode not in _is_known:
+        _is_known[decode] = _rehearse(vae)
+    if not _is_known[decode]:
+        return "this ComfyUI decodes in a way this version of the pack does not know"
+    if vae.output_channels != 3 or getattr(vae, "conv_out_channels", 3) != 3:
+        return "the VAE's output is not RGB"
+    if output_range(vae) is None:
+        return "the VAE scales its output in its own way"
+    return None
+
+
+def output_range(vae) -> tuple[bool, bool] | None:
+    """How the VAE's post-processing makes an IMAGE of what its model puts out.
+
+    Returns:
+        (zero_centred, clamped) of a `VideoSpec`: for (x + 1) / 2 clamped to [0, 1], and for nothing at all; None for
+        what `pixels.py` cannot do.
+    """
+    probe = torch.tensor([-3.0, -1.0, -0.25, 0.0, 0.7, 1.0, 3.0])
+    processed = vae.process_output(probe.clone())
+    if torch.equal(processed, ((probe + 1.0) / 2.0).clamp(0.0, 1.0)):
+        return True, True
+    return (False, False) if torch.equal(processed, probe) else None
+
+
+def _is_cores_own(owner) -> bool:
+    """Whether `owner.decode` is the method its class was written with, not one patched in since."""
+    code = getattr(type(owner).decode, "__code__", None)
+    return "decode" not in vars(owner) and code is not None and code.co_filename == inspect.getfile(type(owner))
+
+
+def _rehearse(vae) -> bool:
+    """Whether `VAE.decode` gives the model the latent, in the VAE's dtype, and nothing else, and of what comes back
+    `process_output`, in the dtype of an IMAGE, and nothing else.
+
+    It is played through on the CPU, with a model that decodes nothing and no model loaded. So a ComfyUI whose `decode`
+    has more parameters, or does more around it, is known as long as it does this.
+    """
+    latent = torch.linspace(-1.0, 1.0, vae.latent_channels * 24).view(1, -1, 2, 3, 4)
+    decoded = torch.linspace(-1.5, 1.5, 630).view(1, 3, 5, 6, 7).to(vae.vae_dtype)
+    calls = []
+    stand_in, model = copy.copy(vae), copy.copy(vae.first_stage_model)
+    model.decode = lambda *args, **kwargs: calls.append((args, kwargs)) or decoded.clone()
+    stand_in.first_stage_model, stand_in.device, stand_in.output_device = model, torch.device("cpu"), torch.device("cpu")
+    stand_in.process_output = lambda frames: frames.mul_(0.25)
+    try:
+        frames_thwc = _with_nothing_loaded(type(vae).decode)(stand_in, latent)
+        [((given,), options)] = calls
+    except Exception:
+        return False
+    expected = decoded.to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
+    return torch.equal(given, latent.to(vae.vae_dtype)) and not options and torch.equal(frames_thwc, expected)
+
+
+def _with_nothing_loaded(decode: Callable) -> Callable:
+    """The same function, whose `model_management` loads no models."""
+
+    class Idle:
+        def __getattr__(self, name):
+            return getattr(model_management, name)
+
+        def load_models_gpu(self, *args, **kwargs):
+            pass
+
+    names = {**decode.__globals__, "model_management": Idle()}
+    idle = types.FunctionType(decode.__code__, names, decode.__name__, decode.__defaults__, decode.__closure__)
+    idle.__kwdefaults__ = decode.__kwdefaults__
+    return idle
+
+
+# -- ComfyUI's own decoding -------------------------------------------------------------------------
+
+
+def stock_decode(vae, samples: dict) -> torch.Tensor:
+    """What the stock VAEDecode node gives: it accepts what it accepts, and raises what it raises."""
+    return core_nodes.VAEDecode().decode(vae, samples)[0]
+
+
+def tiled_decode(vae, latent: torch.Tensor) -> torch.Tensor:
+    """What `VAE.decode` does with a video when the GPU's memory does not suffice: (T, H, W, 3), in tiles."""
+    model_management.soft_empty_cache()
+    tile = 256 // vae.spacial_compression_decode()
+    overlap = tile // 4
+    pixels = vae.decode_tiled_3d(latent, tile_x=tile, tile_y=tile, overlap=(1, overlap, overlap))
+    return pixels.to(vae.output_device).movedim(1, -1).flatten(0, 1)
+
+
+def load_vae(path: str):
+    """A VAE from a safetensors file, as the stock VAELoader makes it."""
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(path))
+    vae.throw_exception_if_invalid()
+    return vae

@@ -1,0 +1,64 @@
+"""The families of VAEs that this pack knows, one module each; the first that matches is taken.
+
+To add one: a module with its FAMILIES, named in the list below.
+"""
+
+from __future__ import annotations
+
+from ..comfyui import vaes
+from . import taehv, wan
+from .family import Family, Job, Output
+from .ways import STOCK
+
+FAMILIES = (*wan.FAMILIES, *taehv.FAMILIES)
+# Every other VAE there is: images, sound, other video models.
+OTHER = Family("other", lambda vae: True, (STOCK,))
+
+
+def of(vae) -> Family:
+    """The family that a VAE is of."""
+    return next(family for family in (*FAMILIES, OTHER) if family.matches(vae))
+
+
+def names(conjunction: str) -> str:
+    """Whose VAEs are streamed, for sentences: "Wan 2.1, Wan 2.2 or others"."""
+    *most, last = [family.name for family in FAMILIES]
+    return f"{', '.join(most)} {conjunction} {last}"
+
+
+def frame_rates() -> str:
+    """What models make, for sentences: "Wan 2.1: 16, Wan 2.2 5B: 24"."""
+    return ", ".join(f"{model}: {fps}" for family in FAMILIES for model, fps in family.models.items())
+
+
+def job(vae, samples: dict, decoder: str, output: Output) -> Job:
+    """A decode to be done; for the errors see `check`."""
+    check(vae, samples)
+    kind = vaes.model_name(vae).rpartition(".")[2]
+    return Job(vae, samples, decoder, output, of(vae), reason=f"{kind} is not a VAE of {names('or')}")
+
+
+def check(vae, samples: dict) -> None:
+    """Refuse, before anything is loaded, a latent this VAE cannot decode.
+
+    Raises:
+        ValueError: what is in `samples` is no latent, `vae` is no VAE, or the VAE of a known model was given a video
+            latent with another number of channels.
+    """
+    vaes.check(vae, samples)
+    latent, family = vaes.latent_of(samples), of(vae)
+    if family.channels is None or latent.ndim != 5 or latent.shape[1] == vae.latent_channels:
+        return
+    known = "; ".join(
+        f"those of {' and '.join(each.models)} have {each.channels} and need the {each.name} VAE"
+        for each in FAMILIES if each.channels is not None
+    )  # fmt: skip
+    raise ValueError(
+        f"The latent has {latent.shape[1]} channels, but this VAE decodes {vae.latent_channels}. Of latents, {known}. "
+        "Load the VAE that belongs to the model the latent came from."
+    )
+
+
+def size_of(vae, samples: dict) -> tuple[int, int, int] | None:
+    """(frames, height, width) that decoding will give, or None where only decoding tells."""
+    return of(vae).size(vae, vaes.latent_of(samples))

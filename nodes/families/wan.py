@@ -1,0 +1,197 @@
+"""Wan 2.1 and Wan 2.2: the VAE's own modules streamed, and a decoder of our own over the same weights.
+
+The fast decoder's weights are a model of ComfyUI's: loaded, counted and unloaded by it. They are read once from the
+VAE's own module, laid out for the kernels, and wrapped in a plain `ModelPatcher`; so ComfyUI knows how much memory
+they take and may send them back to main memory. They live as long as the VAE does, and all decodes with it share them.
+
+Tests hold the decoder's error against the stock decoder's. What they cannot know is a user's weights: so
+before its first use with a VAE, a short piece of noise is decoded both ways and compared. It is the same noise
+for everybody: a user's own latent may hold values that say nothing about the VAE.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ...pipeline.decoders.fast import kernels, weights
+from ...pipeline.decoders.fast.network import WanDecoder, unpatchify
+from ..comfyui import memory, vaes
+from .family import Family, Job, Way
+from .ways import Exact, all_exact, spec_of, why_not_streamed
+
+# By the VAE's module: its fast weights, or why it cannot have any.
+_loaded: "weakref.WeakKeyDictionary[torch.nn.Module, FastWan | str]" = weakref.WeakKeyDictionary()
+
+# Activations and what the convolutions remember, in bytes for each channel and pixel of the last stage, of which
+# 2.1 has 96 a pixel and 2.2 256 for each 2x2 pixels. Measured on an H100 at 1280x720: 2.1 takes 83, 2.2 106.
+BYTES_PER_CHANNEL_AND_PIXEL = 115
+# What a step of the fast decoder puts out; the first one frame only.
+FRAMES_PER_STEP = 4
+# The latent that is decoded both ways, (frames, height, width): long enough for the steps that differ, and small,
+# since what is in question are the weights.
+CHECKED = (3, 8, 12)
+# RMS, of values in [-1, 1]. The stock decoder's bfloat16 leaves up to 0.01; a wrong decoder is off by 0.3.
+LARGEST_DIFFERENCE = 0.03
+
+
+class _NoVerdict(ValueError):
+    """The comparison has no result, which may be another one next time."""
+
+
+class FastWan(torch.nn.Module):
+    """Holds every tensor of `weights.Weights` as a parameter, so that `.to` moves them all, in place."""
+
+    def __init__(self, vae):
+        super().__init__()
+        state = vae.first_stage_model.state_dict()
+        # Laid out on the GPU, where that takes milliseconds; then ComfyUI decides where they stay.
+        self.weights = _as_parameters(weights.load(state, vae.device, torch.float16), self)
+        self.to("cpu")
+        self.patcher = memory.static_patcher(self, vae)
+
+
+def why_not_fast(vae) -> str | None:
+    """Why this VAE, which can be streamed, cannot be decoded fast here; None if it can."""
+    if vae.device.type != "cuda":
+        return "no GPU"
+    if kernels.triton is None:
+        return "no Triton"
+    if torch.cuda.get_device_capability(vae.device) < (8, 0):
+        return "the GPU is older than Ampere"
+    if vae.vae_dtype is not torch.bfloat16:
+        return f"the VAE runs in {vae.vae_dtype}, not in bfloat16"
+    if vae.patcher.patches:
+        return "the VAE's weights are patched"
+    if "forward" in vars(vae.first_stage_model.decoder):
+        return "another node or pack replaced the VAE's decoder"
+    known = _loaded.get(vae.first_stage_model)
+    return known if isinstance(known, str) else None
+
+
+@dataclass(frozen=True)
+class Fast(Way):
+    """Our own decoder: on GPUs that can run it, with a tenth of the stock error.
+
+    Attributes:
+        channels, pixels: of its last stage: how many channels, and for how many pixels of a frame.
+    """
+
+    channels: int
+    pixels: int
+    name = "fast"
+
+    def why_not(self, job: Job) -> str | None:
+        return "exact was asked for" if job.decoder == "exact" else why_not_streamed(job) or why_not_fast(job.vae)
+
+    def bytes_needed(self, job: Job) -> int:
+        _, height, width = job.size
+        return height * width // self.pixels * self.channels * BYTES_PER_CHANNEL_AND_PIXEL
+
+    def decode(self, job: Job) -> None:
+        def decode(submit):
+            weights = loaded(job.vae)
+            memory.load_whole(weights.patcher, self.bytes_needed(job))
+            for frames_cthw in steps(WanDecoder(weights.weights), job.latent.to(job.vae.device)):
+                submit(frames_cthw)
+
+        job.output.stream(decode, spec_of(job), FRAMES_PER_STEP, None)
+
+
+def loaded(vae) -> FastWan:
+    """The VAE's fast weights, made and compared if they are not there yet.
+
+    Raises:
+        ValueError: the decoder is not right for this VAE; unless the comparison had no result, `why_not_fast` says so
+            from now on.
+    """
+    module = vae.first_stage_model
+    if module not in _loaded:
+        try:
+            _loaded[module] = _compared(vae)
+        except _NoVerdict:
+            raise
+        except ValueError as error:
+            _loaded[module] = str(error)
+            raise
+    return _loaded[module]
+
+
+def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Decode (1, C, T, h, w) on the GPU, any dtype: (3, 1 or 4, H, W) float32 for each latent frame."""
+    for t in range(latent.shape[2]):
+        yield decoder.step(latent[:, :, t].to(torch.float16))
+
+
+def _compared(vae) -> FastWan:
+    """The VAE's fast weights, after a comparison with its own decoder.
+
+    Raises:
+        _NoVerdict: the comparison has no result.
+        ValueError: they differ by more than rounding, or the weights are not what the fast decoder can take.
+    """
+    noise = torch.randn(1, vae.latent_channels, *CHECKED, generator=torch.Generator().manual_seed(0)).to(vae.device)
+    model = FastWan(vae)
+    memory.load_for_decoding(vae, noise)
+    stock = vae.first_stage_model.decode(noise.to(vae.vae_dtype))[0].float()
+    memory.load_whole(model.patcher, 0)
+    ours = torch.cat(list(steps(WanDecoder(model.weights), noise)), dim=1)
+    difference = (ours.clamp(-1, 1) - stock.clamp(-1, 1)).square().mean().sqrt().item()
+    if difference <= LARGEST_DIFFERENCE:
+        return model
+    kind = ValueError if math.isfinite(difference) else _NoVerdict
+    raise kind(f"with this VAE its frames differ from the stock decoder's, by {difference:.3g} (RMS)")
+
+
+def _as_parameters(value, module: torch.nn.Module):
+    """`value` with each tensor in it replaced by a parameter that `module` owns."""
+    if isinstance(value, torch.Tensor):
+        parameter = torch.nn.Parameter(value, requires_grad=False)
+        module.register_parameter(f"weight{len(module._parameters)}", parameter)
+        return parameter
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_parameters(item, module) for item in value)
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _as_parameters(getattr(value, field.name), module) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value
+
+
+def last_layer(model: torch.nn.Module) -> torch.nn.Module:
+    """The layer whose outputs are the frames: the head's last convolution, two frames at a time.
+
+    A decoder whose `forward` was replaced or compiled may never call that layer as a module: then the
+    decoder itself, whose outputs come in bursts of a whole chunk.
+    """
+    decoder = model.decoder
+    compiled = getattr(decoder, "_compiled_call_impl", None) is not None or hasattr(decoder, "_orig_mod")
+    if compiled or "forward" in vars(decoder):
+        return decoder
+    return decoder.head[-1]
+
+
+# Slots hold what the hook sees at a time: 2.1's decoder recurses in pieces of two frames, 2.2's puts out four.
+EXACT_21 = Exact(last_layer, frames_per_slot=2)
+EXACT_22 = Exact(last_layer, frames_per_slot=4, to_frames=lambda model, output: unpatchify(output[0]))
+
+FAMILIES = (
+    Family(
+        "Wan 2.1",
+        lambda vae: vaes.model_name(vae) == "comfy.ldm.wan.vae.WanVAE",
+        (Fast(channels=96, pixels=1), *all_exact(EXACT_21)),
+        channels=16,
+        models={"Wan 2.1": 16, "Wan 2.2 14B": 16},
+    ),
+    Family(
+        "Wan 2.2",
+        lambda vae: vaes.model_name(vae) == "comfy.ldm.wan.vae2_2.WanVAE",
+        (Fast(channels=256, pixels=4), *all_exact(EXACT_22)),
+        channels=48,
+        models={"Wan 2.2 5B": 24},
+    ),
+)

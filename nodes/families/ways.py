@@ -1,0 +1,124 @@
+"""The ways that families share: the VAE's own modules streamed, ComfyUI's tiles, and ComfyUI's own decode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ...pipeline.decoders import exact
+from ...pipeline.video_spec import VideoSpec
+from .. import live
+from ..comfyui import lanes, memory, vaes
+from ..log import say
+from .family import Job, Way
+
+
+def why_not_streamed(job: Job) -> str | None:
+    """Why this job's frames cannot be caught as they are decoded; None if they can.
+
+    Anything that differs from what is known counts: streaming stands in the place of `VAE.decode`, and the stock way
+    is always right.
+    """
+    reason = vaes.why_not_known(job.vae)
+    if reason is not None:
+        return reason
+    if job.samples["samples"].is_nested:
+        return "the latent is nested"
+    if job.latent.ndim != 5 or job.latent.shape[:2] != (1, job.vae.latent_channels):
+        return f"a latent of shape {tuple(job.latent.shape)} is not one video"
+    if not memory.copies_are_safe(job.vae.device):
+        return f"asynchronous copies are not safe on '{job.vae.device}' with these settings (--deterministic)"
+    return job.output.why_no_lanes(job.vae)
+
+
+def spec_of(job: Job) -> VideoSpec:
+    """What the VAE's model will put out."""
+    zero_centred, clamped = vaes.output_range(job.vae)
+    return VideoSpec(*job.size, job.vae.device, zero_centred=zero_centred, clamped=clamped)
+
+
+@dataclass(frozen=True)
+class Exact(Way):
+    """The VAE's own modules, streamed: the stock pixels bit for bit.
+
+    Attributes:
+        layer, to_frames, dropped_frames: of the VAE's model, see `exact.decode`.
+        frames_per_slot: what comes out of the layer at a time.
+    """
+
+    layer: Callable[[torch.nn.Module], torch.nn.Module]
+    frames_per_slot: int
+    to_frames: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] = lambda model, output: output[0]
+    dropped_frames: Callable[[torch.nn.Module], int] = lambda model: 0
+    name = "exact"
+
+    def why_not(self, job: Job) -> str | None:
+        return why_not_streamed(job)
+
+    def decode(self, job: Job) -> None:
+        self.run(job, self.frames_per_slot)
+
+    def run(self, job: Job, frames_per_slot: int, slots: int | None = None) -> None:
+        vae, model = job.vae, job.vae.first_stage_model
+
+        def decode(submit):
+            memory.load_for_decoding(vae, job.latent)
+            latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
+            exact.decode(
+                model, latents, submit, self.layer(model), lambda output: self.to_frames(model, output),
+                self.dropped_frames(model),
+            )  # fmt: skip
+
+        job.output.stream(decode, spec_of(job), frames_per_slot, slots)
+
+
+@dataclass(frozen=True)
+class ExactWithRoom(Way):
+    """`exact` once more, with all other models unloaded and the fewest and smallest slots."""
+
+    exact: Exact
+    name = "exact"
+    after_out_of_memory = True
+
+    def decode(self, job: Job) -> None:
+        say(
+            f"out of memory after {job.seconds:.1f} s, starting again with other models unloaded and 2 slots of 1 frame "
+            f"instead of {lanes.SLOTS} of {self.exact.frames_per_slot}", logging.WARNING,
+        )  # fmt: skip
+        memory.make_room()
+        self.exact.run(job, frames_per_slot=1, slots=2)
+
+
+class Tiled(Way):
+    """What the stock node does when it runs out of memory."""
+
+    name = "tiled"
+    last = True
+    after_out_of_memory = True
+
+    def decode(self, job: Job) -> None:
+        say("out of memory, decoding in tiles as the stock node does", logging.WARNING)
+        job.output.take(vaes.tiled_decode(job.vae, job.latent))
+
+
+class Stock(Way):
+    """Whatever the stock VAEDecode does: always right, and nothing overlaps."""
+
+    name = "stock"
+    last = True
+
+    def decode(self, job: Job) -> None:
+        say(f"decoding the stock way: {job.reason}")
+        live.tell_stock(job.reason)
+        job.output.take(vaes.stock_decode(job.vae, job.samples))
+
+
+STOCK = Stock()
+
+
+def all_exact(exact: Exact) -> tuple[Way, ...]:
+    """The ways of a VAE that can be streamed, from `exact` down."""
+    return exact, ExactWithRoom(exact), Tiled(), STOCK

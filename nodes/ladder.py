@@ -1,0 +1,58 @@
+"""The ladder: which way a video is decoded, and what follows when that way fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from ..pipeline import engine
+from .comfyui import lanes, memory
+from .families.family import Job, Way
+from .log import say
+
+OUT_OF_MEMORY = "out of memory"
+
+
+def climb_down(job: Job) -> None:
+    """Decode by the first of the family's ways that can; where that fails, by the next, which begins anew.
+
+    Raises:
+        What the last way raises, or a lane whichever the way, but for memory that ran out.
+    """
+    for way in job.family.ways:
+        if way.after_out_of_memory and job.reason != OUT_OF_MEMORY:
+            continue
+        reason = way.why_not(job) or memory.why_too_small(job.vae, way.bytes_needed(job)) or _failure(way, job)
+        if reason is None:
+            if not way.last:
+                _say_what_was_done(way, job)
+            return
+        job.reason = job.reasons[way.name] = reason
+        if way.name == job.decoder == "fast":
+            say(f"the fast decoder cannot be used: {reason}", logging.WARNING)
+
+
+def _failure(way: Way, job: Job) -> str | None:
+    """Decode; None, or why that failed: as text, since an error holds the memory of every frame it passed through."""
+    began_seconds = time.perf_counter()
+    try:
+        with memory.device_context(job.vae):
+            way.decode(job)
+        return None
+    except engine.DecodeError as error:
+        cause = error.__cause__ or error
+        if lanes.is_cancel(cause):  # which older ComfyUIs' operations raise as an Exception
+            raise cause
+        return OUT_OF_MEMORY if memory.is_oom(cause) else f"streaming this VAE failed: {error}"
+    except Exception as error:
+        if way.last or not memory.is_oom(error):
+            raise
+        return OUT_OF_MEMORY
+    finally:
+        job.seconds = time.perf_counter() - began_seconds
+
+
+def _say_what_was_done(way: Way, job: Job) -> None:
+    others = [f"not {name}: {reason}" for name, reason in job.reasons.items() if name != way.name]
+    note = f" ({'; '.join(others)})" if others else ""
+    say(f"{way.name} {job.family.name} decode{note}, {job.output.report.text()}")

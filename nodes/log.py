@@ -1,0 +1,12 @@
+"""Lines in ComfyUI's log, under the pack's name."""
+
+from __future__ import annotations
+
+import logging
+
+_log = logging.getLogger("async-frame-pipeline")
+
+
+def say(message: str, level: int = logging.INFO) -> None:
+    """One line."""
+    _log.log(level, "async-frame-pipeline: %s", message)

@@ -1,0 +1,86 @@
+"""The sound of a video file, decoded while it is encoded again: no more of it is in memory than that takes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Generator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from ..sinks.audio import check_sound
+from .part import Part
+
+
+class FileSound:
+    """A `Sound`: that of a part of a file, of the last stream that can be decoded, as ComfyUI takes it.
+
+    A damaged place is silent, as long as its packets say it is.
+
+    Args:
+        part: of the file.
+    Attributes:
+        is_silent: whether there is none; nothing else is known then.
+        channels, sample_rate: of the sound.
+    Raises:
+        ValueError: it has more channels than can be written.
+    """
+
+    def __init__(self, part: Part):
+        self._part = part
+        self.sample_rate, self.channels = 0, 0
+        pieces = self.pieces()
+        first = next(pieces, None)
+        pieces.close()
+        self.is_silent = first is None
+        if first is not None:
+            self.channels = len(first)
+            check_sound(self.channels, self.sample_rate)
+
+    @functools.cached_property
+    def seconds(self) -> Fraction:
+        """Its length, which is found by decoding it once: what files say of it is off by up to some codec frames."""
+        return Fraction(sum(piece.shape[1] for piece in self.pieces()), self.sample_rate)
+
+    def pieces(self) -> Generator[np.ndarray, None, None]:
+        """See `Sound`; the file is open until the last piece, or `close`."""
+        part = self._part
+        with part.open() as container:
+            streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
+            if not streams:
+                return
+            stream, begun = streams[-1], False
+            part.seek(container, stream)
+            for begins, samples in self._decoded(container, stream):
+                skip = 0 if begun else max(0, round((part.start - begins) * self.sample_rate))
+                if not math.isinf(part.end):
+                    samples = samples[:, : max(0, round((part.end - begins) * self.sample_rate))]
+                if samples.shape[1] > skip:
+                    begun = True
+                    yield samples[:, skip:]
+                elif begun:
+                    return
+
+    def _decoded(
+        self, container: av.container.InputContainer, stream: av.AudioStream
+    ) -> Generator[tuple[float, np.ndarray], None, None]:
+        """When they begin in seconds, and samples (channels, n >= 1), one after another; zeros where it is damaged."""
+        resampler = av.AudioResampler(format="fltp")
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                # What follows keeps its time.
+                silent = round((packet.duration or 0) * stream.time_base * self.sample_rate)
+                if silent and self.channels:
+                    yield self._seconds(packet), np.zeros((self.channels, silent), np.float32)
+                continue
+            for frame in frames:
+                for piece in resampler.resample(frame):
+                    self.sample_rate = piece.sample_rate
+                    yield self._seconds(piece), piece.to_ndarray()
+
+    def _seconds(self, timed: av.Packet | av.AudioFrame) -> float:
+        return float(timed.pts * timed.time_base) if timed.pts is not None else self._part.start

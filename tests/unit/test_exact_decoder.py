@@ -1,0 +1,30 @@
+"""The exact decoder's hook, on ComfyUI's own Wan modules: it takes all of its run's frames, and nobody else's."""
+
+import threading
+
+import pytest
+import torch
+from async_frame_pipeline.pipeline.decoders import exact
+
+from . import in_comfyui, stock_wan  # noqa: F401
+
+from async_frame_pipeline.nodes.families import wan
+
+
+@pytest.mark.parametrize("version", ["2.1", "2.2"])
+def test_what_another_thread_decodes_with_the_same_vae_is_left_alone(version):
+    vae, ours, theirs = stock_wan.module(version, 4), stock_wan.latents(version, 3, 2, 2), stock_wan.latents(version, 2, 2, 2)
+    wanted, got, seen = vae.decode(theirs), [], []
+
+    def submit(frames_cthw):
+        seen.append(frames_cthw)
+        if len(seen) == 1:  # in the middle of our decode
+            other = threading.Thread(target=lambda: got.append(vae.decode(theirs)))
+            other.start()
+            other.join()
+
+    way = {"2.1": wan.EXACT_21, "2.2": wan.EXACT_22}[version]
+    exact.decode(vae, ours, submit, way.layer(vae), lambda output: way.to_frames(vae, output))
+    [theirs_got] = got
+    assert torch.equal(theirs_got, wanted)
+    assert torch.equal(torch.cat(seen, dim=1), vae.decode(ours)[0])

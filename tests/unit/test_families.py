@@ -1,0 +1,71 @@
+"""The families' exact ways, on ComfyUI's own modules with tiny random weights: the stock node's bits."""
+
+import comfy.model_management
+import comfy.sd
+import comfy.taesd.taehv
+import pytest
+import torch
+from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
+
+from . import in_comfyui
+from ..server.pack.vaes import random_state_dict
+
+from async_frame_pipeline.nodes import decoding, families
+from async_frame_pipeline.nodes.families import ways
+
+
+@pytest.fixture(autouse=True)
+def no_stock_way(monkeypatch):
+    """Each test is about a way that streams: one that fails is to fail the test."""
+    monkeypatch.setattr(ways.vaes, "stock_decode", None)
+
+
+def taehv(channels: int, hv15: bool = False):
+    """As ComfyUI loads one for latents of so many channels; `hv15` is LightTAE's for HunyuanVideo 1.5."""
+    module = comfy.taesd.taehv.TAEHV(latent_channels=channels)
+    weights = random_state_dict(module, channels)
+    if not hv15 and channels == 16:
+        weights = {name: weight.half() for name, weight in weights.items()}  # taehv, and not lighttaew2_1
+    return comfy.sd.VAE(sd=weights)
+
+
+KINDS = {
+    "wan 2.1": lambda: in_comfyui.vae("wan 2.1"),
+    "wan 2.2": lambda: in_comfyui.vae("wan 2.2"),
+    "taehv of 16": lambda: taehv(16),
+    "lighttae of 16": lambda: taehv(16, hv15=True),
+    "lighttae of 32": lambda: taehv(32),
+    "taehv of 48": lambda: taehv(48),
+    "taehv of 128": lambda: taehv(128),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def vae(request):
+    return KINDS[request.param]()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("latent_frames", [1, 3])
+def test_the_bits_of_the_stock_node(vae, latent_frames):
+    latent = torch.randn(1, vae.latent_channels, latent_frames, 2, 3, generator=torch.Generator().manual_seed(latent_frames))
+    stock = vae.decode(latent.clone()).flatten(0, 1)
+    image = decoding.decode_image(vae, {"samples": latent}, "exact")
+    assert image.shape == stock.shape and image.dtype == stock.dtype and torch.equal(image, stock)
+    assert len(torch.unique(stock)) > 100
+    if isinstance(vae.first_stage_model, comfy.taesd.taehv.TAEHV) and vae.latent_channels != 32:
+        assert stock.min() < 0 or stock.max() > 1, "ComfyUI does not clamp these"
+    assert families.size_of(vae, {"samples": latent}) == tuple(stock.shape[:3])
+    frames = len(stock)
+    part = TensorSink()
+    decoding.decode_into(vae, {"samples": latent}, [part], (frames // 2, frames), "exact")
+    assert torch.equal(part.frames_thwc, stock[frames // 2 :])
+
+
+@torch.inference_mode()
+def test_a_batch_is_left_to_the_stock_way(vae, monkeypatch):
+    latent = torch.randn(2, vae.latent_channels, 1, 2, 2)
+    taken = []
+    monkeypatch.setattr(ways.vaes, "stock_decode", lambda *args: taken.append(args) or torch.zeros(1, 2, 2, 3))
+    decoding.decode_image(vae, {"samples": latent}, "exact")
+    assert len(taken) == 1

@@ -1,0 +1,80 @@
+"""Whether a ComfyUI's `VAE.decode` is one whose place may be taken, by what it does and not by how it looks."""
+
+import inspect
+
+import comfy.sd
+import pytest
+import torch
+
+from . import in_comfyui
+
+from async_frame_pipeline.nodes.comfyui import vaes
+
+UNKNOWN = "this ComfyUI decodes in a way this version of the pack does not know"
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    """Replace a piece of the source of `VAE.decode`, as a later ComfyUI would."""
+
+    def change(old, new):
+        lines = inspect.getsource(comfy.sd.VAE.decode).splitlines()
+        source = "\n".join(line[4:] for line in lines)
+        assert old in source
+        made = {}
+        exec(compile(source.replace(old, new), comfy.sd.__file__, "exec"), comfy.sd.__dict__, made)
+        monkeypatch.setattr(comfy.sd.VAE, "decode", made["decode"])
+
+    return change
+
+
+@pytest.mark.parametrize("kind", ["wan 2.1", "wan 2.2", "taehv"])
+def test_the_one_under_test_is_known(kind):
+    assert vaes.why_not_known(in_comfyui.vae(kind)) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("vae_options={}", "vae_options={}, tile_hint=None"),
+        ("vae_options={}", "vae_options={}, *, tile_hint=None"),
+        ("self.throw_exception_if_invalid()", "self.throw_exception_if_invalid(); self.decodes = 1"),
+    ],
+    ids=["one more keyword", "a keyword-only one", "more around it"],
+)
+def test_more_than_is_used_changes_nothing(changed, old, new):
+    changed(old, new)
+    assert vaes.why_not_known(in_comfyui.vae("wan 2.1")) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("self.throw_exception_if_invalid()", "samples_in = samples_in * 0.5"),
+        ("self.first_stage_model.decode(samples, **vae_options)", "self.first_stage_model.decode(samples, scale=2, **vae_options)"),
+        ("pixel_samples = pixel_samples.to(self.output_device)", "pixel_samples = pixel_samples.to(self.output_device) * 0.5"),
+        ("self.process_output(pixel_samples[x:x+batch_number])", "pass"),
+        ("vae_options={}", "vae_options"),
+    ],
+    ids=["another latent", "another argument", "other frames", "no process_output", "one that must be given"],
+)
+def test_another_way_from_latent_to_frames_is_not_known(changed, old, new):
+    changed(old, new)
+    assert vaes.why_not_known(in_comfyui.vae("wan 2.1")) == UNKNOWN
+
+
+def test_asking_changes_nothing(monkeypatch):
+    """Neither a model is loaded, nor the VAE touched, nor a random number drawn."""
+    monkeypatch.setattr(vaes, "_is_known", {})
+    loads = []
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *args, **kwargs: loads.append(args))
+    vae = in_comfyui.vae("wan 2.1")
+    before, state = dict(vars(vae)), torch.get_rng_state()
+    vaes.why_not_known(vae)
+    assert vars(vae) == before and torch.equal(torch.get_rng_state(), state) and loads == []
+
+
+def test_a_decode_of_another_pack_is_said():
+    vae = in_comfyui.vae("wan 2.1")
+    vae.first_stage_model.decode = lambda latent: latent
+    assert vaes.why_not_known(vae) == "another node or pack replaced the VAE's decode"

@@ -1,0 +1,142 @@
+"""The ladder: which way is taken, what is said, and what of an error the user sees."""
+
+import logging
+
+import pytest
+import torch
+from async_frame_pipeline.pipeline import engine
+
+from . import in_comfyui  # noqa: F401
+
+from async_frame_pipeline.nodes import families, ladder
+from async_frame_pipeline.nodes.families.family import Family, Job, Way
+from comfy.model_management import InterruptProcessingException
+
+
+class Step(Way):
+    """Does what the test says: "why not", an error, or works."""
+
+    def __init__(self, name, does=None, last=False, after_out_of_memory=False, bytes_needed=0):
+        self.name, self.last, self.after_out_of_memory = name, last, after_out_of_memory
+        self._does, self._bytes = does, bytes_needed
+
+    def why_not(self, job):
+        return self._does if isinstance(self._does, str) else None
+
+    def bytes_needed(self, job):
+        return self._bytes
+
+    def decode(self, job):
+        job.output.tried.append(self.name)
+        if isinstance(self._does, BaseException):
+            raise self._does
+
+
+class Output:
+    def __init__(self):
+        self.tried = []
+        self.report = self
+
+    def text(self):
+        return "the report"
+
+
+class Vae:
+    device = torch.device("cpu")
+
+
+@pytest.fixture
+def climb(caplog):
+    """Decode by these ways; returns the names of those tried, and what was said."""
+
+    def climb(*ways, decoder="auto"):
+        caplog.set_level(logging.INFO, "async-frame-pipeline")
+        job = Job(Vae(), {}, decoder, Output(), Family("Test", lambda vae: True, ways))
+        try:
+            ladder.climb_down(job)
+        finally:
+            climb.tried = job.output.tried
+            climb.said = [record.getMessage().removeprefix("async-frame-pipeline: ") for record in caplog.records]
+        return job
+
+    return climb
+
+
+def failed(error):
+    made = engine.DecodeError(f"{type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made
+
+
+OOM = torch.OutOfMemoryError("no memory")
+
+
+def test_the_first_that_can_is_taken_and_said(climb):
+    climb(Step("fast", "no GPU"), Step("exact"), Step("stock", last=True))
+    assert climb.tried == ["exact"]
+    assert climb.said == ["exact Test decode (not fast: no GPU), the report"]
+
+
+def test_what_fails_is_followed_by_the_next_which_knows_why(climb):
+    job = climb(Step("exact", failed(ValueError("x"))), Step("stock", last=True))
+    assert climb.tried == ["exact", "stock"]
+    assert job.reason == "streaming this VAE failed: ValueError: x"
+    assert climb.said == [], "the last way says itself why it was taken"
+
+
+def test_other_frames_than_promised_are_a_failure_of_the_way(climb):
+    climb(Step("exact", engine.FrameCountError("the decoder delivered 3 frames")), Step("stock", last=True))
+    assert climb.tried == ["exact", "stock"]
+
+
+@pytest.mark.parametrize("error", [OOM, failed(OOM)], ids=["in a lane", "in the decoder"])
+def test_out_of_memory_goes_by_the_ways_for_it(climb, error):
+    climb(
+        Step("fast", error), Step("exact", error), Step("again", error, after_out_of_memory=True),
+        Step("tiled", last=True, after_out_of_memory=True), Step("stock", last=True),
+    )  # fmt: skip
+    assert climb.tried == ["fast", "exact", "again", "tiled"]
+
+
+def test_other_failures_pass_those_by(climb):
+    climb(Step("exact", failed(ValueError("x"))), Step("again", after_out_of_memory=True), Step("stock", last=True))
+    assert climb.tried == ["exact", "stock"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_error_of_a_lane_is_the_users(climb, error):
+    with pytest.raises(type(error)):
+        climb(Step("exact", error), Step("stock", last=True))
+    assert climb.tried == ["exact"]
+
+
+@pytest.mark.parametrize("error", [OOM, ValueError("x")])
+def test_an_error_of_the_last_way_is_the_users(climb, error):
+    with pytest.raises(type(error)):
+        climb(Step("exact", failed(OOM)), Step("tiled", error, last=True, after_out_of_memory=True), Step("stock", last=True))
+    assert climb.tried == ["exact", "tiled"]
+
+
+def test_a_cancel_that_came_as_an_error_of_the_decoder_is_one(climb):
+    """As older ComfyUIs' operations raise it."""
+    cancel = InterruptProcessingException()
+    with pytest.raises(InterruptProcessingException):
+        climb(Step("exact", failed(cancel)), Step("stock", last=True))
+
+
+def test_what_does_not_fit_is_not_tried(climb):
+    climb(Step("fast", bytes_needed=2**60), Step("exact"))
+    assert climb.tried == ["exact"]
+    assert "GiB of the GPU's" in climb.said[0]
+
+
+def test_fast_in_vain_is_a_warning(climb):
+    climb(Step("fast", "no GPU"), Step("exact"), decoder="fast")
+    assert climb.said[0] == "the fast decoder cannot be used: no GPU"
+
+
+def test_an_unknown_vae_has_the_stock_way_alone():
+    vae = in_comfyui.vae("image")
+    job = families.job(vae, {"samples": torch.zeros(1, 4, 2, 2)}, "auto", Output())
+    assert [way.name for way in job.family.ways] == ["stock"]
+    assert job.reason == f"{type(vae.first_stage_model).__name__} is not a VAE of Wan 2.1, Wan 2.2 or TAEHV"
