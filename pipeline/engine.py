@@ -320,9 +320,11 @@ class _Lanes:
                     "it does", self.thread.inside or "the writer", STUCK_SECONDS,
                 )  # fmt: skip
         if self._copy_stream is not None:
-            with _logging_errors("waiting for copies"):
+            try:
                 # Copies still under way would write into host memory that is about to be unpinned.
                 self._copy_stream.synchronize()
+            except Exception as failed:  # a GPU that failed fails in everything; the first error is the one to see
+                logging.warning("async-frame-pipeline: waiting for copies of a failed run: %s", failed)
 
     def _forget_errors(self) -> None:
         """They lead to frames that lead to this run, a circle that would hold the decoder's memory for some time."""
@@ -330,8 +332,7 @@ class _Lanes:
 
     def _close_ring(self) -> None:
         if self not in _stuck:
-            with _logging_errors("giving memory back"):
-                self._ring.close()
+            self._ring.close()
 
     def _end_with_the_process(self) -> None:
         if self.stopped.is_set():
@@ -343,15 +344,6 @@ class _Lanes:
         """The stuck sink has returned: its slots can go."""
         _stuck.discard(self)
         self._close_ring()
-
-
-@contextlib.contextmanager
-def _logging_errors(doing: str):
-    """The run has its result, or its error; this changes neither."""
-    try:
-        yield
-    except Exception as error:
-        logging.warning("async-frame-pipeline: %s after a run failed: %s", doing, error)
 
 
 def _reclaim(sinks: Sequence[Sink]) -> None:
