@@ -46,3 +46,16 @@ def test_what_could_not_be_pinned_is_not_unpinned(spec):
     assert unpinned == []
     rings.close()
     assert len(unpinned) == 2
+
+
+def test_memory_that_cannot_be_unpinned_keeps_no_other_pinned(spec, caplog):
+    unpinned = []
+
+    def unpin(host):
+        unpinned.append(host)
+        if len(unpinned) == 2:
+            raise RuntimeError("CUDA error")
+
+    ring = Ring(spec, ["one", "other"], 2, 1, lambda host: True, unpin)
+    ring.close()
+    assert len(unpinned) == 4 and caplog.messages == ["async-frame-pipeline: memory could not be unpinned: CUDA error"]

@@ -225,6 +225,14 @@ def test_both_take_the_next_number_where_one_is_taken_meanwhile(tmp_path, taken)
     assert (tmp_path / f"clip_00001_.{taken}").read_text() == "theirs"
 
 
+def test_what_stands_beside_and_is_lost_costs_no_file(tmp_path, caplog):
+    file = beside(tmp_path)
+    [hidden] = [path for path in tmp_path.iterdir() if ".png" in path.name]
+    hidden.unlink()
+    assert file.publish().read_text() == "ours"
+    assert names(tmp_path) == ["clip_00001_.mkv"] and "clip_00001_.png is left out" in caplog.text
+
+
 def test_both_go_when_it_is_given_up(tmp_path):
     beside(tmp_path).give_up(any_frames=True)
     assert names(tmp_path) == []
