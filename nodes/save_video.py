@@ -165,13 +165,13 @@ class SaveVideoStreaming(io.ComfyNode):
         formats.check_in(color, COLOURS, "color can be")
         formats.check_in(audio_length, LENGTHS, "audio_length can be")
         source = source_of(video)
-        each = _here(FORMATS[format])
+        file_format = _here(FORMATS[format])
         chroma = "" if chroma == AUTO else chroma
-        with_alpha = alpha and source.alpha and bool(each.alpha) and (not chroma or chroma in each.alpha)
-        depth_chroma = chroma or each.chroma(with_alpha)
-        depth = formats.nearest_depth(each, depth_chroma, source.bit_depth) if bit_depth == AUTO else int(bit_depth)
+        with_alpha = alpha and source.alpha and bool(file_format.alpha) and (not chroma or chroma in file_format.alpha)
+        depth_chroma = chroma or file_format.chroma(with_alpha)
+        depth = formats.nearest_depth(file_format, depth_chroma, source.bit_depth) if bit_depth == AUTO else int(bit_depth)
         matrix, full_range = COLOURS[color]
-        choice = Choice(each, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
+        choice = Choice(file_format, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
         frames = source.frames
         if audio_length == "shortest" and source.sound is not None:
             frames = min(frames, max(1, math.ceil(source.sound.seconds * source.fps)))
@@ -186,8 +186,9 @@ class SaveVideoStreaming(io.ComfyNode):
             keep_unfinished=keep_unfinished,
         )
         folder, name, number, subfolder = server.output_names(filename_prefix, source.width, source.height)
-        beside = () if each.restores or not options.metadata else ("png",)
-        sink = file_sink(Numbered(Path(folder), name, number, each.extension if each.container != "png" else "", beside), options)
+        beside = () if file_format.restores or not options.metadata else ("png",)
+        extension = file_format.extension if file_format.container != "png" else ""
+        sink = file_sink(Numbered(Path(folder), name, number, extension, beside), options)
         sinks, spectators = [sink], []
         small = None
         if preview and not choice.plays:
@@ -204,7 +205,7 @@ class SaveVideoStreaming(io.ComfyNode):
             left = ", ".join(map(str, sink.kept))
             raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
         return io.NodeOutput(
-            _saved_video(video, sink, each),
+            _saved_video(video, sink, file_format),
             _frames(source, kept, frames) if keep_frames else server.blocked(NOT_KEPT),
             ui=_shown(sink, small, subfolder) | {"async_frame_pipeline": [report.as_dict()]},
         )
@@ -236,32 +237,32 @@ def _check(format, quality, bit_depth, chroma, audio_codec, repeat) -> None:
         return
     if format not in list(FORMATS):
         formats.check_in(format, formats.available_formats(), "format can be")
-    each = FORMATS[format]
+    file_format = FORMATS[format]
     # The depths depend on the chroma.
     depth = None if chroma is None or bit_depth in (None, AUTO) else int(bit_depth)
-    each.check(quality, None if chroma == AUTO else chroma, depth)
-    if audio_codec not in (None, AUTO) and each.is_video and audio_codec not in each.audio:
-        raise ValueError(f"{format} can have sound as {', '.join(each.audio)}; got {audio_codec}")
-    if repeat is not None and repeat > 1 and each.container == "png":
+    file_format.check(quality, None if chroma == AUTO else chroma, depth)
+    if audio_codec not in (None, AUTO) and file_format.is_video and audio_codec not in file_format.audio:
+        raise ValueError(f"{format} can have sound as {', '.join(file_format.audio)}; got {audio_codec}")
+    if repeat is not None and repeat > 1 and file_format.container == "png":
         raise ValueError("a png sequence cannot repeat: set repeat to 0")
 
 
-def _here(each: Format) -> Format:
+def _here(file_format: Format) -> Format:
     """The format, or the same kind of file from an encoder that this machine has."""
-    if each.name in formats.available_formats():
-        return each
-    if each.software not in formats.available_formats():
+    if file_format.name in formats.available_formats():
+        return file_format
+    if file_format.software not in formats.available_formats():
         raise ValueError(
-            f"PyAV {av.__version__} cannot write {each.name}: it has no {each.encoder}, or one that is too old. "
+            f"PyAV {av.__version__} cannot write {file_format.name}: it has no {file_format.encoder}, or one that is too old. "
             "Choose another format."
         )
-    say(f"no {each.encoder} on this machine, {each.software} is written instead of {each.name}")
-    return FORMATS[each.software]
+    say(f"no {file_format.encoder} on this machine, {file_format.software} is written instead of {file_format.name}")
+    return FORMATS[file_format.software]
 
 
-def _saved_video(video, sink: FileSink, each: Format):
+def _saved_video(video, sink: FileSink, file_format: Format):
     """What the node gives on: the file; ComfyUI has no VIDEO for a folder of pictures."""
-    return video if each.container == "png" else InputImpl.VideoFromFile(str(sink.path))
+    return video if file_format.container == "png" else InputImpl.VideoFromFile(str(sink.path))
 
 
 def _frames(source, kept, frames: int):

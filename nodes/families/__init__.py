@@ -34,7 +34,7 @@ def frame_rates() -> str:
 def job(vae, samples: dict, decoder: str, output: Output) -> Job:
     """A decode to be done; for the errors see `check`."""
     check(vae, samples)
-    kind = vaes.model_name(vae).rpartition(".")[2]
+    kind = type(getattr(vae, "first_stage_model", vae)).__name__
     return Job(vae, samples, decoder, output, of(vae), reason=f"{kind} is not a VAE of {names('or')}")
 
 

@@ -1,8 +1,5 @@
 """The families' exact ways, on ComfyUI's own modules with tiny random weights: the stock node's bits."""
 
-import comfy.model_management
-import comfy.sd
-import comfy.taesd.taehv
 import pytest
 import torch
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
@@ -10,8 +7,10 @@ from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from . import in_comfyui
 from ..server.pack.vaes import random_state_dict
 
-from async_frame_pipeline.nodes import decoding, families
-from async_frame_pipeline.nodes.families import ways
+import comfy.sd  # noqa: E402
+import comfy.taesd.taehv  # noqa: E402
+from async_frame_pipeline.nodes import decoding, families  # noqa: E402
+from async_frame_pipeline.nodes.families import ways  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,9 @@ def test_comfyuis_insides_are_met_in_one_place(path):
     assert of_comfyui(imports(path)) <= {API}
 
 
-@pytest.mark.parametrize("path", [*files("nodes/families"), ROOT / "nodes" / "ladder.py", ROOT / "nodes" / "decoding.py"], ids=identify)
+@pytest.mark.parametrize(
+    "path", [*files("nodes/families"), ROOT / "nodes" / "ladder.py", ROOT / "nodes" / "decoding.py"], ids=identify
+)
 def test_decoding_needs_nothing_that_nodes_are_written_in(path):
     assert of_comfyui(imports(path)) == set()
 

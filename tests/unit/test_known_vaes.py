@@ -2,13 +2,14 @@
 
 import inspect
 
-import comfy.sd
 import pytest
 import torch
 
 from . import in_comfyui
 
-from async_frame_pipeline.nodes.comfyui import vaes
+import comfy.model_management  # noqa: E402
+import comfy.sd  # noqa: E402
+from async_frame_pipeline.nodes.comfyui import vaes  # noqa: E402
 
 UNKNOWN = "this ComfyUI decodes in a way this version of the pack does not know"
 
@@ -51,8 +52,8 @@ def test_more_than_is_used_changes_nothing(changed, old, new):
     ("old", "new"),
     [
         ("self.throw_exception_if_invalid()", "samples_in = samples_in * 0.5"),
-        ("self.first_stage_model.decode(samples, **vae_options)", "self.first_stage_model.decode(samples, scale=2, **vae_options)"),
-        ("pixel_samples = pixel_samples.to(self.output_device)", "pixel_samples = pixel_samples.to(self.output_device) * 0.5"),
+        ("model.decode(samples, **vae_options)", "model.decode(samples, scale=2, **vae_options)"),
+        ("pixel_samples.to(self.output_device)", "pixel_samples.to(self.output_device) * 0.5"),
         ("self.process_output(pixel_samples[x:x+batch_number])", "pass"),
         ("vae_options={}", "vae_options"),
     ],
