@@ -84,7 +84,7 @@ def norm_silu_points(
     Stream: the caller's current stream.
     """
     from_products = isinstance(products, list)
-    sources = products if from_products else list(products.unsqueeze(1))
+    sources = products if isinstance(products, list) else list(products.unsqueeze(1))
     like = sources[0]
     count = len(sources) if from_products else len(sources) + 2
     frames = count - 2
@@ -99,6 +99,7 @@ def norm_silu_points(
         if y_out is not None:
             y_out.copy_(y)
         if points_out is not None:
+            assert history is not None, "points are made of history and y"
             seen = torch.cat((history.float(), y))
             for point, row in zip(points_out, matrix(INPUT[frames], seen)):
                 point.copy_(torch.einsum("t,thwc->hwc", row, seen))
@@ -123,7 +124,9 @@ def _or(tensor: torch.Tensor | None, unused: torch.Tensor) -> torch.Tensor:
     return unused if tensor is None else tensor
 
 
-def _sum_reference(x, bias, residual, x_out) -> torch.Tensor:
+def _sum_reference(
+    x: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None, x_out: torch.Tensor | None
+) -> torch.Tensor:
     if bias is not None:
         x = x + bias
     if residual is not None:
@@ -133,7 +136,7 @@ def _sum_reference(x, bias, residual, x_out) -> torch.Tensor:
     return x
 
 
-def _norm_reference(x, gamma, silu) -> torch.Tensor:
+def _norm_reference(x: torch.Tensor, gamma: torch.Tensor | None, silu: bool) -> torch.Tensor:
     y = F.normalize(x, dim=-1) * x.shape[-1] ** 0.5 * gamma
     return F.silu(y) if silu else y
 
@@ -178,7 +181,15 @@ def depth_to_space(
     )  # fmt: skip
 
 
-def _depth_to_space_reference(phases, bias, out, offset, step, shortcut, shortcut_phase) -> None:
+def _depth_to_space_reference(
+    phases: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    offset: int,
+    step: int,
+    shortcut: torch.Tensor | None,
+    shortcut_phase: tuple[int, int],
+) -> None:
     frames, height, width = phases.shape[0], phases.shape[1] - 1, phases.shape[2] - 1
     channels = out.shape[-1]
     by_phase = phases.float().view(frames, height + 1, width + 1, 2, 2, channels)
@@ -210,7 +221,7 @@ def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
     """
     if not window.is_cuda:
         return F.conv3d(window.permute(3, 0, 1, 2)[None].float(), weight.float(), bias, padding=(0, 1, 1))[0]
-    frames, height, width, channels = window.shape[0] - 2, *window.shape[1:]
+    frames, (height, width, channels) = window.shape[0] - 2, window.shape[1:]
     outputs, block = len(bias), max(16, triton.next_power_of_2(channels))  # tensor cores take 16 at least
     # (taps, C, 16): a tap's matrix, its columns the outputs.
     taps = F.pad(weight.permute(2, 3, 4, 1, 0).reshape(27, channels, outputs), (0, 16 - outputs)).contiguous()

@@ -8,6 +8,10 @@ two, then four: there convolutions go by products of points (`winograd`).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 
@@ -16,7 +20,7 @@ from .weights import Attention, Conv, PointsConv, Residual, Stage, Upsample, Wei
 
 HISTORY = 2  # frames back that a kernel of three in time sees
 # What a convolution takes and gives: frames (T, H, W, C), or one tensor (1, H, W, C) for each point.
-Frames = torch.Tensor | list[torch.Tensor]
+Frames: TypeAlias = "torch.Tensor | list[torch.Tensor]"
 
 
 class WanDecoder:
@@ -62,12 +66,13 @@ class WanDecoder:
         return unpatchify(frames_cthw) if w.patch == 2 else frames_cthw
 
     def _stage(self, stage: Stage, x: torch.Tensor) -> torch.Tensor:
+        assert stage.upsample is not None, "only the last stage has none"
         shortcut = x if stage.upsample.shortcut else None
         out, _ = self._residuals(stage.blocks, x, keep=shortcut is not None)
         return self._upsample(stage.upsample, out, shortcut)
 
     def _residuals(
-        self, blocks: list[Residual], x: torch.Tensor, then: tuple[torch.Tensor, Conv] | None = None, keep: bool = False
+        self, blocks: Sequence[Residual], x: torch.Tensor, then: tuple[torch.Tensor, Conv] | None = None, keep: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A run of residual blocks. The sum that ends one is made in the pass that normalises it for the next.
 
@@ -77,9 +82,9 @@ class WanDecoder:
         Returns:
             x after the last block and, for a `then` of (gamma, conv), that convolution's input.
         """
-        following = [(block.gamma1, block.conv1) for block in blocks[1:]] + [then]
+        following = [*((block.gamma1, block.conv1) for block in blocks[1:]), then or (None, None)]
         inputs = self._enter(blocks[0].gamma1, blocks[0].conv1, x)
-        for block, next_layer in zip(blocks, following):
+        for block, (next_gamma, next_conv) in zip(blocks, following):
             hidden = self._causal(block.conv1, inputs)
             inputs = self._enter(block.gamma2, block.conv2, hidden, block.conv1)
             del hidden
@@ -87,7 +92,7 @@ class WanDecoder:
             residual = x if block.shortcut is None else F.linear(x, *block.shortcut)
             x = torch.empty_like(residual) if keep and residual is x else residual
             keep = False  # from here on x is our own
-            inputs = self._enter(*(next_layer or (None, None)), out, block.conv2, residual, x)
+            inputs = self._enter(next_gamma, next_conv, out, block.conv2, residual, x)
             del out, residual
         return x, inputs
 
@@ -184,6 +189,7 @@ class WanDecoder:
             for weight in conv.points:
                 products.append(_conv2d(inputs.pop(0), weight))
             return products
+        assert isinstance(inputs, torch.Tensor), "only points come as a list"
         self._remember(conv, inputs)
         bias = conv.bias.to(inputs.dtype) if add_bias else None
         kernel = conv.weight.shape[-1]
@@ -199,7 +205,7 @@ def _conv2d(frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return out.permute(0, 2, 3, 1).contiguous()
 
 
-def _cudnn_flags():
+def _cudnn_flags() -> contextlib.AbstractContextManager:
     # cuDNN's first guess is good for these; trying out every shape would take 8 s (H100, cuDNN 9.19).
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
 

@@ -122,7 +122,7 @@ def load(state: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.d
 
 
 class _Reader:
-    def __init__(self, state, device, dtype):
+    def __init__(self, state: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype):
         self._state, self._device, self._dtype = state, device, dtype
 
     def weights(self) -> Weights:
@@ -156,9 +156,11 @@ class _Reader:
 
     def _nested_stages(self) -> list[Stage]:
         """Wan 2.2: a list of stages, each a list whose last layer may upsample."""
-        stages, frames = [], 1
+        stages: list[Stage] = []
+        frames = 1
         while f"decoder.upsamples.{len(stages)}.upsamples.0.residual.0.gamma" in self._state:
-            name, blocks = f"decoder.upsamples.{len(stages)}.upsamples", []
+            name = f"decoder.upsamples.{len(stages)}.upsamples"
+            blocks: list[Residual] = []
             while f"{name}.{len(blocks)}.residual.0.gamma" in self._state:
                 blocks.append(self._residual(f"{name}.{len(blocks)}", frames))
             last = f"{name}.{len(blocks)}"
@@ -186,8 +188,8 @@ class _Reader:
         time = None
         if self._factor_t(name) == 2:
             weight, bias = self._pair(f"{name}.time_conv")
-            halves = zip(weight.chunk(2), bias.chunk(2))
-            time = tuple(self._laid_out(half_weight, STREAM_SCALE * half_bias) for half_weight, half_bias in halves)
+            even, odd = zip(weight.chunk(2), (STREAM_SCALE * bias).chunk(2))
+            time = self._laid_out(*even), self._laid_out(*odd)
         weight, bias = self._pair(f"{name}.resample.1")
         return Upsample(time, self._laid_out(_fold_upsampling(weight), STREAM_SCALE * bias), shortcut)
 
