@@ -77,7 +77,7 @@ CAUSES = {"full": "No space left on device", "limited": "File too large"}
 def test_full_disk(server, seed, disk, format):
     """The error names file and cause, nothing stays behind, the latents are rescued, and the next video is saved."""
     # Large enough for files larger than the server's log, and no larger: a CPU takes seconds for it.
-    graph, saver = save(seed, format, LATENT_FRAMES, 48 if format in ("mp4 (h264)", "png sequence") else 32, quality="very high")
+    graph, saver = save(seed, format, LATENT_FRAMES, 48 if format == "mp4 (h264)" else 32, quality="very high")
     folder = server.output_dir
     limit = small_disk(folder, 65536) if disk == "full" else full_disk(server, 16384)
     with limit:
