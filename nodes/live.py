@@ -6,12 +6,15 @@ that runs and a "state":
     "done"      at the end, with `Report.as_dict` under "report"
     "stopped"   after an error or a cancel, with the last progress
     "stock"     decoding went the stock way, with the "reason"
+
+Whatever goes wrong in here is said in one line of the log, and the run goes on.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +64,8 @@ def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
     if sinks[0].pixel_format.layout != "image" and server.setting(FRAME_SETTING) is not False:
         latest = LatestFrame(sinks[0].pixel_format)
     teller = _Teller(report, latest, client)
-    teller.start()
+    with _going_on("telling the browser"):
+        teller.start()
     try:
         yield Watch(report, [latest] if latest is not None else [], report.timeline.look)
     except BaseException:
@@ -70,11 +74,21 @@ def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
     teller.end("done")
 
 
+@contextlib.contextmanager
+def _going_on(doing: str) -> Iterator[None]:
+    """A run is not ended by what is only watched."""
+    try:
+        yield
+    except Exception as error:
+        logging.warning("async-frame-pipeline: %s failed, the run goes on: %s: %s", doing, type(error).__name__, error)
+
+
 def tell_stock(reason: str) -> None:
     """Say in the node why decoding takes no lanes."""
     client = server.listener(EVENT)
     if client is not None:
-        client({"state": "stock", "reason": reason})
+        with _going_on("telling the browser"):
+            client({"state": "stock", "reason": reason})
 
 
 class _Teller(threading.Thread):
@@ -89,15 +103,26 @@ class _Teller(threading.Thread):
         self._began_seconds = time.perf_counter()
 
     def run(self) -> None:
-        while not self._ended.wait(SECONDS_BETWEEN):
-            frame = self._latest.take_jpeg() if self._latest is not None else None
-            self._send(self._progress("running") | ({"frame": _data_url(frame)} if frame else {}))
+        with _going_on("telling the browser"):
+            while not self._ended.wait(SECONDS_BETWEEN):
+                self._send(self._progress("running") | self._new_frame())
 
     def end(self, state: str) -> None:
         """Stop, and send the last event."""
         self._ended.set()
+        if self.ident is None:  # it could not be started
+            return
         self.join()
-        self._send({"state": "done", "report": self._report.as_dict()} if state == "done" else self._progress(state))
+        with _going_on("telling the browser"):
+            self._send({"state": "done", "report": self._report.as_dict()} if state == "done" else self._progress(state))
+
+    def _new_frame(self) -> dict:
+        latest, self._latest = self._latest, None
+        with _going_on("showing the latest frame"):
+            jpeg = latest.take_jpeg() if latest is not None else None
+            self._latest = latest  # if it cannot be made, it is not tried again
+            return {"frame": _data_url(jpeg)} if jpeg else {}
+        return {}
 
     def _progress(self, state: str) -> dict:
         return {"state": state} | self._report.progress(time.perf_counter() - self._began_seconds)

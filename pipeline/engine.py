@@ -23,13 +23,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import TracebackType
 
 import torch
 
 from .report import Report
-from .ring import POLL_SECONDS, Ring, make_event, page_lock, page_unlock
+from .ring import POLL_SECONDS, Ring, Slot, make_event, page_lock, page_unlock
 from .sinks import Sink
 from .sinks.spectator import Spectator
 from .video_spec import VideoSpec
@@ -135,13 +136,23 @@ def run(
 class _Lanes:
     """One run's streams, ring and thread; gives all of it back however the run ends."""
 
-    def __init__(self, spec, window, sinks, spectators, frames_per_slot, check, progress, report):
+    def __init__(
+        self,
+        spec: VideoSpec,
+        window: tuple[int, int],
+        sinks: Sequence[Sink],
+        spectators: Sequence[Sink],
+        frames_per_slot: int,
+        check: Callable[[], None],
+        progress: Callable[[int], None],
+        report: Report,
+    ):
         self.stopped = threading.Event()
         self.report = report
         self.given = [*sinks, *spectators]
         self._spec = spec
         self._start, self._stop = window
-        self._sinks = [*sinks, *map(Spectator, spectators)]
+        self._sinks: list[Sink] = [*sinks, *map(Spectator, spectators)]
         self._frames_per_slot = frames_per_slot
         self._callers_check = check
         self._progress = progress
@@ -152,7 +163,9 @@ class _Lanes:
         self._on_cuda = spec.device.type == "cuda"
 
     @contextlib.contextmanager
-    def opened(self, slots, pin, unpin):
+    def opened(
+        self, slots: int, pin: Callable[[torch.Tensor], bool], unpin: Callable[[torch.Tensor], object]
+    ) -> Iterator[None]:
         """For the length of the run; whatever fails in here or in the block, from here on all is given back."""
         device, report = self._spec.device, self.report
         with contextlib.ExitStack() as stack:
@@ -280,7 +293,7 @@ class _Lanes:
         self._submitted_frames += slot.frames
         self.thread.put(slot)
 
-    def _stall(self):
+    def _stall(self) -> Slot:
         """Wait for a slot, and let the GPU's own clock tell how long that left it without work."""
         there, got = make_event(self._spec.device), make_event(self._spec.device)
         there.record()
@@ -305,7 +318,9 @@ class _Lanes:
 
     # -- what is given back, the last first -------------------------------------------------------
 
-    def _abort(self, kind, error, traceback) -> None:
+    def _abort(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         """After a failure, and never in its place: end the lanes and abort the sinks."""
         if error is None:
             return
@@ -320,9 +335,11 @@ class _Lanes:
                     "it does", self.thread.inside or "the writer", STUCK_SECONDS,
                 )  # fmt: skip
         if self._copy_stream is not None:
-            with _logging_errors("waiting for copies"):
+            try:
                 # Copies still under way would write into host memory that is about to be unpinned.
                 self._copy_stream.synchronize()
+            except Exception as failed:  # a GPU that failed fails in everything; the first error is the one to see
+                logging.warning("async-frame-pipeline: waiting for copies of a failed run: %s", failed)
 
     def _forget_errors(self) -> None:
         """They lead to frames that lead to this run, a circle that would hold the decoder's memory for some time."""
@@ -330,8 +347,7 @@ class _Lanes:
 
     def _close_ring(self) -> None:
         if self not in _stuck:
-            with _logging_errors("giving memory back"):
-                self._ring.close()
+            self._ring.close()
 
     def _end_with_the_process(self) -> None:
         if self.stopped.is_set():
@@ -343,15 +359,6 @@ class _Lanes:
         """The stuck sink has returned: its slots can go."""
         _stuck.discard(self)
         self._close_ring()
-
-
-@contextlib.contextmanager
-def _logging_errors(doing: str):
-    """The run has its result, or its error; this changes neither."""
-    try:
-        yield
-    except Exception as error:
-        logging.warning("async-frame-pipeline: %s after a run failed: %s", doing, error)
 
 
 def _reclaim(sinks: Sequence[Sink]) -> None:

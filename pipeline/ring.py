@@ -20,6 +20,7 @@ Note [The three barriers]
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import time
 from collections.abc import Callable, Iterable
@@ -201,9 +202,12 @@ class Ring:
         self._free.put(slot)
 
     def close(self) -> None:
-        """Give all memory back. The caller has made sure that no copy is under way."""
+        """Give all memory back; does not raise. The caller has made sure that no copy is under way."""
         while self._pinned:
-            self._unpin(self._pinned.pop())
+            try:
+                self._unpin(self._pinned.pop())
+            except Exception as error:  # the others' pages are to go all the same
+                logging.warning("async-frame-pipeline: memory could not be unpinned: %s", error)
         for slot in self._slots:
             # Emptied, not just forgotten: the traceback of a failed run may hold on to a slot.
             slot.host.clear()

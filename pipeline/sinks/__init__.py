@@ -24,10 +24,17 @@ class Sink(Protocol):
         held_frames: how many it has taken and not put out yet.
     """
 
-    pixel_format: PixelFormat
-    name: str
-    advice: str
-    held_frames: int
+    @property
+    def pixel_format(self) -> PixelFormat: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def advice(self) -> str: ...
+
+    @property
+    def held_frames(self) -> int: ...
 
     def open(self, spec: VideoSpec) -> None:
         """Get ready, before decoding starts, on the caller's thread; raise what makes writing impossible."""

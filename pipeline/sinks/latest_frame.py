@@ -29,7 +29,7 @@ class LatestFrame:
         pixel_format: that of the sink it stands beside, whose buffers it reads.
     """
 
-    name = "the preview"
+    name = "the latest frame"
     advice = ""
     held_frames = 0
 

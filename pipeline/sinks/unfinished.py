@@ -102,19 +102,23 @@ class Unfinished:
         beside = self.final.with_suffix(f".{extension}")
         if not isinstance(self.target, Numbered) and os.path.lexists(beside):
             raise FileExistsError(errno.EEXIST, f"cannot write {beside}: there is one already")
-        self._beside[extension] = path = self.path.with_name(f".{beside.name}.{uuid.uuid4().hex[:8]}.part")
+        path = self.path.with_name(f".{beside.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             with open(path, "xb") as file:
                 file.write(data)
         except OSError as error:
-            _remove(self._beside.pop(extension))
+            _remove(path)
             raise OSError(error.errno, f"cannot write {beside}: {error.strerror}") from error
+        except BaseException:
+            _remove(path)
+            raise
+        self._beside[extension] = path
 
     def publish(self) -> Path:
-        """Give the finished file its name, which it returns, and what stands beside it first.
+        """Give the finished file its name, which it returns, and what stands beside it first, as far as that can be done.
 
         Raises:
-            OSError: that cannot be done; names the file. Nothing then has a final name.
+            OSError: the file cannot have its name; says which. Nothing then has one.
         """
         # The claimed name first: it is free unless somebody who knows nothing of claims took it meanwhile.
         for self.final in itertools.chain([self.final], self._candidates()):
@@ -183,14 +187,21 @@ class Unfinished:
 
     def _take_all(self, final: Path) -> None:
         """Move everything to its final name, or nothing: FileExistsError if one of them is taken."""
-        moves = [(path, final.with_suffix(f".{extension}")) for extension, path in self._beside.items()]
         take = _take if isinstance(self.target, Numbered) else os.replace
         done: list[tuple[Path, Path]] = []
         try:
+            for extension, path in self._beside.items():
+                name = final.with_suffix(f".{extension}")
+                try:
+                    take(path, name)
+                    done.append((path, name))
+                except FileExistsError:
+                    raise
+                except OSError as error:
+                    logging.warning("async-frame-pipeline: %s is left out: %s", name, error)
             # The file itself last: once it has its name, nothing can fail any more.
-            for path, name in [*moves, (self.path, final)]:
-                take(path, name)
-                done.append((path, name))
+            take(self.path, final)
+            done.append((self.path, final))
         except BaseException:
             for path, name in done:
                 with contextlib.suppress(OSError):

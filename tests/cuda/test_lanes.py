@@ -1,6 +1,7 @@
 """What only shows on a GPU: the same pixels as on the CPU, memory given back, errors on the way."""
 
 import gc
+import threading
 
 import pytest
 import torch
@@ -75,6 +76,56 @@ def test_memory_that_cannot_be_pinned_still_works(device):
     assert torch.equal(sink.frames_thwc, as_image(frames))
 
 
+def test_a_refused_page_lock_leaves_no_error_behind(device):
+    """CUDA keeps its last error, and torch would fail for it after the next kernel that it launches."""
+    host = torch.empty(1 << 20)
+    assert page_lock(host)
+    try:
+        assert not page_lock(host), "it is page-locked already"
+        assert torch.ones(4, device=device).add_(1).sum().item() == 8
+    finally:
+        page_unlock(host)
+
+
+def test_what_a_stuck_sink_reads_stays_pinned_until_it_returns(device, monkeypatch):
+    monkeypatch.setattr(engine, "STUCK_SECONDS", 0.0)
+    frames, spec, pinned = clip(8, 64, 96, device), VideoSpec(8, 64, 96, device), PinCount()
+    inside, gate = threading.Event(), threading.Event()
+
+    class Stuck(ListSink):
+        def write(self, pixels):
+            inside.set()
+            assert gate.wait(60)
+            super().write(pixels)
+
+    def check():
+        if inside.is_set():
+            raise KeyboardInterrupt
+
+    sink = Stuck()
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(in_chunks(frames, 2), spec, [sink], check=check, pin=pinned.pin, unpin=pinned.unpin)
+    [thread] = [each for each in threading.enumerate() if each.name == "async-frame-pipeline"]
+    assert pinned.bytes == pinned.most > 0 and sink.calls == ["open"]
+    gate.set()
+    thread.join()
+    assert sink.calls[-1] == "abort" and torch.equal(sink.frames, as_image(frames)[:2])
+    engine.run(in_chunks(frames, 2), spec, [TensorSink()], pin=pinned.pin, unpin=pinned.unpin)
+    assert pinned.bytes == 0 and engine._stuck == set()
+
+
+def test_nobodys_peak_statistics_are_reset(device):
+    """The peak of a run is known where it is the process's."""
+    frames, spec = clip(8, 64, 96, device), VideoSpec(8, 64, 96, device)
+    torch.empty(1 << 28, dtype=torch.uint8, device=device)  # somebody's, before
+    peak_bytes = torch.cuda.max_memory_allocated(device)
+    assert engine.run(in_chunks(frames, 2), spec, [TensorSink()]).device_peak_bytes == 0
+    assert torch.cuda.max_memory_allocated(device) == peak_bytes
+    torch.cuda.reset_peak_memory_stats(device)
+    report = engine.run(in_chunks(frames, 2), spec, [TensorSink()])
+    assert report.device_peak_bytes == torch.cuda.max_memory_allocated(device) > 0
+
+
 def test_no_device_memory_is_left(device):
     frames = clip(12, 64, 96, device)
     torch.cuda.synchronize(device)
@@ -123,6 +174,7 @@ def test_the_report_knows_the_gpus_time(device):
             torch.cuda._sleep(100_000_000)
             submit(source[:, first : first + 2])
 
+    torch.cuda.reset_peak_memory_stats(device)  # of tests before this one
     report = engine.run(decode, VideoSpec(8, 64, 96, device), [TensorSink()], slots=2)
     assert report.span_seconds > 3 * sleep_seconds
     assert report.copy_seconds > 0 and report.device_peak_bytes > 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import safetensors
+import torch
 from graph import Graph, Link, run
 
 NAME = re.compile(r"'(rescued_[^']+\.latent)' in the input folder")
@@ -13,6 +16,16 @@ def rescued_name(message: str) -> str:
     """The file that an error's message names."""
     [name] = NAME.findall(message)
     return name
+
+
+def assert_rescued(path: Path, samples: dict) -> None:
+    """The file holds, bit by bit, what AFPTestLatent makes of these inputs, as LoadLatent reads it."""
+    shape = [samples[name] for name in ("batch", "channels", "latent_frames", "height", "width")]
+    expected = torch.randn(shape, generator=torch.Generator().manual_seed(samples["seed"]))
+    with safetensors.safe_open(path, "pt") as file:
+        assert set(file.keys()) == {"latent_tensor", "latent_format_version_0"}
+        rescued = file.get_tensor("latent_tensor")
+    assert rescued.dtype == expected.dtype and torch.equal(rescued, expected)
 
 
 def assert_resumes(server, name: str, samples: dict, seed: int, frames: int) -> None:

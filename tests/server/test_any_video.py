@@ -70,7 +70,10 @@ def source(graph: Graph, case: dict) -> Link:
     return video
 
 
-@settings(max_examples=90, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+SETTINGS = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=20, **SETTINGS)
 @given(case=cases())
 @example(case={"kind": "images", "format": "mp4 (h264)", "sound": (0.5, 48000, 2), "audio_length": "video", "ping_pong": False,
                "repeat": 0, "keep_unfinished": False, "fps": 24.0, "frames": 1, "height": 1, "width": 1})  # fmt: skip
@@ -79,6 +82,17 @@ def source(graph: Graph, case: dict) -> Link:
 @example(case={"kind": "latents", "format": "webm (vp9)", "sound": (0.01, 8000, 1), "audio_length": "shortest", "ping_pong": True,
                "repeat": 0, "keep_unfinished": True, "fps": 240.0, "frames": 237, "height": 16, "width": 8})  # fmt: skip
 def test_any_video(server, case):
+    check(server, case)
+
+
+@pytest.mark.nightly
+@settings(max_examples=200, **SETTINGS)
+@given(case=cases())
+def test_many_videos(server, case):
+    check(server, case)
+
+
+def check(server, case: dict) -> None:
     graph = Graph()
     prefix = f"any_{next(_names)}"
     how = {name: case[name] for name in ("format", "audio_length", "ping_pong", "repeat", "keep_unfinished")}
@@ -135,7 +149,7 @@ def test_the_cases_are_what_they_should_be():
     """Of each kind there are some; the rarest is drawn where it is not an example."""
     seen = []
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, **SETTINGS)
     @given(case=cases())
     def collect(case):
         seen.append(case)

@@ -12,11 +12,13 @@ KINDS = {"wan 2.1": 16, "wan 2.2": 48}
 CLOSE = 0.01
 
 
-@pytest.fixture(scope="module")
-def server(start_server):
-    """One of its own: these tests change how its decoders behave."""
-    with start_server() as server:
-        yield server
+@pytest.fixture(scope="module", autouse=True)
+def taken_back(server):
+    """These tests change how the server's decoders behave."""
+    yield
+    case_ = case(0, "wan 2.1", offered=False)
+    case_.decoded()
+    run(server, case_.graph)
 
 
 @dataclasses.dataclass

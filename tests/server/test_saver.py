@@ -10,6 +10,7 @@ import host
 import numpy as np
 import pytest
 from graph import Graph, Link, Outcome, linked, refusal, run
+from resume import disarm
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -157,6 +158,22 @@ def test_a_small_copy_is_shown_of_what_browsers_do_not_play(server, seed):
         assert (stream["codec_name"], stream["pix_fmt"], stream["width"], stream["height"]) == ("h264", "yuv420p", 640, 360)
         assert stream["color_space"] == "bt709" and audio["codec_name"] == "aac"
     assert len(files_of(server, outcome, plays)) == 1
+
+
+def test_a_preview_that_cannot_be_made_costs_no_video(server, seed):
+    """The second file that is opened is the preview's."""
+    graph = Graph()
+    latent = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
+    latent = graph("AFPTestFault", samples=latent, lane="open", at=2, fault="disk full")
+    video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=graph("AFPTestVAE", kind="wan 2.1", seed=seed), fps=FPS)
+    node = save(graph, video, f"alone_{seed}", "mkv (ffv1)", preview=True)
+    try:
+        outcome = run(server, graph)
+    finally:
+        disarm(server)
+    [path] = files_of(server, outcome, node)
+    assert int(ffmpeg.probe(path)[0]["nb_read_frames"]) == 5
+    assert [line for line in outcome.our_log if line.startswith("the preview is left out, the run goes on: OSError")]
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265", "av1"])

@@ -12,12 +12,6 @@ VIDEOS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def server(start_server):
-    with start_server() as server:
-        yield server
-
-
 def assert_refused(server, graph: Graph) -> None:
     message = refusal(server, graph)
     assert len(message.split()) > 6, f"says too little: {message}"

@@ -1,13 +1,15 @@
 """The lanes on the CPU: every frame, in order, once; failures and cancel leave nothing behind."""
 
 import contextlib
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
 from async_frame_pipeline.pipeline.pixels import PixelFormat
-from async_frame_pipeline.pipeline.ring import Ring
+from async_frame_pipeline.pipeline.ring import Instant, Ring, Slot
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from async_frame_pipeline.pipeline.video_spec import VideoSpec
 
@@ -328,3 +330,279 @@ def test_the_end_of_the_process_aborts_the_sinks_and_lets_the_thread_do_nothing_
     assert sink.calls[-1] == "abort" and "finish" not in sink.calls
     assert lane_threads() == []
     assert after == [] and thread.is_alive()
+
+
+# -- a run commits or it does not ----------------------------------------------------------------------
+
+
+def test_all_finish_before_the_first_is_published_and_that_is_the_users():
+    frames, order = clip(4), []
+
+    class Noting(ListSink):
+        def _called(self, name):
+            order.append((name, self))
+
+    sinks, spectators = [Noting(), Noting()], [Noting()]
+    engine.run(in_chunks(frames, 4), spec_of(frames), sinks, spectators=spectators)
+    all_of_them = [*sinks, *spectators]
+    assert order == [(step, sink) for step in ("open", "write", "finish", "publish") for sink in all_of_them]
+
+
+def test_nothing_is_published_where_one_cannot_finish():
+    frames, sinks = clip(4), [ListSink(), ListSink(fail_on="finish"), ListSink()]
+    with pytest.raises(OSError, match="fails on finish"):
+        engine.run(in_chunks(frames, 2), spec_of(frames), sinks)
+    assert all("publish" not in sink.calls and sink.calls[-1] == "abort" for sink in sinks)
+
+
+def test_a_cancel_after_the_last_sink_has_finished_publishes_nothing():
+    frames, finished = clip(4), threading.Event()
+
+    class Last(ListSink):
+        def finish(self):
+            super().finish()
+            finished.set()
+
+    def check():
+        if finished.is_set():
+            raise Cancelled
+
+    sinks = [ListSink(), Last()]
+    with pytest.raises(Cancelled):
+        engine.run(in_chunks(frames, 2), spec_of(frames), sinks, check=check)
+    assert [sink.calls[-2:] for sink in sinks] == [["finish", "abort"]] * 2
+
+
+def test_an_abort_that_goes_wrong_hides_no_error_and_skips_no_sink(caplog):
+    frames = clip(4)
+    sinks = [ListSink(fail_on="abort"), ListSink(fail_at=1), ListSink(fail_on="abort"), ListSink()]
+    with pytest.raises(OSError, match="fails at frame 1"):
+        engine.run(in_chunks(frames, 1), spec_of(frames), sinks)
+    assert [sink.calls.count("abort") for sink in sinks] == [1] * 4
+    assert [record.getMessage() for record in caplog.records] == [
+        "async-frame-pipeline: the list could not be given up: OSError: the sink fails on abort"
+    ] * 2
+    assert not lane_threads()
+
+
+@pytest.mark.parametrize("step", ["open", "write", "finish", "publish", "write and abort"])
+def test_a_spectator_that_fails_is_left_out_with_one_line_and_the_run_goes_on(caplog, step):
+    frames = clip(6)
+    sink, after = TensorSink(), ListSink()
+    bad = ListSink(fail_on=step) if " and " not in step else ListSink(fail_at=2, fail_on="abort")
+    engine.run(in_chunks(frames, 1), spec_of(frames), [sink], spectators=[bad, after])
+    assert torch.equal(sink.frames_thwc, as_image(frames)) and torch.equal(after.frames, sink.frames_thwc)
+    assert after.calls[-1] == "publish"
+    assert bad.calls.count("abort") == 1 and bad.calls[-1] == "abort", "and is not called again"
+    left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(left_out) == 1 and left_out[0].startswith("async-frame-pipeline: the list is left out, the run goes on: OSError")
+
+
+def test_a_spectator_is_aborted_with_the_rest():
+    frames, spectator = clip(6), ListSink()
+    with pytest.raises(OSError):
+        engine.run(in_chunks(frames, 1), spec_of(frames), [ListSink(fail_at=2)], spectators=[spectator])
+    assert spectator.calls[-1] == "abort" and "publish" not in spectator.calls
+
+
+def test_a_run_without_sinks_is_refused():
+    with pytest.raises(ValueError, match="at least one sink"):
+        engine.run(lambda submit: pytest.fail("decoded"), spec_of(clip(1)), [], spectators=[ListSink()])
+
+
+# -- whose error it was --------------------------------------------------------------------------------
+
+
+def wrapping(submit, chunks):
+    try:
+        for chunk in chunks:
+            submit(chunk)
+    except BaseException as error:
+        raise RuntimeError("my decoder failed") from error
+
+
+def swallowing(submit, chunks):
+    for chunk in chunks:
+        with contextlib.suppress(BaseException):
+            submit(chunk)
+
+
+def ending_early(submit, chunks):
+    with contextlib.suppress(BaseException):
+        for chunk in chunks:
+            submit(chunk)
+
+
+def failing_by_itself(submit, chunks):
+    ending_early(submit, chunks)
+    raise MemoryError("the decoder's own")
+
+
+@pytest.mark.parametrize("decoder", [wrapping, swallowing, ending_early, failing_by_itself])
+@pytest.mark.parametrize("whose", ["a sink", "a conversion", "a check", "progress"])
+def test_a_decoder_cannot_hide_a_lanes_error_or_a_checks(monkeypatch, decoder, whose):
+    """Else a full disk looks like a decoder that failed, and all is decoded again another way."""
+    frames, error, calls = clip(12), OSError("No space left on device"), 0
+
+    def fail(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise error
+
+    class Full(ListSink):
+        def write(self, pixels):
+            fail()
+
+    if whose == "a conversion":
+        monkeypatch.setattr(Slot, "fill", fail)
+    options = {"a check": {"check": fail}, "progress": {"progress": fail}}.get(whose, {})
+    sink = Full() if whose == "a sink" else ListSink()
+    with pytest.raises(OSError) as caught:
+        engine.run(lambda submit: decoder(submit, frames.split(1, dim=1)), spec_of(frames), [sink], **options)
+    assert caught.value is error and sink.calls[-1] == "abort"
+
+
+def test_a_lanes_error_comes_before_a_checks():
+    """Both while the decoder waits for an answer to its second chunk."""
+    frames, gate, checks = clip(12), threading.Event(), 0
+
+    def check():
+        nonlocal checks
+        checks += 1
+        if checks == 2:
+            gate.set()
+            [thread] = [each for each in threading.enumerate() if each.name == "async-frame-pipeline"]
+            thread.join()
+            raise Cancelled
+
+    with pytest.raises(OSError, match="fails at frame 0"):
+        engine.run(in_chunks(frames, 1), spec_of(frames), [ListSink(fail_at=0, gate=gate)], check=check)
+
+
+def test_a_check_comes_before_the_decoders_own_error():
+    broken = False
+
+    def check():
+        if broken:
+            raise Cancelled
+
+    def decode(submit):
+        nonlocal broken
+        broken = True
+        raise RuntimeError("while the user cancelled")
+
+    with pytest.raises(Cancelled):
+        engine.run(decode, spec_of(clip(2)), [ListSink()], check=check)
+
+
+@pytest.mark.parametrize("error", [Cancelled, KeyboardInterrupt])
+def test_what_is_no_exception_leaves_the_decoder_as_it_is(error):
+    def decode(submit):
+        raise error
+
+    sink = ListSink()
+    with pytest.raises(error):
+        engine.run(decode, spec_of(clip(2)), [sink])
+    assert sink.calls == ["open", "abort"]
+
+
+def test_other_frames_than_promised_are_the_decoders_error():
+    def decode(submit):
+        wrapping(submit, [clip(3)])
+
+    with pytest.raises(engine.DecodeError, match="expected .* with T <= 2") as caught:
+        engine.run(decode, spec_of(clip(2)), [ListSink()])
+    assert type(caught.value) is engine.FrameCountError and caught.value.__cause__ is None
+
+
+def test_a_failed_run_holds_nothing_of_the_decoders_once_its_error_is_gone():
+    """The next way needs that memory at once, and not when Python next looks for circles."""
+    frames, held = clip(4), []
+
+    def decode(submit):
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        submit(frames[:, :2])
+        raise MemoryError("in the decoder")
+
+    def decode_into_failing(submit):
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        in_chunks(frames, 1)(submit)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for way, sink in ((decode, ListSink()), (decode_into_failing, ListSink(fail_at=0))):
+            with contextlib.suppress(engine.DecodeError, OSError):
+                engine.run(way, spec_of(frames), [sink])
+        assert [activations() for activations in held] == [None, None]
+    finally:
+        gc.enable()
+
+
+# -- what a run leaves ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", ["the first event's record", "an event"])
+def test_an_error_between_the_threads_start_and_the_first_event_gives_everything_back(monkeypatch, failing):
+    class Unrecordable(Instant):
+        def record(self, stream=None):
+            raise RuntimeError("CUDA error")
+
+    def make(device):
+        if failing == "an event":
+            raise RuntimeError("CUDA error")
+        return Unrecordable()
+
+    monkeypatch.setattr(engine, "make_event", make)
+    closed, real = [], Ring.close
+    monkeypatch.setattr(Ring, "close", lambda ring: closed.append(ring) or real(ring))
+    sink = ListSink()
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        engine.run(lambda submit: pytest.fail("decoded"), spec_of(clip(2)), [sink])
+    assert sink.calls == ["open", "abort"] and len(closed) == 1
+    assert not lane_threads() and engine._under_way == set()
+
+
+@pytest.mark.parametrize("step", ["write", "finish"])
+def test_a_sink_that_never_returns_holds_up_no_cancel(monkeypatch, caplog, step):
+    monkeypatch.setattr(engine, "STUCK_SECONDS", 0.0)
+    frames, inside, gate = clip(6), threading.Event(), threading.Event()
+    made, real = [], Slot.__init__
+    monkeypatch.setattr(Slot, "__init__", lambda slot, *args: made.append(slot) or real(slot, *args))
+
+    class Stuck(ListSink):
+        name = "the stuck one"
+
+        def _called(self, name):
+            super()._called(name)
+            if name == step and not gate.is_set():
+                inside.set()
+                assert gate.wait(60)
+
+    def check():
+        if inside.is_set():
+            raise Cancelled
+
+    sink, other = Stuck(), ListSink()
+    with pytest.raises(Cancelled):
+        engine.run(in_chunks(frames, 1), spec_of(frames), [other, sink], check=check)
+    assert caplog.messages == [
+        "async-frame-pipeline: the stuck one has not returned for 0 s and is left behind; what it wrote is given up when it does"
+    ]
+    assert "abort" not in sink.calls + other.calls, "nobody touches a sink that another thread is inside of"
+    assert all(slot.host for slot in made), "it may still read them"
+    assert engine._under_way == set()
+    with pytest.raises(RuntimeError, match="the stuck one has not returned from an earlier run yet"):
+        engine.run(in_chunks(frames, 1), spec_of(frames), [sink])
+
+    [thread] = [each for each in threading.enumerate() if each.name == "async-frame-pipeline"]
+    gate.set()
+    thread.join()
+    assert sink.calls[-1] == other.calls[-1] == "abort" and "publish" not in sink.calls + other.calls
+    sink.chunks.clear()
+    engine.run(in_chunks(frames, 1), spec_of(frames), [sink])
+    assert torch.equal(sink.frames, as_image(frames))
+    assert engine._stuck == set() and not any(slot.host for slot in made)

@@ -170,6 +170,50 @@ def test_a_run_that_fails_says_how_far_it_came(live, server, error):
     assert not teller_threads()
 
 
+def refuse(*args, **kwargs):
+    raise RuntimeError("injected by the test")
+
+
+@pytest.mark.parametrize("state", ["running", "done", "stopped", "stock"])
+def test_an_event_that_cannot_be_sent_ends_no_run(live, server, monkeypatch, state):
+    """The browser's connection breaks, or the server's loop ends; the frames go on."""
+    frames, sink, tried, real = clip(6), ListSink(), threading.Event(), server.send_sync
+    died = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+
+    def send(event, data, sid):
+        if data["state"] == state:
+            tried.set()
+            refuse()
+        real(event, data, sid)
+
+    def decode(submit):
+        submit(frames[:, :3])
+        if state == "running":
+            assert tried.wait(60)
+        if state == "stopped":
+            raise OSError("the decoder broke")
+        submit(frames[:, 3:])
+
+    monkeypatch.setattr(server, "send_sync", send)
+    if state == "stock":
+        live.tell_stock("a reason")
+    elif state == "stopped":
+        with pytest.raises(engine.DecodeError, match="the decoder broke"):
+            run_watched(live, frames, [sink], decode)
+    else:
+        run_watched(live, frames, [sink], decode)
+        assert sink.calls[-1] == "publish"
+    assert tried.is_set() and not teller_threads() and died == []
+
+
+def test_a_run_that_cannot_be_watched_goes_on(live, server, monkeypatch):
+    monkeypatch.setattr(live._Teller, "start", refuse)
+    sink = ListSink()
+    run_watched(live, clip(6), [sink])
+    assert sink.calls[-1] == "publish"
+
+
 def test_the_stock_way_is_told_with_its_reason(live, server):
     live.tell_stock("the latent is nested")
     [data] = server.events
@@ -198,6 +242,29 @@ def test_while_a_file_is_written_the_latest_frame_is_shown(live, server, video_s
     assert report.ring_bytes == 2 * 4 * 32 * 48 * 3 // 2, "its pixels are the encoder's, not another copy"
 
 
+def test_where_the_latest_frame_cannot_be_made_all_else_is_shown(live, server, monkeypatch, video_sink, caplog):
+    """Said once, by the thread that tells, and not by Python of a thread that died."""
+    frames, died = clip(6, 32, 48), []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    monkeypatch.setattr(LatestFrame, "take_jpeg", refuse)
+
+    def decode(submit):
+        submit(frames[:, :2])
+        with server.told:
+            assert server.told.wait_for(lambda: len(server.sent) >= 3, 60), "it stopped telling"
+        submit(frames[:, 2:])
+
+    run_watched(live, frames, [video_sink], decode)
+    assert server.events[-1]["state"] == "done" and died == []
+    assert len([message for message in caplog.messages if "the latest frame" in message]) == 1
+
+
+def test_where_the_latest_frame_cannot_be_taken_the_file_is_saved(live, server, monkeypatch, video_sink):
+    monkeypatch.setattr(LatestFrame, "write", refuse)
+    run_watched(live, clip(6, 32, 48), [video_sink])
+    assert video_sink.path.exists()
+
+
 def test_an_image_is_not_a_file(live):
     with live.watch([TensorSink()], ready=False) as watch:
         assert not any(isinstance(sink, LatestFrame) for sink in watch.spectators)
@@ -210,6 +277,7 @@ def test_an_image_is_not_a_file(live):
         pytest.param({"AsyncFramePipeline.ShowLatestFrame": True}, True, id="on"),
         pytest.param({"Comfy.Locale": "en"}, True, id="never touched"),
         pytest.param("{half a fi", True, id="unreadable"),
+        pytest.param("[]", True, id="no settings in it"),
         pytest.param(None, True, id="no settings yet"),
     ],
 )

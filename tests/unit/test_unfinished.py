@@ -1,5 +1,8 @@
-"""Names of files: claimed, never shared, never overwritten."""
+"""Names of files: claimed, never shared, never overwritten, and never of half a file."""
 
+import errno
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -117,3 +120,179 @@ def test_nothing_is_kept_of_a_run_without_frames(tmp_path):
 def test_what_cannot_be_made_is_named(tmp_path):
     with pytest.raises(OSError, match=r"cannot write .*gone/clip_00001_\.mp4: No such file"):
         Unfinished(series(tmp_path / "gone")).create()
+
+
+# -- a final name stands for a whole file --------------------------------------------------------------
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """Makes a function of `os` fail as some disks let it."""
+
+    def refuse(name: str, number: int) -> None:
+        def refusing(path, *args, **kwargs):
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(os, name, refusing)
+
+    return refuse
+
+
+def test_at_no_moment_does_an_empty_file_stand_under_the_final_name(tmp_path, monkeypatch):
+    """Looked at before and after each call that could change a name, as somebody who watches the folder sees it."""
+    file, sizes = Unfinished(series(tmp_path)), []
+    final = series(tmp_path).path(1)
+
+    def look():
+        if final.exists():
+            sizes.append(final.stat().st_size)
+
+    def looking(real):
+        def call(*args, **kwargs):
+            look()
+            result = real(*args, **kwargs)
+            look()
+            return result
+
+        return call
+
+    fill(file, "whole")
+    for name in ("open", "link", "rename", "replace", "unlink", "close"):
+        monkeypatch.setattr(os, name, looking(getattr(os, name)))
+    assert file.publish() == final
+    monkeypatch.undo()
+    assert set(sizes) == {len("whole")}
+    assert names(tmp_path) == [final.name]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_disk_without_hard_links_gives_names_too(tmp_path, refuse, taken):
+    file = Unfinished(series(tmp_path))
+    fill(file, "ours")
+    if taken:
+        series(tmp_path).path(1).write_text("theirs")
+    refuse("link", errno.EPERM)
+    assert file.publish() == series(tmp_path).path(2 if taken else 1)
+    assert file.final.read_text() == "ours" and len(names(tmp_path)) == 1 + taken
+
+
+def test_a_name_that_cannot_be_given_leaves_nothing_under_it(tmp_path, refuse):
+    file = Unfinished(series(tmp_path))
+    fill(file, "whole")
+    refuse("link", errno.EPERM)
+    refuse("replace", errno.EIO)
+    with pytest.raises(OSError):
+        file.publish()
+    assert names(tmp_path) == [file.path.name]
+    file.give_up(any_frames=True)
+    assert names(tmp_path) == []
+
+
+def test_the_error_of_a_name_that_cannot_be_given_says_which(tmp_path, refuse):
+    file = Unfinished(series(tmp_path))
+    fill(file, "whole")
+    refuse("link", errno.EIO)
+    refuse("open", errno.EIO)
+    with pytest.raises(OSError, match=r"cannot write .*clip_00001_\.mp4: Input/output error") as failed:
+        file.publish()
+    assert failed.value.errno == errno.EIO
+
+
+# -- what stands beside it -----------------------------------------------------------------------------
+
+
+def beside(folder: Path, data: bytes = b"picture") -> Unfinished:
+    file = Unfinished(series(folder, "mkv", beside=("png",)))
+    fill(file, "ours")
+    file.write_beside("png", data)
+    return file
+
+
+def test_what_stands_beside_appears_with_it(tmp_path):
+    file = beside(tmp_path)
+    assert all(name.startswith(".") for name in names(tmp_path))
+    file.publish()
+    assert names(tmp_path) == ["clip_00001_.mkv", "clip_00001_.png"]
+    assert (tmp_path / "clip_00001_.png").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("taken", ["mkv", "png"])
+def test_both_take_the_next_number_where_one_is_taken_meanwhile(tmp_path, taken):
+    file = beside(tmp_path)
+    (tmp_path / f"clip_00001_.{taken}").write_text("theirs")
+    file.publish()
+    assert names(tmp_path) == sorted([f"clip_00001_.{taken}", "clip_00002_.mkv", "clip_00002_.png"])
+    assert (tmp_path / f"clip_00001_.{taken}").read_text() == "theirs"
+
+
+def test_what_stands_beside_and_is_lost_costs_no_file(tmp_path, caplog):
+    file = beside(tmp_path)
+    [hidden] = [path for path in tmp_path.iterdir() if ".png" in path.name]
+    hidden.unlink()
+    assert file.publish().read_text() == "ours"
+    assert names(tmp_path) == ["clip_00001_.mkv"] and "clip_00001_.png is left out" in caplog.text
+
+
+def test_both_go_when_it_is_given_up(tmp_path):
+    beside(tmp_path).give_up(any_frames=True)
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_written_beside_is_named(tmp_path, monkeypatch):
+    file = Unfinished(series(tmp_path, "mkv"))
+    fill(file, "ours")
+    shutil.rmtree(tmp_path)
+    with pytest.raises(OSError, match=r"cannot write .*clip_00001_\.png: No such file"):
+        file.write_beside("png", b"picture")
+
+
+def test_a_picture_of_somebody_elses_beside_a_plain_path_is_left_alone(tmp_path):
+    (tmp_path / "clip.png").write_text("theirs")
+    file = Unfinished(tmp_path / "clip.mkv")
+    fill(file, "ours")
+    with pytest.raises(OSError, match=r"cannot write .*clip\.png: there is one already"):
+        file.write_beside("png", b"picture")
+    file.publish()
+    assert names(tmp_path) == ["clip.mkv", "clip.png"] and (tmp_path / "clip.png").read_text() == "theirs"
+
+
+# -- giving up -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", ["mp4", ""])
+@pytest.mark.parametrize("keep", [False, True])
+def test_giving_up_what_somebody_deleted_does_not_raise(tmp_path, extension, keep):
+    file = Unfinished(series(tmp_path, extension), keep)
+    fill(file, "half")
+    shutil.rmtree(tmp_path)
+    file.give_up(any_frames=True)
+    assert file.kept == [] and file.path is None
+
+
+@pytest.mark.parametrize("extension", ["mp4", ""])
+@pytest.mark.parametrize("keep", [False, True])
+def test_giving_up_on_a_share_that_went_away_does_not_raise(tmp_path, refuse, extension, keep):
+    file = Unfinished(series(tmp_path, extension), keep)
+    fill(file, "half")
+    for name in ("stat", "lstat", "scandir", "listdir", "unlink", "rmdir"):
+        refuse(name, errno.ESTALE)
+    file.give_up(any_frames=True)
+    assert file.kept == [] and file.path is None
+
+
+def test_a_file_published_in_a_run_that_then_failed_is_taken_back(tmp_path):
+    """Another sink could not be published."""
+    file = beside(tmp_path)
+    file.publish()
+    file.give_up(any_frames=True)
+    assert names(tmp_path) == []
+
+
+def test_a_finished_file_is_not_given_up_by_the_next_run(tmp_path):
+    file = Unfinished(series(tmp_path))
+    for text in ("whole", "half"):
+        fill(file, text)
+        if text == "whole":
+            file.publish()
+    file.give_up(any_frames=True)
+    assert names(tmp_path) == ["clip_00001_.mp4"]

@@ -136,6 +136,68 @@ def test_audio_is_as_long_as_the_video(tmp_path, channels, seconds, rate):
             assert 0.3 < np.sqrt(2 * np.mean(heard**2)) < 0.6, "the tone has an amplitude of 0.5"
 
 
+class Listed:
+    """A sound whose pieces come from a list: an iterator without a `close`."""
+
+    channels, sample_rate, seconds = 2, 48000, Fraction(1)
+
+    def __init__(self, fails_at: int = 99):
+        self._fails_at = fails_at
+
+    def pieces(self):
+        pieces = np.full((48, 2, 1000), 0.1, np.float32)
+        return map(self._piece, range(48), pieces)
+
+    def _piece(self, number, piece):
+        if number == self._fails_at:
+            raise OSError("the sound cannot be read any further")
+        return piece
+
+
+def test_sound_may_come_from_any_iterator(tmp_path):
+    path = tmp_path / "sound.mp4"
+    save(path, moving_gradient(16, 32, 32), audio=Listed())
+    with av.open(str(path)) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+    assert abs(samples - 48000) <= 2 * AAC_FRAME and [entry.name for entry in tmp_path.iterdir()] == ["sound.mp4"]
+
+
+def test_sound_that_breaks_off_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="cannot be read any further"):
+        save(tmp_path / "sound.mp4", moving_gradient(16, 32, 32), audio=Listed(fails_at=20))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_is_closed_once_it_is_all_there_or_given_up(tmp_path):
+    for fails_at in (99, 20):
+        closed = []
+
+        class Closing(Listed):
+            def pieces(self):
+                try:
+                    yield from super().pieces()
+                finally:
+                    closed.append(True)
+
+        try:
+            save(tmp_path / "sound.mp4", moving_gradient(12, 32, 32), audio=Closing(fails_at))
+        except OSError:
+            assert fails_at == 20
+        assert closed == [True]
+
+
+def test_a_bytesio_of_a_failed_run_is_empty():
+    buffer = io.BytesIO(b"left over" * 10000)
+
+    def decode(submit):
+        submit(moving_gradient(2, 32, 32))
+        raise RuntimeError("the decoder broke")
+
+    with pytest.raises(engine.DecodeError):
+        engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [VideoFileSink(buffer, VideoOptions(Fraction(16)))])
+    assert buffer.getvalue() == b""
+
+
 def test_sound_is_interleaved_with_the_pictures(tmp_path):
     """A player that streams the file needs sound near the pictures it belongs to."""
     path = tmp_path / "sound.mp4"
