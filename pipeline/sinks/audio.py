@@ -7,7 +7,7 @@ import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, cast
 
 import av
 import numpy as np
@@ -70,7 +70,8 @@ def check_sound(channels: int, sample_rate: int) -> None:
     """Raise a ValueError for a number of channels or a rate that no file can hold."""
     if channels not in LAYOUTS:
         raise ValueError(
-            f"audio with {channels} channels cannot be written; supported are {', '.join(map(str, LAYOUTS))}: mix it down first"
+            f"audio with {channels} channels cannot be written; supported are {', '.join(map(str, LAYOUTS))}: "
+            "mix it down first"
         )
     if sample_rate <= 0:
         raise ValueError(f"audio needs a sample rate above 0 Hz, got {sample_rate}")
@@ -90,7 +91,7 @@ class Audio:
     samples: np.ndarray
     sample_rate: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.samples.ndim != 2 or self.samples.shape[1] < 1:
             raise ValueError(f"audio needs samples of shape (channels, n >= 1), got {self.samples.shape}")
         check_sound(self.channels, self.sample_rate)
@@ -144,18 +145,29 @@ class AudioTrack:
         self._audio = audio
         self._pieces = iter(audio.pieces())
         self._read = np.empty((audio.channels, 0), np.float32)  # and not sent yet
-        self._layout = LAYOUTS[audio.channels]
         self._total = math.ceil(seconds * audio.sample_rate)
         self._sent = 0
         kind = CODECS[codec]
+        self._layout = LAYOUTS[audio.channels]
         rate = audio.sample_rate if not kind.rates or audio.sample_rate in kind.rates else 48000
         # PyAV resamples to the stream's rate and sample format, and cuts into the codec's frames, by itself.
-        self._stream = container.add_stream(kind.encoder, rate=rate, layout=self._layout)
+        stream = container.add_stream(kind.encoder, rate=rate, layout=self._layout)
+        self._stream = cast(av.AudioStream, stream)
         if kind.bits_per_second:
             self._stream.bit_rate = kind.bits_per_second * audio.channels
         if codec == "flac":
             # 24 bits: the encoder takes them in 32. Its default of 16 would round float sound.
-            self._stream.codec_context.format = "s32"
+            self._stream.codec_context.format = av.AudioFormat("s32")
+
+    def __str__(self) -> str:
+        """What an encoder that cannot be opened was opened for."""
+        context = self._stream.codec_context
+        return f"{context.name} cannot be opened for sound with {self._audio.channels} channels at {context.rate} Hz"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the encoder could be opened."""
+        return self._stream.codec_context.is_open
 
     def advance(self, seconds: Fraction) -> None:
         """Encode the sound up to `seconds` of the video."""

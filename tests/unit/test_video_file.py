@@ -16,6 +16,7 @@ from async_frame_pipeline.pipeline.video_spec import VideoSpec
 
 from .streams import in_chunks
 
+H264 = Choice(FORMATS["mp4 (h264)"], "medium")
 AAC_FRAME = 1024
 
 
@@ -194,7 +195,7 @@ def test_a_bytesio_of_a_failed_run_is_empty():
         raise RuntimeError("the decoder broke")
 
     with pytest.raises(engine.DecodeError):
-        engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [VideoFileSink(buffer, VideoOptions(Fraction(16)))])
+        engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [VideoFileSink(buffer, VideoOptions(Fraction(16), H264))])
     assert buffer.getvalue() == b""
 
 
@@ -245,7 +246,7 @@ def test_the_name_appears_only_when_the_file_is_complete(tmp_path):
             seen.append(path.read_bytes())
 
     spec = VideoSpec(6, 32, 32, torch.device("cpu"))
-    engine.run(decode, spec, [VideoFileSink(path, VideoOptions(Fraction(16)))])
+    engine.run(decode, spec, [VideoFileSink(path, VideoOptions(Fraction(16), H264))])
     assert set(seen) == {b"the previous file"}
     assert read(str(path))[0].shape[0] == 6
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
@@ -257,21 +258,21 @@ def test_a_failed_run_leaves_no_file(tmp_path, audio):
         submit(moving_gradient(2, 32, 32))
         raise RuntimeError("the decoder broke")
 
-    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16), audio=audio))
+    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16), H264, audio=audio))
     with pytest.raises(engine.DecodeError, match="the decoder broke"):
         engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [sink])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_there_fails_before_decoding(tmp_path):
-    sink = VideoFileSink(tmp_path / "gone" / "clip.mp4", VideoOptions(Fraction(16)))
+    sink = VideoFileSink(tmp_path / "gone" / "clip.mp4", VideoOptions(Fraction(16), H264))
     with pytest.raises(OSError, match="gone"):
         engine.run(lambda submit: pytest.fail("decoded"), VideoSpec(6, 32, 32, torch.device("cpu")), [sink])
 
 
 def test_an_encoder_that_cannot_open_fails_before_decoding(tmp_path):
     """x264 refuses pictures wider than 16384."""
-    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16)))
+    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16), H264))
     with pytest.raises(RuntimeError, match="libx264 cannot be opened for 20000x2, yuv420p, at 16 frames a second"):
         engine.run(lambda submit: pytest.fail("decoded"), VideoSpec(1, 2, 20000, torch.device("cpu")), [sink])
     assert not list(tmp_path.iterdir())
@@ -290,7 +291,7 @@ def test_an_encoder_that_cannot_open_fails_before_decoding(tmp_path):
 )
 def test_options_that_cannot_be_encoded_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        VideoOptions(**options)
+        VideoOptions(choice=H264, **options)
 
 
 @pytest.mark.parametrize(
