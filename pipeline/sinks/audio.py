@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol, cast
 
@@ -29,17 +29,33 @@ class AudioCodec:
         rates: Hz it takes, other sound is resampled to 48 kHz; none if it takes any.
         channels: how many it takes.
         bits_per_second: for each channel, of a lossy one.
+        layouts: those it takes in place of the ones in LAYOUTS; the channels are stored as they come.
+        options: FFmpeg's, by number of channels.
     """
 
     encoder: str
     rates: tuple[int, ...] = ()
     channels: tuple[int, ...] = tuple(LAYOUTS)
     bits_per_second: int = 0
+    layouts: Mapping[int, str] = field(default_factory=dict)
+    options: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+    def layout(self, channels: int) -> str:
+        """FFmpeg's name of the layout in which so many channels are stored."""
+        return self.layouts.get(channels, LAYOUTS[channels])
 
 
 CODECS = {
     "aac": AudioCodec("aac", AAC_RATES, (1, 2, 3, 4, 5, 6, 8), 96_000),
-    "opus": AudioCodec("libopus", (48000,), bits_per_second=80_000),
+    "opus": AudioCodec(
+        "libopus",
+        (48000,),
+        bits_per_second=80_000,
+        # RFC 7845, section 5.1.1.2: four channels are quadraphonic.
+        layouts={4: "quad"},
+        # FFmpeg (5.1 to 8.0, 2026-11-25) puts five and seven channels in another order unless it is told which family.
+        options={channels: {"mapping_family": "1"} for channels in (5, 7)},
+    ),
     # RFC 9639 section 9.1.2 ends at 655350 Hz, FFmpeg's muxers for MP4 and Matroska take it.
     "flac": AudioCodec("flac"),
     "pcm": AudioCodec("pcm_s24le"),
@@ -148,11 +164,12 @@ class AudioTrack:
         self._total = math.ceil(seconds * audio.sample_rate)
         self._sent = 0
         kind = CODECS[codec]
-        self._layout = LAYOUTS[audio.channels]
+        self._layout = kind.layout(audio.channels)
         rate = audio.sample_rate if not kind.rates or audio.sample_rate in kind.rates else 48000
         # PyAV resamples to the stream's rate and sample format, and cuts into the codec's frames, by itself.
         stream = container.add_stream(kind.encoder, rate=rate, layout=self._layout)
         self._stream = cast(av.AudioStream, stream)
+        self._stream.options = {**kind.options.get(audio.channels, {})}
         if kind.bits_per_second:
             self._stream.bit_rate = kind.bits_per_second * audio.channels
         if codec == "flac":

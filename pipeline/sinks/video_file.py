@@ -137,7 +137,7 @@ class VideoFileSink:
             elif sound is not None and not sound.is_open:
                 message = f"the encoder {sound}: {error.strerror}. Another audio codec, or another format, may work."
             else:
-                message = f"{self._format.name} cannot be opened for these tracks: {error.strerror}. Choose another format."
+                message = f"{self._format.name} cannot hold these tracks: {error.strerror}. Choose another format."
             raise RuntimeError(message) from error
 
     def write(self, pixels: torch.Tensor) -> None:
