@@ -83,21 +83,22 @@ class Report:
 
         "fps" and "left", the seconds to go, are for written frames, and None as long as `Pace` cannot tell.
         """
-        written = self.frames
-        copied = max(written, self.timeline.copied)
-        fps, left = self.timeline.pace.see(written, self.total_frames, seconds)
+        timeline, written = self.timeline, self.frames
+        assert timeline is not None, "only a run that is watched has a progress"
+        copied = max(written, timeline.copied)
+        fps, left = timeline.pace.see(written, self.total_frames, seconds)
         return {
             "total": self.total_frames,
-            "decoded": max(copied, self.timeline.decoded),
+            "decoded": max(copied, timeline.decoded),
             "copied": copied,
             "written": written,
             "seconds": seconds,
             "fps": fps,
             "left": left,
-            "busy_share": self.timeline.busy_share,
+            "busy_share": timeline.busy_share,
             "device": self.device,
             "ready": self.ready,
-            "chart": self.timeline.chart(),
+            "chart": timeline.chart(),
         }
 
     @property

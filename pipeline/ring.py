@@ -53,23 +53,23 @@ def page_unlock(host: torch.Tensor) -> None:
 class Instant:
     """Stands in for a CUDA event on the CPU, where work is over when the call that did it returns."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._at_seconds = 0.0
 
-    def record(self, stream=None):
+    def record(self, stream: object = None) -> None:
         self._at_seconds = time.perf_counter()
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         pass
 
     def query(self) -> bool:
         return True
 
-    def elapsed_time(self, end: "Instant") -> float:
+    def elapsed_time(self, end: Instant) -> float:
         return (end._at_seconds - self._at_seconds) * 1e3
 
 
-def make_event(device: torch.device):
+def make_event(device: torch.device) -> torch.cuda.Event | Instant:
     """A timing event of `device`. Waiting for it sleeps: a spinning wait would take a core from the encoder."""
     if device.type == "cuda":
         with torch.cuda.device(device):

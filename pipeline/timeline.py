@@ -10,7 +10,9 @@ import threading
 import time
 from collections import deque
 
-from .ring import Slot
+import torch
+
+from .ring import Instant, Slot
 
 LANES = ("decode", "copy", "write")
 # The chart: when time runs past the last column, pairs of columns are added up and stand for twice the time.
@@ -24,7 +26,7 @@ class Pace:
     Counted from the first frames seen on: those bring all the setting up with them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._first: tuple[int, float] | None = None
         self._last: tuple[int, float] = (0, 0.0)
 
@@ -57,7 +59,7 @@ class Timeline:
         pace: of the written frames; for the one thread that asks for it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.decoded = 0
         self.copied = 0
         self.stalled_seconds = 0.0
@@ -65,7 +67,7 @@ class Timeline:
         self.pace = Pace()
         self._undecoded: deque[Slot] = deque()
         self._uncopied: deque[Slot] = deque()
-        self._began = None
+        self._began: torch.cuda.Event | Instant | None = None
         self._device_ahead: float | None = None  # the device's clock minus this thread's
         self._lock = threading.Lock()  # a chart drawn while columns are joined would show a time twice
         self._column_seconds = FIRST_COLUMN_SECONDS
@@ -77,7 +79,7 @@ class Timeline:
         """`Report.busy_share` of the run so far."""
         return 1.0 - self.stalled_seconds / self.decoded_seconds if self.decoded_seconds > 0 else 1.0
 
-    def begin(self, decode_began) -> None:
+    def begin(self, decode_began: torch.cuda.Event | Instant) -> None:
         """This event has been recorded on the compute stream, and decoding starts."""
         self._began = decode_began
 
@@ -98,7 +100,8 @@ class Timeline:
     def arrived(self, slot: Slot) -> None:
         """A slot's copy has been waited for."""
 
-        def at(event) -> float:
+        def at(event: torch.cuda.Event | Instant) -> float:
+            assert self._began is not None, "frames arrive after `begin`"
             return self._began.elapsed_time(event) / 1e3
 
         if self._device_ahead is None:

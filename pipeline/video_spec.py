@@ -36,7 +36,7 @@ class VideoSpec:
     clamped: bool = True
     alpha: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("frames", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"a video needs {name} >= 1, got {getattr(self, name)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def decode(
     ours = threading.get_ident()
     left_out = dropped_frames
 
-    def take(module, args, output):
+    def take(module: torch.nn.Module, args: tuple, output: Any) -> Any:
         nonlocal left_out
         # The module is everybody's: what another thread decodes with it meanwhile is not of this video.
         if threading.get_ident() != ours:

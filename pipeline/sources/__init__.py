@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from numbers import Rational
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -54,7 +54,7 @@ def spec_of(source: Source) -> VideoSpec:
     )
 
 
-def exact_fps(rate) -> Fraction:
+def exact_fps(rate: Any) -> Fraction:
     """A frame rate as a fraction that containers can hold: 24000/1001 as it is, 23.976 as 2997/125.
 
     Raises:
