@@ -47,7 +47,9 @@ def _english(node: dict) -> dict:
         # The frontend translates the type itself where that is the output's name.
         outputs[str(i)] = ({"name": name} if name != kind else {}) | {"tooltip": tooltip}
     inputs = {name: {"name": name, "tooltip": options["tooltip"]} for name, options in input_options(node).items()}
-    texts = {"display_name": node["display_name"], "description": node["description"]}
+    # The version, at the end of a description, is not for translators.
+    description = node["description"].rpartition(" (")[0]
+    texts = {"display_name": node["display_name"], "description": description}
     return texts | ({"inputs": inputs} if inputs else {}) | {"outputs": outputs}
 
 

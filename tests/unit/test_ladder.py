@@ -56,7 +56,7 @@ def climb(caplog):
             ladder.climb_down(job)
         finally:
             climb.tried = job.output.tried
-            climb.said = [record.getMessage().removeprefix("async-frame-pipeline: ") for record in caplog.records]
+            climb.said = [record.getMessage().partition(": ")[2] for record in caplog.records]
         return job
 
     return climb
