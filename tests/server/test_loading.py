@@ -47,7 +47,7 @@ def test_templates_are_offered_and_refer_only_to_nodes_that_exist(server):
     for template in templates:
         workflow = server.get(f"/api/workflow_templates/{host.PACK_NAME}/{template}.json")
         unknown = {node["type"] for node in workflow["nodes"]} - known.keys() - NOTES
-        assert unknown <= NEWER, "NEWER says what the README says of older ComfyUIs"
+        assert unknown <= NEWER, "NEWER says what docs/workflows.md says of older ComfyUIs"
         assert not unknown or "0.30.0" != server.get("/system_stats")["system"]["comfyui_version"]
 
 
