@@ -111,7 +111,8 @@ def test_disable_metadata_is_honoured(fp16_server, seed, format):
     assert len(list(folder.iterdir())) == (9 if format == "png sequence" else 1), "no picture beside it"
     for path in folder.iterdir():
         data = path.read_bytes()
-        assert not any(word in data for word in (b"secret", b"SaveVideoStreaming", b"workflow", b"prompt", b"async_frame_pipeline"))
+        words = (b"secret", b"SaveVideoStreaming", b"workflow", b"prompt", b"async_frame_pipeline")
+        assert not any(word in data for word in words)
 
 
 def test_pictures_are_those_of_the_decoded_image(server, seed):

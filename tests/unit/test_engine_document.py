@@ -21,7 +21,9 @@ def run(example: str, folder: Path, *, frames: int, width: int, height: int) -> 
     """The pictures, 8-bit RGB, of the one file that it leaves in `folder`."""
     (folder / "example.py").write_text(BANNED + example, encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "example.py"], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=folder, env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{frames} frames in "), "it prints the report"
     [path] = set(folder.iterdir()) - {folder / "example.py"}
