@@ -11,8 +11,8 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..pipeline.sinks import formats
 from ..pipeline.sinks.audio import CODECS
-from ..pipeline.sinks.choose import FileSink, file_sink
-from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS, QUALITIES, SPEEDS, Choice, Format
+from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
+from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS, Choice, FileSink, Format
 from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
@@ -188,8 +188,8 @@ class SaveVideoStreaming(io.ComfyNode):
         )
         folder, name, number, subfolder = server.output_names(filename_prefix, source.width, source.height)
         beside = () if file_format.restores or not options.metadata else ("png",)
-        extension = file_format.extension if file_format.container != "png" else ""
-        sink = file_sink(Numbered(Path(folder), name, number, extension, beside), options)
+        extension = "" if file_format.is_folder else file_format.extension
+        sink = file_format.sink(Numbered(Path(folder), name, number, extension, beside), options)
         sinks, spectators = [sink], []
         small = None
         if preview and not choice.plays:
@@ -244,7 +244,7 @@ def _check(format, quality, bit_depth, chroma, audio_codec, repeat) -> None:
     file_format.check(quality, None if chroma == AUTO else chroma, depth)
     if audio_codec not in (None, AUTO) and file_format.is_video and audio_codec not in file_format.audio:
         raise ValueError(f"{format} can have sound as {', '.join(file_format.audio)}; got {audio_codec}")
-    if repeat is not None and repeat > 1 and file_format.container == "png":
+    if repeat is not None and repeat > 1 and file_format.is_folder:
         raise ValueError("a png sequence cannot repeat: set repeat to 0")
 
 
@@ -254,16 +254,16 @@ def _here(file_format: Format) -> Format:
         return file_format
     if file_format.software not in formats.available_formats():
         raise ValueError(
-            f"PyAV {av.__version__} cannot write {file_format.name}: it has no {file_format.encoder}, or one that is too old. "
+            f"PyAV {av.__version__} cannot write {file_format.name}: it has no {file_format.encoder.name}, or one that is too old. "
             "Choose another format."
         )
-    say(f"no {file_format.encoder} on this machine, {file_format.software} is written instead of {file_format.name}")
+    say(f"no {file_format.encoder.name} on this machine, {file_format.software} is written instead of {file_format.name}")
     return FORMATS[file_format.software]
 
 
 def _saved_video(video, sink: FileSink, file_format: Format):
     """What the node gives on: the file; ComfyUI has no VIDEO for a folder of pictures."""
-    return video if file_format.container == "png" else InputImpl.VideoFromFile(str(sink.path))
+    return video if file_format.is_folder else InputImpl.VideoFromFile(str(sink.path))
 
 
 def _frames(source, kept, frames: int):

@@ -41,7 +41,7 @@ Submit = Callable[[torch.Tensor], None]
 
 # How long the end of the process waits for lanes under way: a chunk of the decoder, and the writes in hand.
 STOP_SECONDS = 10
-# How long a run that is over waits for the sink it is to give up. Encoders exist that never return (formats.py knows
+# How long a run that is over waits for the sink it is to give up. Encoders exist that never return (svt_av1.py knows
 # one), and a cancel must come through; one that is only slow gives up its file when it does return.
 STUCK_SECONDS = 30
 

@@ -6,6 +6,7 @@ of its work and the encoder sees real pictures.
 """
 
 import gc
+import importlib
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ from comfy_api.latest import InputImpl, Types
 
 from .saving import BenchPSNR
 from .trace import profiled
+from .turns import TURNS, in_turns
 
 ARCHITECTURES = {
     "2.1": (
@@ -82,27 +84,29 @@ def natural_frames(path, frames, height, width):
 
 
 class Overlay:
-    """Replaces the decoders' output by natural frames, wherever the decoder is in the clip."""
+    """Replaces the decoders' output by natural frames, wherever the decoder is in the clip.
+
+    Only frames of the clip's size: tiles, and what is compared before the first use of the fast decoder, stay.
+    """
 
     def __init__(self, vae, version, frames_cthw):
         self._pictures = frames_cthw.to(vae.device)
         self._patchify = comfy.ldm.wan.vae2_2.patchify if version == "2.2" else (lambda pictures, patch_size: pictures)
         self._position = 0
         self._hook = vae.first_stage_model.decoder.head[-1].register_forward_hook(self._replace)
-        self._wan = decoding().families.wan
-        self._steps = self._wan.steps
-        self._wan.steps = self._steps_replaced
+        # The class, which nodes of other commits have too: --checkout measures those.
+        self._fast = importlib.import_module("..pipeline.decoders.fast.network", decoding().__package__).WanDecoder
+        self._step = self._fast.step
+        self._fast.step = lambda decoder, latent_bchw: self._replace_step(self._step(decoder, latent_bchw))
 
     def _replace(self, module, args, output):
         pictures = self._patchify(self._next(output.shape[2])[None], patch_size=2)
-        return output.mul_(0.0).add_(pictures) if pictures.shape == output.shape else None  # tiles stay as they are
+        return output.mul_(0.0).add_(pictures) if pictures.shape == output.shape else None
 
-    def _steps_replaced(self, decoder, latent):
-        for frames in self._steps(decoder, latent):
-            if latent.shape[2] <= self._wan.CHECKED[0]:  # the comparison before the first use
-                yield frames
-            else:  # float32, as the fast decoder's own output
-                yield frames.mul_(0.0).add_(self._next(frames.shape[1]))
+    def _replace_step(self, frames_cthw):
+        if frames_cthw.shape[2:] != self._pictures.shape[2:]:
+            return frames_cthw
+        return frames_cthw.mul_(0.0).add_(self._next(frames_cthw.shape[1]))  # float32, as they were
 
     def _next(self, frames):
         first = self._position % self._pictures.shape[1]
@@ -114,24 +118,18 @@ class Overlay:
 
     def remove(self):
         self._hook.remove()
-        self._wan.steps = self._steps
+        self._fast.step = self._step
 
 
-def peak_bytes(function):
-    """Most GPU memory allocated at once, weights included."""
-    model_management.soft_empty_cache()
+def measured(function):
+    """Seconds, and the most GPU memory allocated at once, weights of all that is loaded included; and the result."""
+    torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    function()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
-
-
-def timed(function):
-    torch.cuda.synchronize()
     began = time.perf_counter()
     result = function()
     torch.cuda.synchronize()
-    return time.perf_counter() - began, result
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "peak_bytes": torch.cuda.max_memory_allocated()}, result
 
 
 def latent_shape(version, width, height, frames):
@@ -181,9 +179,12 @@ class Case:
         self._restart()
         return decoding().decode_image(self.vae, self.samples, decoder)
 
-    def stock_file(self):
-        components = Types.VideoComponents(images=self.stock_image(), audio=None, frame_rate=Fraction(16))
+    def save_stock(self, images):
+        components = Types.VideoComponents(images=images, audio=None, frame_rate=Fraction(16))
         InputImpl.VideoFromComponents(components).save_to(self.path("stock"))
+
+    def stock_file(self):
+        self.save_stock(self.stock_image())
 
     def our_file(self, decoder="exact"):
         self._restart()
@@ -193,15 +194,15 @@ class Case:
 
 
 class BenchDecodeSave:
-    """Decode, and decode + save, ours and stock, in one run; kernel times from the profiler's trace."""
+    """Decode, and decode + save, ours and stock, in turns; kernel times from the profiler's trace."""
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
             "version": (["2.1", "2.2"],), "width": ("INT", {"default": 1280, "max": 8192}),
             "height": ("INT", {"default": 720, "max": 8192}), "frames": ("INT", {"default": 81, "max": 8192}),
-            "clip": ("STRING", {"default": ""}), "slots": ("STRING", {"default": "2,3,4,6"}),
-            "repeats": ("INT", {"default": 2}), "tiled": ("BOOLEAN", {"default": True}),
+            "clip": ("STRING", {"default": ""}), "slots": ("STRING", {"default": ""}),
+            "tiled": ("BOOLEAN", {"default": True}), "traces": ("BOOLEAN", {"default": False}),
         }}  # fmt: skip
 
     RETURN_TYPES = ()
@@ -209,47 +210,56 @@ class BenchDecodeSave:
     OUTPUT_NODE = True
     CATEGORY = "benchmarks"
 
-    def measure(self, version, width, height, frames, clip, slots, repeats, tiled):
+    def measure(self, version, width, height, frames, clip, slots, tiled, traces):
         plain = Case(version, 320, 192, 17, clip="")
-        stock, fast = plain.stock_image(), plain.our_image("fast")
-        figures = dict(version=version, width=width, height=height, frames=frames)
+        stock, exact, fast = plain.stock_image(), plain.our_image("exact"), plain.our_image("fast")
+        figures = dict(version=version, width=width, height=height, frames=frames, turns=TURNS)
+        figures["bit_equal"] = torch.equal(stock, exact)
         figures["fast_rms_from_stock"] = (fast - stock).square().mean().sqrt().item()
         case = Case(version, width, height, frames, clip, plain.vae)
         try:
-            figures |= self._measure(case, slots, repeats, tiled)
+            figures |= self._measure(case, [int(count) for count in slots.split(",") if count], tiled, traces)
         finally:
             case.close()
             plain.close()
+        figures |= {"cudnn": torch.backends.cudnn.version(), "pyav": av.__version__}
         return {"ui": {"figures": [figures]}}
 
-    def _measure(self, case, slots, repeats, tiled):
-        def best(function):
-            return min(timed(function)[0] for _ in range(repeats))
-
-        stock = case.stock_image()  # also the warm-up
-        equal = torch.equal(stock, case.our_image())
-        first_fast = timed(lambda: case.our_image("fast"))[0]
-        del stock
+    def _measure(self, case, slots, tiled, traces):
+        case.decoder_alone()  # warms up what stock and exact both run
+        figures = {"fast_first_image_seconds": measured(lambda: case.our_image("fast"))[0]["seconds"]}
         ways = {
-            "decoder alone": case.decoder_alone, "stock image": case.stock_image, "exact image": case.our_image,
-            "fast image": lambda: case.our_image("fast"), "stock file": case.stock_file, "exact file": case.our_file,
-            "fast file": lambda: case.our_file("fast"),
+            "exact image": case.our_image, "fast image": lambda: case.our_image("fast"),
+            "exact file": case.our_file, "fast file": lambda: case.our_file("fast"),
         }  # fmt: skip
-        figures = {"bit_equal": equal, "fast_first_image_seconds": first_fast, "by_slots": {}}
-        for name, way in ways.items():
-            figures[name] = {"seconds": best(way), "peak_bytes": peak_bytes(way)} | profiled(way).as_dict()
-        if tiled:  # slow, and steady enough for one run
-            figures["tiled image"] = {"seconds": timed(case.tiled_image)[0]}
-        usual = decoding().lanes.SLOTS
-        try:
-            for count in map(int, slots.split(",") if slots else ()):
-                decoding().lanes.SLOTS = count
-                seconds, report = min((timed(case.our_file) for _ in range(repeats)), key=lambda run: run[0])
-                row = {"seconds": seconds, "report": report.as_dict()} | profiled(case.our_file).as_dict()
-                figures["by_slots"][count] = row
-        finally:
-            decoding().lanes.SLOTS = usual
+        ways |= {f"exact file, {count} slots": lambda count=count: with_slots(count, case.our_file) for count in slots}
+        if tiled:
+            ways["tiled image"] = case.tiled_image
+        taken = [lambda name=name, way=way: {name: measured(way)[0]} for name, way in ways.items()]
+        figures |= in_turns([lambda: stock_rows(case), *taken])
+        # Afterwards: who knows what a profiler leaves on.
+        figures["decoder alone"] = profiled(case.decoder_alone).as_dict()
+        if traces:
+            for name, way in {"stock image": case.stock_image, "stock file": case.stock_file, **ways}.items():
+                figures[name] |= profiled(way).as_dict()
         return figures
+
+
+def stock_rows(case):
+    """The file is made of the image, as in a workflow of stock nodes: one decode tells of both."""
+    image, frames_thwc = measured(case.stock_image)
+    saving, _ = measured(lambda: case.save_stock(frames_thwc))
+    seconds, peak = image["seconds"] + saving["seconds"], max(image["peak_bytes"], saving["peak_bytes"])
+    return {"stock image": image, "stock file": {"seconds": seconds, "peak_bytes": peak}}
+
+
+def with_slots(count, function):
+    lanes = decoding().lanes
+    usual, lanes.SLOTS = lanes.SLOTS, count
+    try:
+        return function()
+    finally:
+        lanes.SLOTS = usual
 
 
 class BenchRivals:
@@ -270,24 +280,27 @@ class BenchRivals:
     def measure(self, version, width, height, frames):
         model_management.unload_all_models()
         latents = torch.randn(latent_shape(version, width, height, frames), device="cuda").bfloat16()
-        module = plain_module(version)
-
-        def seconds():
-            first = timed(lambda: module.decode(latents))[0]
-            return {"first_seconds": first, "seconds": min(timed(lambda: module.decode(latents))[0] for _ in range(2))}
-
-        rows = {"as published": seconds()}
-        for layer in module.modules():
+        modules = {name: plain_module(version) for name in ("as published", "channels_last", "torch.compile")}
+        for layer in modules["channels_last"].modules():
             if isinstance(layer, (torch.nn.Conv2d, torch.nn.Conv3d)):
                 layout = torch.channels_last if layer.weight.ndim == 4 else torch.channels_last_3d
                 layer.weight.data = layer.weight.data.contiguous(memory_format=layout)
-        rows["channels_last"] = seconds()
-        module = plain_module(version)
-        module.decoder.forward = torch.compile(module.decoder.forward)
-        try:
-            rows["torch.compile"] = seconds()
-        except Exception as error:
-            rows["torch.compile"] = {"error": f"{type(error).__name__}: {error}"[:500]}
+        decoder = modules["torch.compile"].decoder
+        decoder.forward = torch.compile(decoder.forward)
+
+        def seconds(module):
+            return measured(lambda: module.decode(latents))[0]["seconds"]
+
+        rows = {}
+        for name, module in list(modules.items()):
+            try:
+                rows[name] = {"first_seconds": seconds(module)}
+            except Exception as error:
+                rows[name] = {"error": f"{type(error).__name__}: {error}"[:500]}
+                del modules[name]
+        ways = [lambda name=name: {name: {"seconds": seconds(modules[name])}} for name in modules]
+        for name, row in in_turns(ways).items():
+            rows[name] |= row
         torch._dynamo.reset()
         return {"ui": {"rows": [rows]}}
 
@@ -310,23 +323,26 @@ class BenchMemory:
     def measure(self, version, width, height, frames):
         rows = []
         vae = None
-        for count in [int(frames.split(",")[0]), *map(int, frames.split(","))]:  # the first warms up
+        for count in map(int, frames.split(",")):
             case = Case(version, width, height, count, "", vae)
             vae = case.vae
-            ways = {"exact": case.our_file, "fast": lambda: case.our_file("fast"), "stock": case.stock_file}
-            for name, way in ways.items():
-                gc.collect()
-                Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-                seconds = timed(way)[0]
-                status = Path("/proc/self/status").read_text().splitlines()
-                mark = next(line for line in status if line.startswith("VmHWM"))
-                host_peak = int(mark.split()[1]) * 1024
-                rows.append({
-                    "frames": count, "way": name, "seconds": seconds, "host_peak_bytes": host_peak,
-                    "device_peak_bytes": peak_bytes(way),
-                })  # fmt: skip
+            ways = {"exact": case.our_file, "fast": lambda case=case: case.our_file("fast"), "stock": case.stock_file}
+            for way in ways.values() if not rows else ():
+                way()  # warms up
+            taken = in_turns([lambda name=name, way=way: {name: memory_row(way)} for name, way in ways.items()])
+            rows += [{"frames": count, "way": name} | row for name, row in taken.items()]
             case.close()
-        return {"ui": {"rows": rows[3:]}}
+        return {"ui": {"rows": rows}}
+
+
+def memory_row(way):
+    gc.collect()
+    model_management.soft_empty_cache()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    row = measured(way)[0]
+    [mark] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    host_peak_bytes = int(mark.split()[1]) * 1024
+    return {"seconds": row["seconds"], "host_peak_bytes": host_peak_bytes, "device_peak_bytes": row["peak_bytes"]}
 
 
 NODE_CLASS_MAPPINGS = {

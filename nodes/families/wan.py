@@ -95,9 +95,9 @@ class Fast(Way):
 
     def decode(self, job: Job) -> None:
         def decode(submit):
-            weights = loaded(job.vae)
-            memory.load_whole(weights.patcher, self.bytes_needed(job))
-            for frames_cthw in steps(WanDecoder(weights.weights), job.latent.to(job.vae.device)):
+            model = loaded(job.vae)
+            memory.load_whole(model.patcher, self.bytes_needed(job))
+            for frames_cthw in steps(WanDecoder(model.weights), job.latent.to(job.vae.device)):
                 submit(frames_cthw)
 
         job.output.stream(decode, spec_of(job), FRAMES_PER_STEP, None)

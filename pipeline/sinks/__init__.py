@@ -13,7 +13,7 @@ from ..video_spec import VideoSpec
 
 
 class Sink(Protocol):
-    """`open` once, `write` for each chunk, `finish`, then `publish`; or `abort` at any point. After either, `open` anew.
+    """`open` once, `write` for each chunk, `finish`, then `publish`; or `abort` at any point. Then `open` anew.
 
     A run publishes when all of its sinks have finished, and aborts all of them if anything failed before that.
 
@@ -51,8 +51,9 @@ class Sink(Protocol):
     def abort(self) -> None:
         """Leave nothing behind.
 
-        On the sink thread, or on the caller's where that has ended or never began; one after another in any case. Must not
-        raise. May come at any time: before `open`, after it failed, or after `publish` where that of another sink failed.
+        On the sink thread, or on the caller's where that has ended or never began; one after another in any case. Must
+        not raise. May come at any time: before `open`, after it failed, or after `publish` where that of another sink
+        failed.
         """
 
 
@@ -62,4 +63,6 @@ def abort_all(sinks: Iterable[Sink]) -> None:
         try:
             sink.abort()
         except BaseException as error:
-            logging.warning("async-frame-pipeline: %s could not be given up: %s: %s", sink.name, type(error).__name__, error)
+            logging.warning(
+                "async-frame-pipeline: %s could not be given up: %s: %s", sink.name, type(error).__name__, error
+            )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, cast
 
 import av
 import numpy as np
@@ -29,17 +29,33 @@ class AudioCodec:
         rates: Hz it takes, other sound is resampled to 48 kHz; none if it takes any.
         channels: how many it takes.
         bits_per_second: for each channel, of a lossy one.
+        layouts: those it takes in place of the ones in LAYOUTS; the channels are stored as they come.
+        options: FFmpeg's, by number of channels.
     """
 
     encoder: str
     rates: tuple[int, ...] = ()
     channels: tuple[int, ...] = tuple(LAYOUTS)
     bits_per_second: int = 0
+    layouts: Mapping[int, str] = field(default_factory=dict)
+    options: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+    def layout(self, channels: int) -> str:
+        """FFmpeg's name of the layout in which so many channels are stored."""
+        return self.layouts.get(channels, LAYOUTS[channels])
 
 
 CODECS = {
     "aac": AudioCodec("aac", AAC_RATES, (1, 2, 3, 4, 5, 6, 8), 96_000),
-    "opus": AudioCodec("libopus", (48000,), bits_per_second=80_000),
+    "opus": AudioCodec(
+        "libopus",
+        (48000,),
+        bits_per_second=80_000,
+        # RFC 7845, section 5.1.1.2: four channels are quadraphonic.
+        layouts={4: "quad"},
+        # FFmpeg (5.1 to 8.0, 2026-11-25) puts five and seven channels in another order unless it is told which family.
+        options={channels: {"mapping_family": "1"} for channels in (5, 7)},
+    ),
     # RFC 9639 section 9.1.2 ends at 655350 Hz, FFmpeg's muxers for MP4 and Matroska take it.
     "flac": AudioCodec("flac"),
     "pcm": AudioCodec("pcm_s24le"),
@@ -70,7 +86,8 @@ def check_sound(channels: int, sample_rate: int) -> None:
     """Raise a ValueError for a number of channels or a rate that no file can hold."""
     if channels not in LAYOUTS:
         raise ValueError(
-            f"audio with {channels} channels cannot be written; supported are {', '.join(map(str, LAYOUTS))}: mix it down first"
+            f"audio with {channels} channels cannot be written; supported are {', '.join(map(str, LAYOUTS))}: "
+            "mix it down first"
         )
     if sample_rate <= 0:
         raise ValueError(f"audio needs a sample rate above 0 Hz, got {sample_rate}")
@@ -90,7 +107,7 @@ class Audio:
     samples: np.ndarray
     sample_rate: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.samples.ndim != 2 or self.samples.shape[1] < 1:
             raise ValueError(f"audio needs samples of shape (channels, n >= 1), got {self.samples.shape}")
         check_sound(self.channels, self.sample_rate)
@@ -144,18 +161,30 @@ class AudioTrack:
         self._audio = audio
         self._pieces = iter(audio.pieces())
         self._read = np.empty((audio.channels, 0), np.float32)  # and not sent yet
-        self._layout = LAYOUTS[audio.channels]
         self._total = math.ceil(seconds * audio.sample_rate)
         self._sent = 0
         kind = CODECS[codec]
+        self._layout = kind.layout(audio.channels)
         rate = audio.sample_rate if not kind.rates or audio.sample_rate in kind.rates else 48000
         # PyAV resamples to the stream's rate and sample format, and cuts into the codec's frames, by itself.
-        self._stream = container.add_stream(kind.encoder, rate=rate, layout=self._layout)
+        stream = container.add_stream(kind.encoder, rate=rate, layout=self._layout)
+        self._stream = cast(av.AudioStream, stream)
+        self._stream.options = {**kind.options.get(audio.channels, {})}
         if kind.bits_per_second:
             self._stream.bit_rate = kind.bits_per_second * audio.channels
         if codec == "flac":
             # 24 bits: the encoder takes them in 32. Its default of 16 would round float sound.
-            self._stream.codec_context.format = "s32"
+            self._stream.codec_context.format = av.AudioFormat("s32")
+
+    def __str__(self) -> str:
+        """What an encoder that cannot be opened was opened for."""
+        context = self._stream.codec_context
+        return f"{context.name} cannot be opened for sound with {self._audio.channels} channels at {context.rate} Hz"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the encoder could be opened."""
+        return self._stream.codec_context.is_open
 
     def advance(self, seconds: Fraction) -> None:
         """Encode the sound up to `seconds` of the video."""

@@ -21,8 +21,11 @@ def colour_tags(pixel_format: PixelFormat) -> dict[str, int]:
     """
     if not pixel_format.is_yuv:
         return {
-            "color_primaries": PRIMARIES_BT709, "color_trc": TRANSFER_SRGB, "colorspace": MATRIX_RGB, "color_range": FULL_RANGE,
-        }  # fmt: skip
+            "color_primaries": PRIMARIES_BT709,
+            "color_trc": TRANSFER_SRGB,
+            "colorspace": MATRIX_RGB,
+            "color_range": FULL_RANGE,
+        }
     return {
         "color_primaries": PRIMARIES_BT709,
         "color_trc": TRANSFER_BT709,
@@ -45,6 +48,7 @@ def to_frame(packed: torch.Tensor, pixel_format: PixelFormat, height: int, width
         source = source[0].reshape(plane.height, -1)
         rows[:, : source.shape[1]].copy_(source)
     for tag, value in colour_tags(pixel_format).items():
-        if hasattr(frame, tag):  # before PyAV 17, frames have no primaries and no transfer; the encoder's context tells them
+        # Before PyAV 17, frames have no primaries and no transfer; the encoder's context tells them.
+        if hasattr(frame, tag):
             setattr(frame, tag, value)
     return frame

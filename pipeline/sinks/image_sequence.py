@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import torch
 
 from ..video_spec import VideoSpec
-from .formats import encoder_threads
+from .encoders.base import encoder_threads, same_codes
 from .frames import to_frame
 from .metadata import with_png_texts
 from .unfinished import Numbered, Unfinished
@@ -40,37 +41,38 @@ class ImageSequenceSink:
         self._options = options
         self._unfinished = Unfinished(target, options.keep_unfinished)
         self._written = 0
-        self._encoder: av.CodecContext | None = None
+        self._encoder: av.VideoCodecContext | None = None
 
     def open(self, spec: VideoSpec) -> None:
         self._height, self._width = spec.height, spec.width
         self._written = self._taken = 0
         self.path = None
         self._folder = self._unfinished.create()
-        choice = self._options.choice
-        options, threads = choice.encoder_options(encoder_threads(), spec.height, spec.width)
-        self._encoder = av.CodecContext.create("png", "w")
-        self._encoder.width, self._encoder.height = spec.width, spec.height
-        # PNG has its 16 bits the other way round.
-        self._encoder.pix_fmt = choice.pixel_format.av_name.replace("le", "be")
-        self._encoder.time_base = Fraction(1, 1)
-        self._encoder.options = options
+        choice, png = self._options.choice, self._options.choice.format.encoder
+        encoder = cast(av.VideoCodecContext, av.CodecContext.create(png.name, "w"))
+        encoder.width, encoder.height = spec.width, spec.height
+        encoder.pix_fmt = png.takes(choice.pixel_format)
+        encoder.time_base = Fraction(1, 1)
+        threads = encoder_threads()
+        encoder.options = png.options(choice, spec.height, spec.width, threads)
         # Each thread has a frame of its own: deflate uses one.
-        self._encoder.thread_type, self._encoder.thread_count = "FRAME", threads
-        self._encoder.open()
+        encoder.thread_type, encoder.thread_count = "FRAME", threads
+        encoder.open()
+        self._encoder = encoder
 
     def write(self, pixels: torch.Tensor) -> None:
-        with naming_the_file(str(self._unfinished.final)):
+        encoder = self._encoder
+        assert encoder is not None and encoder.pix_fmt is not None, "open it first"
+        with naming_the_file(self._unfinished.name):
             for packed in pixels.split(1):
                 frame = to_frame(packed, self.pixel_format, self._height, self._width)
-                if frame.format.name != self._encoder.pix_fmt:
-                    frame = frame.reformat(format=self._encoder.pix_fmt)
-                frame.pts, frame.time_base = self._taken, self._encoder.time_base
+                frame.pts, frame.time_base = self._taken, encoder.time_base
                 self._taken += 1
-                self._store(self._encoder.encode(frame))
+                self._store(encoder.encode(same_codes(frame, encoder.pix_fmt)))
 
     def finish(self) -> None:
-        with naming_the_file(str(self._unfinished.final)):
+        assert self._encoder is not None, "open it first"
+        with naming_the_file(self._unfinished.name):
             self._store(self._encoder.encode(None))
 
     def publish(self) -> None:

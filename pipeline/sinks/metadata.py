@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from PIL import Image
@@ -17,22 +20,23 @@ WEBP_HAS_EXIF, WEBP_HAS_ALPHA = 0x08, 0x10
 EXIF_PROMPT, EXIF_OTHERS = 0x0110, 0x010F
 
 
-def as_texts(metadata: dict) -> dict[str, str]:
+def as_texts(metadata: Mapping[str, object]) -> dict[str, str]:
     """Every value as JSON, in ASCII, which all of these places can hold."""
     return {key: json.dumps(value) for key, value in metadata.items()}
 
 
-def png_bytes(frame: av.VideoFrame, metadata: dict) -> bytes:
+def png_bytes(frame: av.VideoFrame, metadata: Mapping[str, object]) -> bytes:
     """A frame as a PNG of 8 bits that restores the workflow."""
     encoder = av.CodecContext.create("png", "w")
     picture = frame.reformat(format="rgb24", dst_color_range="JPEG")
     encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, "rgb24"
-    encoder.time_base = frame.time_base
+    encoder.time_base = Fraction(1, 1)
+    picture.pts, picture.time_base = 0, encoder.time_base
     packets = [*encoder.encode(picture), *encoder.encode(None)]
     return with_png_texts(b"".join(map(bytes, packets)), metadata)
 
 
-def with_png_texts(png: bytes, metadata: dict) -> bytes:
+def with_png_texts(png: bytes, metadata: Mapping[str, object]) -> bytes:
     """A PNG file with a text chunk for each value, before its pixels. Source: W3C PNG, sections 5.3 and 11.3.3.2."""
     header_end = PNG_SIGNATURE_BYTES + 4 + 4 + struct.unpack(">I", png[8:12])[0] + 4
     chunks = b""
@@ -42,7 +46,7 @@ def with_png_texts(png: bytes, metadata: dict) -> bytes:
     return png[:header_end] + chunks + png[header_end:]
 
 
-def add_to_webp(path: Path, metadata: dict) -> None:
+def add_to_webp(path: Path, metadata: Mapping[str, object]) -> None:
     """Append an EXIF chunk to a WebP, in place."""
     exif = Image.Exif()
     others = [key for key in metadata if key != "prompt"]
@@ -64,7 +68,7 @@ def add_to_webp(path: Path, metadata: dict) -> None:
         file.write(struct.pack("<I", size - 8))
 
 
-def _insert_vp8x(file, kind: bytes) -> None:
+def _insert_vp8x(file: BinaryIO, kind: bytes) -> None:
     """Give a simple file, which holds one picture and no place for anything else, the header of an extended one.
 
     libwebp makes these of clips in which nothing moves.
@@ -81,4 +85,6 @@ def _insert_vp8x(file, kind: bytes) -> None:
     rest = file.read()
     file.seek(12)
     flags = WEBP_HAS_EXIF | (WEBP_HAS_ALPHA if alpha else 0)
-    file.write(struct.pack("<4sIB3x", b"VP8X", 10, flags) + width.to_bytes(3, "little") + height.to_bytes(3, "little") + rest)
+    file.write(
+        struct.pack("<4sIB3x", b"VP8X", 10, flags) + width.to_bytes(3, "little") + height.to_bytes(3, "little") + rest
+    )

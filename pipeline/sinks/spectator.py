@@ -40,7 +40,7 @@ class Spectator:
         if not self._dropped:
             self._sink.abort()
 
-    def _try(self, method: str, *args) -> None:
+    def _try(self, method: str, *args: object) -> None:
         if self._dropped:
             return
         try:

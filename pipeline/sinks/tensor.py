@@ -39,6 +39,7 @@ class TensorSink:
         self._written = 0
 
     def write(self, pixels: torch.Tensor) -> None:
+        assert self.frames_thwc is not None, "open it first"
         end = self._written + pixels.shape[0]
         self.frames_thwc[self._written : end].copy_(pixels)
         self._written = end

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import logging
 import os
@@ -16,7 +17,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
 
 # More than FFmpeg writes to a file before it takes the first frame.
 ROOM_BYTES = 16384
@@ -62,7 +62,7 @@ class Unfinished:
         kept: what failed runs left here, and no later one made whole.
     """
 
-    def __init__(self, target: Numbered | str | os.PathLike, keep: bool = False):
+    def __init__(self, target: Numbered | str | os.PathLike[str], keep: bool = False):
         self.target = target if isinstance(target, Numbered) else Path(target)
         self._keep = keep
         self.path: Path | None = None
@@ -71,6 +71,11 @@ class Unfinished:
         self._beside: dict[str, Path] = {}  # by their extensions, where they are until all is published
         self._published: list[Path] = []
 
+    @property
+    def name(self) -> str:
+        """The file as users know it."""
+        return str(self.final)
+
     def create(self) -> Path:
         """Claim a name and make an empty file, or folder, to write to.
 
@@ -78,20 +83,22 @@ class Unfinished:
             OSError: it cannot be made; names it and says why.
         """
         self._beside, self._published = {}, []
-        for self.final in self._candidates():
-            self.path = self._unfinished_name(self.final)
+        for final in self._candidates():
+            path = self._unfinished_name(final)
+            self.final, self.path = final, path
             try:
                 if self._is_folder:
-                    os.mkdir(self.path)
+                    os.mkdir(path)
                 else:
-                    os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-                    _check_room(self.path)
-                return self.path
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                    _check_room(path)
+                return path
             except FileExistsError:
                 continue
             except OSError as error:
                 self.discard()
-                raise OSError(error.errno, f"cannot write {self.final}: {error.strerror}") from error
+                raise OSError(error.errno, f"cannot write {final}: {error.strerror}") from error
+        raise FileExistsError(errno.EEXIST, f"cannot write {self.final}: there is already {self.path}")
 
     def write_beside(self, extension: str, data: bytes) -> None:
         """Write a file that gets its name, the finished one's with this extension, at the same time.
@@ -99,6 +106,7 @@ class Unfinished:
         Raises:
             OSError: it cannot be written; names it and says why.
         """
+        assert self.final is not None and self.path is not None, "create it first"
         beside = self.final.with_suffix(f".{extension}")
         if not isinstance(self.target, Numbered) and os.path.lexists(beside):
             raise FileExistsError(errno.EEXIST, f"cannot write {beside}: there is one already")
@@ -115,20 +123,22 @@ class Unfinished:
         self._beside[extension] = path
 
     def publish(self) -> Path:
-        """Give the finished file its name, which it returns, and what stands beside it first, as far as that can be done.
+        """Give the finished file its name, which it returns, and first what stands beside it, as far as that can be.
 
         Raises:
             OSError: the file cannot have its name; says which. Nothing then has one.
         """
         # The claimed name first: it is free unless somebody who knows nothing of claims took it meanwhile.
-        for self.final in itertools.chain([self.final], self._candidates()):
+        assert self.final is not None and self.path is not None, "create it first"
+        for final in itertools.chain([self.final], self._candidates()):
+            self.final = final
             try:
-                self._take_all(self.final)
+                self._take_all(self.path, final)
                 break
             except OSError as error:
                 if isinstance(error, FileExistsError) and isinstance(self.target, Numbered):
                     continue
-                raise OSError(error.errno, f"cannot write {self.final}: {error.strerror}") from error
+                raise OSError(error.errno, f"cannot write {final}: {error.strerror}") from error
         self.path, self._beside = None, {}
         self.discard_kept()
         return self.final
@@ -185,7 +195,7 @@ class Unfinished:
         own = "" if isinstance(self.target, Numbered) else f".{uuid.uuid4().hex[:8]}"
         return final.with_name(f".{final.name}{own}.part")
 
-    def _take_all(self, final: Path) -> None:
+    def _take_all(self, finished: Path, final: Path) -> None:
         """Move everything to its final name, or nothing: FileExistsError if one of them is taken."""
         take = _take if isinstance(self.target, Numbered) else os.replace
         done: list[tuple[Path, Path]] = []
@@ -200,14 +210,36 @@ class Unfinished:
                 except OSError as error:
                     logging.warning("async-frame-pipeline: %s is left out: %s", name, error)
             # The file itself last: once it has its name, nothing can fail any more.
-            take(self.path, final)
-            done.append((self.path, final))
+            take(finished, final)
+            done.append((finished, final))
         except BaseException:
             for path, name in done:
                 with contextlib.suppress(OSError):
                     os.replace(name, path)
             raise
         self._published = [name for _, name in done]
+
+
+class InMemory:
+    """In place of an `Unfinished`: a buffer, which holds the whole file or nothing."""
+
+    name = "the video"
+
+    def __init__(self, buffer: io.BytesIO):
+        self._buffer = buffer
+        self.kept: list[Path] = []
+
+    def create(self) -> io.BytesIO:
+        self.discard()
+        return self._buffer
+
+    def give_up(self, any_frames: bool) -> None:
+        with contextlib.suppress(ValueError):  # somebody closed it
+            self.discard()
+
+    def discard(self) -> None:
+        self._buffer.seek(0)
+        self._buffer.truncate()
 
 
 def _take(path: Path, final: Path) -> None:

@@ -6,12 +6,13 @@ import dataclasses
 import io
 import json
 import urllib.request
+from collections.abc import Callable
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from .conftest import PACK_NAME, REPO, Editor, Server, ShareEditor
+from .conftest import PACK_NAME, REPO, Editor, Server
 
 from host import PromptRejected  # isort: skip  (in scripts/, which conftest put on the path)
 
@@ -66,10 +67,13 @@ class Opened:
 
 
 @pytest.fixture(scope="module", params=TEMPLATES)
-def opened(request: pytest.FixtureRequest, share_editor: ShareEditor, server: Server) -> Opened:
-    """Each template, opened once for all tests here as a user does: by its card."""
-    with share_editor(server) as editor:
+def opened(request: pytest.FixtureRequest, open_editor: Callable[..., Editor], server: Server) -> Opened:
+    """Each template, opened once for all tests here as a user does: by its card, in a fresh page."""
+    editor = open_editor(server)
+    try:
         return look_at(editor, request.param)
+    finally:
+        editor.page.context.close()
 
 
 def look_at(editor: Editor, name: str) -> Opened:

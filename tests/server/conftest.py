@@ -11,6 +11,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent / "scripts")]
 
+import flags  # noqa: E402
 import host  # noqa: E402
 
 TEST_NODES = HERE / "pack"
@@ -54,8 +55,15 @@ def seed():
 
 @pytest.fixture(scope="session")
 def fp16_server(start_server):
-    """A server with other defaults, each for its own tests; together, to start one instead of two."""
-    with start_server("--fp16-intermediates", "--disable-metadata") as server:
+    """A server with other defaults, each for its own tests; together, to start one instead of many."""
+    with start_server(*flags.BFLOAT16) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def quiet_server(start_server):
+    """A server whose log stays small, for a limit on the size of all that it writes."""
+    with start_server() as server:
         yield server
 
 

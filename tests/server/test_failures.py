@@ -16,13 +16,6 @@ CONSUMERS = ["SaveVideoStreaming", "SaveVideo", "GetVideoComponents", "AsyncVAED
 SAVERS = CONSUMERS[:2]
 
 
-@pytest.fixture(scope="module")
-def server(start_server):
-    """A server of this file's own: `full_disk` limits its log too, which must be small by then."""
-    with start_server() as server:
-        yield server
-
-
 def latent(graph: Graph, seed: int, **shape: int) -> Link:
     return graph("AFPTestLatent", **{"batch": 1, "channels": 16, "seed": seed, **shape})
 
@@ -97,26 +90,26 @@ def test_interrupt_in_mid_decode(server, seed, consumer):
 
 
 @pytest.mark.parametrize("saver", SAVERS)
-def test_disk_full_in_mid_file(start_server, saver):
+def test_disk_full_in_mid_file(quiet_server, saver):
     graph = Graph()
     # This seed's pictures make a file of 197 kB, nearly three times what there is room for; others make 40 kB.
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=1)
     samples = latent(graph, 1, latent_frames=30, height=16, width=16)
     node = consume(graph, saver, samples, vae, "full")
-    # A server of its own: the limit holds for its log too, which grows with every test.
-    with start_server() as server:
-        skip_if_quality_is_fixed(server, saver)
-        with full_disk(server, free_bytes=65536), pytest.raises(host.PromptFailed) as failed:
-            server.run(graph.prompt)
-        assert failed.value.error["node_id"] == node.node
-        assert "File too large" in failed.value.error["exception_message"]
-        assert any("pipeline" in line for line in failed.value.error["traceback"])
-        assert_clean(server)
-        assert list(server.output_dir.rglob("full*")) == []
+    server = quiet_server
+    skip_if_quality_is_fixed(server, saver)
+    with full_disk(server, free_bytes=65536), pytest.raises(host.PromptFailed) as failed:
+        server.run(graph.prompt)
+    assert failed.value.error["node_id"] == node.node
+    assert "File too large" in failed.value.error["exception_message"]
+    assert any("pipeline" in line for line in failed.value.error["traceback"])
+    assert_clean(server)
+    assert list(server.output_dir.rglob("full*")) == []
 
-        outcome = run(server, graph)
-        video = read(saved_file(server, outcome, node))
-        assert len(video.pts) == 117
+    outcome = run(server, graph)
+    path = saved_file(server, outcome, node)
+    assert len(read(path).pts) == 117
+    path.unlink()
 
 
 @pytest.mark.parametrize("saver", SAVERS)

@@ -1,20 +1,22 @@
 """ComfyUI's own switches: whatever they change, ours and the stock node give the same, in one server."""
 
+import os
+import signal
+
+import flags
 import pytest
 from graph import Graph, assert_clean, run
 
-# Each server start costs ten seconds; flags that do not touch each other share one. Those about GPU memory cannot be
-# given to a server on the CPU: tests/cuda/test_flags.py has them.
-COMBINATIONS = {
-    "float32": ["--fp32-vae", "--cache-none", "--disable-pinned-memory"],
-    "float16": ["--fp16-vae", "--cpu-vae"],
-    "bfloat16": ["--bf16-vae", "--fp16-intermediates", "--disable-smart-memory"],
-}
+COMBINATIONS = {"float32": flags.FLOAT32, "float16": flags.FLOAT16, "bfloat16": flags.BFLOAT16}
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS)
+# On a CPU, VAEs run in float32 anyway.
+@pytest.fixture(scope="module", params=[pytest.param("float32", marks=pytest.mark.nightly), "float16", "bfloat16"])
 def flagged(request, start_server):
     """A server with some of the flags."""
+    if request.param == "bfloat16":
+        yield request.getfixturevalue("fp16_server")
+        return
     with start_server(*COMBINATIONS[request.param]) as server:
         yield server
 
@@ -40,3 +42,10 @@ def test_the_same_as_stock_under_the_same_flags(flagged, seed, kind, channels, s
     [report] = outcome.ui(saver)["async_frame_pipeline"]
     assert report["frames"] == (1 if kind == "image" else 17)
     assert_clean(flagged)
+
+
+@pytest.mark.parametrize("flagged", ["float16"], indirect=True)
+def test_sigterm_ends_a_server_with_nothing_to_save_at_once(flagged):
+    """The last test of this file: the server is not needed any more."""
+    os.kill(flagged.process.pid, signal.SIGTERM)
+    assert flagged.process.wait(60) == -signal.SIGTERM

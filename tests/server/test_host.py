@@ -67,6 +67,7 @@ def test_server_that_dies_says_why(tmp_path):
         pass
 
 
+@pytest.mark.nightly
 def test_pack_that_does_not_load_is_an_error(tmp_path):
     broken = tmp_path / "broken_pack"
     broken.mkdir()
@@ -78,6 +79,7 @@ def test_pack_that_does_not_load_is_an_error(tmp_path):
         pass
 
 
+@pytest.mark.nightly
 def test_code_of_ours_that_uses_something_old_fails_the_tests_of_its_server(tmp_path, start_server):
     old = tmp_path / f"{host.PACK_NAME}-that-is-old"
     old.mkdir()

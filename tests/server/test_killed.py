@@ -1,6 +1,7 @@
 """What there is on disk of a video whose server is killed in the middle of saving it."""
 
 import os
+import shutil
 import signal
 import sys
 from fractions import Fraction
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import av
 import pytest
-from graph import Graph
+from graph import Graph, assert_clean
+from resume import assert_rescued, disarm
 from test_failures import wait_for
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -16,32 +18,45 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 import ffmpeg  # noqa: E402
 
 FPS = 16
-LATENT_FRAMES, FRAMES = 40, 157
+FRAMES = 157
+LATENT = {"batch": 1, "channels": 16, "latent_frames": 40, "height": 6, "width": 8, "seed": 1}
 # Each frame and each piece of sound is one write: this one comes in the middle of the video.
 HELD_WRITE = 190
 
 
-@pytest.mark.parametrize("format", ["mp4 (h264)", "mp4 (h265)", "mkv (h264)", "webm (vp9)", "mov (prores)"])
-def test_a_killed_server_leaves_a_video_that_plays_up_to_the_last_second(start_server, format):
+def submit(server, prefix: str, format: str) -> str:
+    """Queue a prompt that stands still in the middle of writing its file; returns its id when it does."""
+    for name in ("hold-fault.reached", "hold-fault.go", "packets.txt"):
+        (server.base / name).unlink(missing_ok=True)
     graph = Graph()
-    size = {"batch": 1, "channels": 16, "latent_frames": LATENT_FRAMES, "height": 6, "width": 8}
-    held = graph("AFPTestFault", samples=graph("AFPTestLatent", seed=1, **size), lane="mux", at=HELD_WRITE, fault="hold")
+    held = graph("AFPTestFault", samples=graph("AFPTestLatent", **LATENT), lane="mux", at=HELD_WRITE, fault="hold")
     video = graph(
         "AsyncVAEDecodeToVideo", samples=held, vae=graph("AFPTestVAE", kind="wan 2.1", seed=1), fps=FPS,
-        audio=graph("AFPTestAudio", seconds=20.0),
+        audio=graph("AFPTestAudio", seconds=20.0), save_latents_first=True,
     )  # fmt: skip
     graph(
-        "SaveVideoStreaming", video=video, filename_prefix="killed", format=format, quality="high", speed="fast",
+        "SaveVideoStreaming", video=video, filename_prefix=prefix, format=format, quality="high", speed="fast",
         keep_unfinished=True,
     )  # fmt: skip
-    with start_server() as server:
-        server.submit(graph.prompt)
-        wait_for(server.base / "hold-fault.reached")
-        os.kill(server.process.pid, signal.SIGKILL)
-        server.process.wait()
-        [path] = server.output_dir.iterdir()
-        left_encoder = {round(float(line) * FPS) for line in (server.base / "packets.txt").read_text().split()}
-    assert path.stem == "killed_00001_.unfinished"
+    prompt_id = server.submit(graph.prompt)
+    wait_for(server.base / "hold-fault.reached")
+    return prompt_id
+
+
+@pytest.mark.parametrize("format", ["mp4 (h264)", "mp4 (h265)", "mkv (h264)", "webm (vp9)", "mov (prores)"])
+def test_what_a_killed_server_leaves_plays_up_to_the_last_second(server, seed, tmp_path, format):
+    """A copy of the file while the server is writing it; that a kill leaves the same, the test below shows."""
+    prompt_id = submit(server, f"killed_{seed}", format)
+    [unfinished] = server.output_dir.glob(f"killed_{seed}_*")
+    path = Path(shutil.copy(unfinished, tmp_path))
+    left_encoder = {round(float(line) * FPS) for line in (server.base / "packets.txt").read_text().split()}
+    server.interrupt()
+    (server.base / "hold-fault.go").touch()
+    server.wait(prompt_id)
+    disarm(server)
+    assert_clean(server)
+    unfinished.unlink()
+    assert path.stem == f"killed_{seed}_00001_.unfinished"
     # Frames leave the encoder in another order than they are shown in: those before the first that is missing can be played.
     whole = next(i for i in range(FRAMES) if i not in left_encoder)
     assert FRAMES / 3 < whole < FRAMES, "it should be in the middle"
@@ -59,3 +74,15 @@ def test_a_killed_server_leaves_a_video_that_plays_up_to_the_last_second(start_s
     assert int(stream["nb_read_frames"]) >= whole - FPS
     assert len(ffmpeg.sound(path)) / int(audio["sample_rate"]) >= whole / FPS - 1
     assert len(ffmpeg.rgb(path)) >= whole - FPS
+
+
+def test_a_killed_server_leaves_all_that_was_written(start_server):
+    with start_server() as server:
+        submit(server, "killed", "mp4 (h264)")
+        [path] = server.output_dir.iterdir()
+        [latents] = (server.base / "input").glob("*.latent")
+        before = path.read_bytes()
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        assert path.read_bytes() == before and len(before) > 0
+        assert_rescued(latents, LATENT)

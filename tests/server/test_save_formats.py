@@ -68,7 +68,7 @@ def cases() -> list[Case]:
 
 
 CASES = cases()
-ENCODED_FIRST = {each.encoder: each.name for each in reversed(formats.FORMATS.values())}
+ENCODED_FIRST = {each.encoder.name: each.name for each in reversed(formats.FORMATS.values())}
 
 
 def is_nightly(case: Case) -> bool:
@@ -77,7 +77,7 @@ def is_nightly(case: Case) -> bool:
     Of the chromas the first keeps its largest depth, the second the next smaller one, and so on in turn.
     """
     depths, chromas = case.kind.depths[case.chroma], list(case.kind.depths)
-    repeats = host.VERSION == host.OLDEST or ENCODED_FIRST[case.kind.encoder] != case.format
+    repeats = host.VERSION == host.OLDEST or ENCODED_FIRST[case.kind.encoder.name] != case.format
     return repeats and case.bits != depths[-1 - chromas.index(case.chroma) % len(depths)]
 
 
@@ -156,7 +156,7 @@ def psnr(pictures: np.ndarray) -> float:
 
 
 def of_kind(*containers: str):
-    return pytest.mark.parametrize("case", [parameter(case) for case in CASES if case.kind.container in containers])
+    return pytest.mark.parametrize("case", [parameter(case) for case in CASES if case.kind.container.name in containers])
 
 
 CODECS = {
@@ -177,7 +177,7 @@ def pixel_name(case: Case) -> str:
 @of_kind("mp4", "matroska", "webm", "mov")
 def test_ffprobe_sees_what_was_asked_for(saved, case):
     video, audio, container = ffmpeg.probe(saved[case][0])
-    assert video["codec_name"] == CODECS[case.kind.encoder]
+    assert video["codec_name"] == CODECS[case.kind.encoder.name]
     wanted = pixel_name(case)
     if case.format == "webm (vp9)" and case.alpha:
         assert video["tags"]["alpha_mode"] == "1"  # a second stream inside, which ffmpeg's own decoder does not read
@@ -192,13 +192,13 @@ def test_ffprobe_sees_what_was_asked_for(saved, case):
     assert abs(ffmpeg.seconds(video, container) - SECONDS) <= (Fraction(25, 1000) if case.kind.extension in ("mkv", "webm") else 0)
     tags = [video.get(f"color_{name}") for name in ("range", "space", "primaries", "transfer")]
     expected = ["pc", "gbr", "bt709", "iec61966-2-1"] if case.chroma == "rgb" else ["tv", "bt709", "bt709", "bt709"]
-    if case.kind.encoder == "prores_ks" and PYAV < 17:
+    if case.kind.encoder.name == "prores_ks" and PYAV < 17:
         # Its frames cannot be told the last two; the container says them.
         assert b"nclc\x00\x01\x00\x01\x00\x01" in saved[case][0].read_bytes()
         expected[2:] = [None, None]
     assert tags == expected
     # Neither H.265 at 4:2:2 nor ProRes has a place for it.
-    if case.chroma in ("4:2:0", "4:2:2") and (CODECS[case.kind.encoder], case.chroma) not in (("hevc", "4:2:2"), ("prores", "4:2:2")):
+    if case.chroma in ("4:2:0", "4:2:2") and (CODECS[case.kind.encoder.name], case.chroma) not in (("hevc", "4:2:2"), ("prores", "4:2:2")):
         assert video["chroma_location"] == "left"
     assert audio["codec_name"] == {"aac": "aac", "opus": "opus", "flac": "flac", "pcm": "pcm_s24le"}[case.kind.audio[0]]
     assert audio["channels"] == 2
@@ -477,4 +477,4 @@ def test_the_frontend_is_told_what_to_show(saved, case):
     ui = saved[case][1]
     files = ui["images"]
     assert len(files) == 1
-    assert ui.get("animated") == (None if case.kind.container in ("gif", "webp", "png") else [True])
+    assert ui.get("animated") == (None if case.kind.container.name in ("gif", "webp", "png") else [True])

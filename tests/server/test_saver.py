@@ -1,5 +1,6 @@
 """Save Video (Streaming) beyond formats: where frames come from, in which order they go, sound, previews, refusals."""
 
+import functools
 import json
 import sys
 from fractions import Fraction
@@ -92,21 +93,24 @@ def test_pictures_repeat_as_often_as_they_say(server, seed):
     assert loop(pong) == (0, 10)
 
 
-@pytest.mark.parametrize(
-    "length, seconds, frames, heard",
-    [
+@pytest.mark.parametrize("format", ["mp4 (h264)", "webm (vp9)", "mkv (ffv1)"])
+def test_length_of_the_sound(server, seed, format):
+    cases = [
         ("video", 2.0, 6, 0.75), ("video", 0.25, 6, 0.75), ("longest", 2.0, 6, 2.0), ("longest", 0.25, 6, 0.75),
         ("shortest", 2.0, 6, 0.75), ("shortest", 0.3, 3, 0.375),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("format", ["mp4 (h264)", "webm (vp9)", "mkv (ffv1)"])
-def test_length_of_the_sound(server, seed, format, length, seconds, frames, heard):
+    ]  # fmt: skip
     graph = Graph()
-    node = save(graph, clip(graph, audio=graph("AFPTestAudio", seconds=seconds)), f"sound_{seed}", format, audio_length=length)
-    [path] = files_of(server, run(server, graph), node)
-    assert order(path) == list(range(frames))
-    _, audio, _ = ffmpeg.probe(path)
-    assert abs(len(ffmpeg.sound(path)) / int(audio["sample_rate"]) - heard) <= 1024 / int(audio["sample_rate"])
+    nodes = [
+        save(graph, clip(graph, audio=graph("AFPTestAudio", seconds=seconds)), f"sound_{seed}", format, audio_length=length)
+        for length, seconds, _, _ in cases
+    ]
+    outcome = run(server, graph)
+    for node, (length, seconds, frames, heard) in zip(nodes, cases, strict=True):
+        [path] = files_of(server, outcome, node)
+        assert order(path) == list(range(frames)), (length, seconds)
+        _, audio, _ = ffmpeg.probe(path)
+        rate = int(audio["sample_rate"])
+        assert abs(len(ffmpeg.sound(path)) / rate - heard) <= 1024 / rate, (length, seconds)
 
 
 def test_one_decode_gives_a_file_and_the_frames(server, seed):
@@ -265,14 +269,24 @@ def loadable(server):
     return put
 
 
+@pytest.fixture(scope="module")
+def ten_frames(server, loadable):
+    """Ten frames with this much sound in this format, as Load Video finds them; each is saved once."""
+
+    @functools.cache
+    def made(format: str, seconds: float) -> str:
+        graph = Graph()
+        source = save(graph, clip(graph, 10, graph("AFPTestAudio", seconds=seconds)), f"ten_frames_{seconds}", format)
+        return loadable(files_of(server, run(server, graph), source)[0])
+
+    return made
+
+
 @pytest.mark.parametrize("format", ["mp4 (h264)", "mkv (ffv1)", "webm (vp9)", "gif"])
 @pytest.mark.parametrize("start, duration, first, frames", [(0.0, 0.0, 0, 10), (0.5, 0.5, 4, 4), (-0.5, 0.0, 6, 4)])
-def test_a_loaded_file_and_parts_of_it(server, seed, loadable, format, start, duration, first, frames):
+def test_a_loaded_file_and_parts_of_it(server, seed, ten_frames, format, start, duration, first, frames):
     graph = Graph()
-    source = save(graph, clip(graph, 10, graph("AFPTestAudio", seconds=1.25)), f"source_{seed}", format)
-    name = loadable(files_of(server, run(server, graph), source)[0])
-    graph = Graph()
-    video = graph("LoadVideo", file=name)
+    video = graph("LoadVideo", file=ten_frames(format, 1.25))
     part = graph("Video Slice", video=video, start_time=start, duration=duration, strict_duration=False)
     node = save(graph, part, f"part_{seed}", "mkv (ffv1)")
     outcome = run(server, graph)
@@ -292,12 +306,10 @@ def test_a_loaded_file_and_parts_of_it(server, seed, loadable, format, start, du
 
 @pytest.mark.parametrize("start, duration", [(0.0, 0.0), (0.5, 0.0), (0.25, 0.5)])
 @pytest.mark.parametrize("length", ["video", "longest", "shortest"])
-def test_sound_of_a_part_is_sample_for_sample_that_part(server, seed, loadable, length, start, duration):
+def test_sound_of_a_part_is_sample_for_sample_that_part(server, seed, ten_frames, length, start, duration):
     graph = Graph()
-    source = save(graph, clip(graph, 10, graph("AFPTestAudio", seconds=1.0)), f"source_{seed}", "mov (prores)")
-    name = loadable(files_of(server, run(server, graph), source)[0])
-    graph = Graph()
-    part = graph("Video Slice", video=graph("LoadVideo", file=name), start_time=start, duration=duration, strict_duration=False)
+    video = graph("LoadVideo", file=ten_frames("mov (prores)", 1.0))
+    part = graph("Video Slice", video=video, start_time=start, duration=duration, strict_duration=False)
     node = save(graph, part, f"part_{seed}", "mov (prores)", audio_length=length)
     [path] = files_of(server, run(server, graph), node)
     heard = ffmpeg.sound(path)

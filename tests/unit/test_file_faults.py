@@ -13,7 +13,7 @@ import av
 import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
-from async_frame_pipeline.pipeline.sinks import unfinished, video_file
+from async_frame_pipeline.pipeline.sinks import sidecar, unfinished
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 from async_frame_pipeline.pipeline.sinks.preview import PreviewSink
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
@@ -92,7 +92,7 @@ def test_cell(tmp_path, monkeypatch, what, step, fault):
     injected = Injected(fault)
     file, preview, frames = make(tmp_path)
     if what == "picture":
-        owner, name = {"make": (video_file, "png_bytes"), "write": (unfinished, "open")}[step]
+        owner, name = {"make": (sidecar, "png_bytes"), "write": (unfinished, "open")}[step]
         injected.before(owner, name, monkeypatch, raising=name != "open")
         if name == "open":  # used for the room at the start of a file, too: nothing is written there
             monkeypatch.setattr(unfinished, "_check_room", lambda path: None)
@@ -150,7 +150,7 @@ def test_giving_up_does_what_it_can_where_nothing_works(tmp_path, monkeypatch, k
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def abort():
-        file._container = Dead()
+        file._container = file._picture._container = Dead()
         for name in ("stat", "scandir", "unlink"):
             monkeypatch.setattr(os, name, gone)
         type(file).abort(file)
@@ -160,4 +160,4 @@ def test_giving_up_does_what_it_can_where_nothing_works(tmp_path, monkeypatch, k
     spec = VideoSpec(*FRAMES.shape[1:], torch.device("cpu"))
     with pytest.raises(engine.DecodeError, match="the first error"):
         engine.run(decode, spec, [file, frames], spectators=[preview])
-    assert frames.frames_thwc is None and preview._container is None, "they were given up all the same"
+    assert frames.frames_thwc is None and preview._file._container is None, "they were given up all the same"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
+from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from async_frame_pipeline.pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from async_frame_pipeline.pipeline.sources import spec_of
@@ -18,6 +19,8 @@ from async_frame_pipeline.pipeline.sources.file import FileSource
 
 from .media import STEP, chunks_of, numbers_of, ramp, times_open, write_file
 from .streams import ListSink
+
+H264 = Choice(FORMATS["mp4 (h264)"], "medium")
 
 # One whose every frame stands alone, and two whose frames need others, before and after.
 CODECS = [("ffv1", "bgr0", "mkv"), ("libx264", "yuv420p", "mp4"), ("libvpx-vp9", "yuv420p", "webm")]
@@ -238,7 +241,7 @@ def test_a_failed_run_leaves_the_file_closed(tmp_path, fault):
     """Pictures and sound, with the error and its traceback still held, as ComfyUI holds them."""
     path, target = with_sound(tmp_path), tmp_path / "copy.mp4"
     source = FileSource(path)
-    sink = VideoFileSink(target, VideoOptions(source.fps, audio=source.sound))
+    sink = VideoFileSink(target, VideoOptions(source.fps, H264, source.sound))
     with pytest.raises(OSError, match="the sink fails") as kept:
         run(source, [sink, ListSink(**fault)])
     assert kept.tb is not None and times_open(path) == 0
@@ -254,7 +257,7 @@ def test_a_cancelled_run_leaves_the_file_closed(tmp_path):
         if opened[-1] == 2:
             raise KeyboardInterrupt  # once the sound is open too
 
-    sink = VideoFileSink(tmp_path / "copy.mp4", VideoOptions(source.fps, audio=source.sound))
+    sink = VideoFileSink(tmp_path / "copy.mp4", VideoOptions(source.fps, H264, source.sound))
     with pytest.raises(KeyboardInterrupt) as kept:
         run(source, [sink], check=check)
     assert kept.tb is not None and times_open(path) == 0

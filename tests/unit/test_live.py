@@ -8,6 +8,7 @@ import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
 from async_frame_pipeline.pipeline.sinks.latest_frame import LatestFrame
+from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from async_frame_pipeline.pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from async_frame_pipeline.pipeline.video_spec import VideoSpec
@@ -18,6 +19,8 @@ from .streams import ListSink, clip, in_chunks
 import folder_paths  # noqa: E402
 from async_frame_pipeline.nodes import live as nodes_live  # noqa: E402
 from server import PromptServer  # noqa: E402
+
+H264 = Choice(FORMATS["mp4 (h264)"], "medium")
 
 CPU = torch.device("cpu")
 
@@ -88,7 +91,7 @@ def use_no_server(server):
 @pytest.mark.parametrize("leave", [disconnect, close_the_page, use_no_server])
 def test_where_nobody_listens_nothing_is_counted_made_or_sent(live, server, leave, tmp_path):
     leave(server)
-    sink = VideoFileSink(tmp_path / "out.mp4", VideoOptions(Fraction(16)))
+    sink = VideoFileSink(tmp_path / "out.mp4", VideoOptions(Fraction(16), H264))
     with live.watch([sink], ready=False) as watch:
         assert watch.report.timeline is None
         assert list(watch.spectators) == []
@@ -225,7 +228,7 @@ def test_the_stock_way_is_told_with_its_reason(live, server):
 
 @pytest.fixture
 def video_sink(tmp_path):
-    return VideoFileSink(tmp_path / "out.mp4", VideoOptions(Fraction(16)))
+    return VideoFileSink(tmp_path / "out.mp4", VideoOptions(Fraction(16), H264))
 
 
 def test_while_a_file_is_written_the_latest_frame_is_shown(live, server, video_sink):

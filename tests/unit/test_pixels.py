@@ -105,3 +105,14 @@ def test_nan_stays_in_float_and_is_black_in_integers():
     assert converted(frames, PixelFormat.RGB_F32).isnan().all()
     assert (converted(frames, PixelFormat.RGB24) == 0).all()
     assert (planes(converted(frames, PixelFormat.YUV420P), 2, 2)[0] == 16).all()
+
+
+@pytest.mark.parametrize("pixel_format", [PixelFormat.RGB_F32, PixelFormat.RGB24, PixelFormat.YUV420P10])
+def test_values_outside_stay_in_an_image_alone_and_where_that_is_asked_for(pixel_format):
+    frames = clip(2).mul_(4.0)
+    out = torch.empty((2, *pixel_format.frame_shape(*frames.shape[2:])), dtype=pixel_format.dtype)
+    convert(frames, False, pixel_format, out, clamped=False)
+    if pixel_format.layout == "image":
+        assert torch.equal(out, frames.permute(1, 2, 3, 0))
+    else:
+        assert torch.equal(out, converted(frames.clamp(0.0, 1.0), pixel_format, False))

@@ -13,9 +13,10 @@ import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
 from async_frame_pipeline.pipeline.pixels import convert
+from async_frame_pipeline.pipeline.sinks import video_file
 from async_frame_pipeline.pipeline.sinks.audio import Audio
-from async_frame_pipeline.pipeline.sinks.choose import file_sink
-from async_frame_pipeline.pipeline.sinks.formats import FORMATS, SPEEDS, Choice, available_formats
+from async_frame_pipeline.pipeline.sinks.encoders.base import SPEEDS
+from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice, available_formats
 from async_frame_pipeline.pipeline.sinks.frames import to_frame
 from async_frame_pipeline.pipeline.sinks.unfinished import Numbered
 from async_frame_pipeline.pipeline.sinks.video_file import VideoOptions
@@ -33,12 +34,17 @@ VIDEOS = [name for name in HERE if FORMATS[name].is_video]
 
 def each_encoder(names: list[str]) -> list:
     """Parameters: before a merge the first of these formats that has an encoder, at night all of them."""
-    first = {FORMATS[name].encoder: name for name in reversed(names)}
+    first = {FORMATS[name].encoder.name: name for name in reversed(names)}
     return [pytest.param(name, marks=[pytest.mark.nightly] * (name not in first.values())) for name in names]
 
 
 def target(folder: Path, each) -> Numbered:
-    return Numbered(folder, "clip", 1, "" if each.container == "png" else each.extension)
+    return Numbered(folder, "clip", 1, "" if each.is_folder else each.extension)
+
+
+def file_sink(target: Numbered, options: VideoOptions):
+    """What writes the format."""
+    return options.choice.format.sink(target, options)
 
 
 def choice_of(name: str, **more) -> Choice:
@@ -142,7 +148,7 @@ def test_a_failed_run_keeps_what_there_is_where_asked(tmp_path, name):
         if not keep:
             assert not list(tmp_path.iterdir())
     kept = list(tmp_path.iterdir())
-    if each.container in ("gif", "webp"):
+    if each.kind == "animated picture":
         assert kept == [], "an animated picture is nothing before it is complete"
         return
     [kept] = kept
@@ -156,15 +162,14 @@ def test_a_failed_run_keeps_what_there_is_where_asked(tmp_path, name):
 def test_a_kept_file_whose_end_was_lost_is_not_taken_for_whole(tmp_path, monkeypatch, missing):
     """FFmpeg says nothing when the last fragment does not fit on the disk."""
     sink = file_sink(target(tmp_path, FORMATS["mp4 (h264)"]), VideoOptions(Fraction(16), choice_of("mp4 (h264)"), keep_unfinished=True))
-    finish = sink._defragment
+    copy = video_file.defragment
 
-    def lose_the_end():
-        [path] = tmp_path.iterdir()
-        data = path.read_bytes()
-        path.write_bytes(data[: data.rindex(b"mfra") - 4 - missing])
-        return finish()
+    def lose_the_end(source, *others):
+        data = source.read_bytes()
+        source.write_bytes(data[: data.rindex(b"mfra") - 4 - missing])
+        copy(source, *others)
 
-    monkeypatch.setattr(sink, "_defragment", lose_the_end)
+    monkeypatch.setattr(video_file, "defragment", lose_the_end)
     with pytest.raises(OSError, match=r"cannot write .*clip_0000\d_\.mp4: \d+ of 21 frames could be written"):
         write(sink, 21, 64, 96)
     assert [path.name for path in tmp_path.iterdir()] == ["clip_00001_.unfinished.mp4"]
@@ -183,7 +188,7 @@ def test_a_finished_file_is_the_same_kept_or_not(tmp_path, name):
         write(sink, 40, 64, 96)
         assert {path.suffix for path in folder.iterdir()} == {f".{each.extension}"} | (set() if each.restores else {".png"})
         data = sink.path.read_bytes()
-        if each.container in ("mp4", "mov"):
+        if each.container.in_fragments:
             assert 0 < data.index(b"moov") < data.index(b"mdat") and b"moof" not in data
         with av.open(str(sink.path)) as container:
             video, audio = container.streams.video[0], container.streams.audio[0]
@@ -275,7 +280,7 @@ def cases(draw, large: bool) -> dict:
         height, width = 2160, 3840
     return {
         "choice": choice, "frames": frames, "height": height, "width": width, "fps": draw(rates), "sound": draw(sounds),
-        "repeat": draw(st.sampled_from([0, 0, 1, 3])) if each.container != "png" else 0, "keep": draw(st.booleans()),
+        "repeat": draw(st.sampled_from([0, 0, 1, 3])) if not each.is_folder else 0, "keep": draw(st.booleans()),
         "whole_audio": draw(st.booleans()),
     }  # fmt: skip
 
@@ -346,12 +351,12 @@ def test_every_quality_and_speed(tmp_path, name, chroma):
         write(sink, 8, 96, 130, decode=lambda submit: submit(frames))
         files = sink.path.iterdir() if sink.path.is_dir() else [sink.path]
         sizes[quality, speed] = sum(path.stat().st_size for path in files)
-        if each.encoder == "prores_ks":
+        if each.encoder.name == "prores_ks":
             with av.open(str(sink.path)) as container:
                 assert container.streams.video[0].profile == PRORES[chroma][quality]
     by_quality = [sizes[quality, "fast"] for quality in ("very high", "high", "medium", "low")]
     assert by_quality == sorted(by_quality, reverse=True)
-    same = {"gif": 3, "prores_ks": {"4:2:2": 4, "4:4:4": 2}.get(chroma)}.get(each.encoder, 4 if each.lossy else 1)
+    same = {"gif": 3, "prores_ks": {"4:2:2": 4, "4:4:4": 2}.get(chroma)}.get(each.encoder.name, 4 if each.lossy else 1)
     assert len(set(by_quality)) == same
     if each.lossless and each.lossy:
         assert sizes["lossless", "fast"] > by_quality[0]
@@ -423,10 +428,10 @@ def correct_or_refused(tmp_path_factory, case: dict) -> None:
         assert not list(folder.iterdir()), "debris"
         return
     height, width = choice.pixel_format.stored_size(case["height"], case["width"])
-    if each.container == "png":
+    if each.is_folder:
         assert len(list(sink.path.iterdir())) == frames
         return
-    if each.container == "webp":
+    if each.extension == "webp":
         from PIL import Image
 
         with Image.open(sink.path) as picture:
@@ -437,7 +442,7 @@ def correct_or_refused(tmp_path_factory, case: dict) -> None:
         seen = list(container.decode(video=0))
     assert len(seen) == frames * plays
     assert (seen[0].height, seen[0].width) == (height, width)
-    exact = {"gif": Fraction(1, 200), "matroska": Fraction(1, 1000), "webm": Fraction(1, 1000)}.get(each.container, Fraction(1, 10000))
+    exact = {"gif": Fraction(1, 200), "matroska": Fraction(1, 1000), "webm": Fraction(1, 1000)}.get(each.container.name, Fraction(1, 10000))
     assert all(abs(frame.pts * frame.time_base - i / fps) <= exact for i, frame in enumerate(seen))
     if sound is not None and each.is_video:
         with av.open(str(sink.path)) as container:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
+from async_frame_pipeline.pipeline.sinks import audio
 from async_frame_pipeline.pipeline.sinks.audio import CODECS, Audio
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 from async_frame_pipeline.pipeline.sinks.video_file import VideoFileSink, VideoOptions
@@ -16,6 +18,7 @@ from async_frame_pipeline.pipeline.video_spec import VideoSpec
 
 from .streams import in_chunks
 
+H264 = Choice(FORMATS["mp4 (h264)"], "medium")
 AAC_FRAME = 1024
 
 
@@ -136,6 +139,34 @@ def test_audio_is_as_long_as_the_video(tmp_path, channels, seconds, rate):
             assert 0.3 < np.sqrt(2 * np.mean(heard**2)) < 0.6, "the tone has an amplitude of 0.5"
 
 
+@pytest.mark.parametrize(("codec", "channels"), [(codec, n) for codec, kind in CODECS.items() for n in kind.channels])
+def test_every_codec_takes_all_its_channels_as_they_come(tmp_path, codec, channels):
+    """Each channel louder than the one before, at 76 Hz, which those for low sounds carry too."""
+    loudness = np.arange(1, channels + 1, dtype=np.float32) * 0.1
+    sound = Audio(loudness[:, None] * np.sin(np.arange(16000, dtype=np.float32) * 0.01), 48000)
+    path = tmp_path / "sound.mkv"
+    options = VideoOptions(Fraction(16), Choice(FORMATS["mkv (h264)"], speed="fastest"), sound, codec)
+    frames = moving_gradient(4, 32, 32)
+    engine.run(in_chunks(frames, 2), VideoSpec(4, 32, 32, torch.device("cpu")), [VideoFileSink(path, options)])
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        assert stream.codec_context.channels == channels
+        # Interleaved: PyAV reads up to seven planes.
+        resampler = av.AudioResampler("flt", stream.layout, stream.rate)
+        blocks = [each.to_ndarray() for frame in container.decode(stream) for each in resampler.resample(frame)]
+    heard = np.concatenate(blocks, axis=1).reshape(-1, channels)[4000:10000]
+    assert np.abs(np.sqrt(2 * np.mean(heard**2, axis=0)) - loudness).max() < 0.04
+
+
+def test_an_encoder_of_sound_that_cannot_open_is_the_one_named(tmp_path, monkeypatch):
+    """libopus takes four channels as quadraphonic only, not as FFmpeg's own layout for four."""
+    monkeypatch.setitem(audio.CODECS, "opus", replace(CODECS["opus"], layouts={}))
+    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16), H264, tone(1, 44100, 4), "opus"))
+    with pytest.raises(RuntimeError, match="libopus cannot be opened for sound with 4 channels at 48000 Hz"):
+        engine.run(lambda submit: pytest.fail("decoded"), VideoSpec(1, 32, 32, torch.device("cpu")), [sink])
+    assert not list(tmp_path.iterdir())
+
+
 class Listed:
     """A sound whose pieces come from a list: an iterator without a `close`."""
 
@@ -194,7 +225,7 @@ def test_a_bytesio_of_a_failed_run_is_empty():
         raise RuntimeError("the decoder broke")
 
     with pytest.raises(engine.DecodeError):
-        engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [VideoFileSink(buffer, VideoOptions(Fraction(16)))])
+        engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [VideoFileSink(buffer, VideoOptions(Fraction(16), H264))])
     assert buffer.getvalue() == b""
 
 
@@ -245,7 +276,7 @@ def test_the_name_appears_only_when_the_file_is_complete(tmp_path):
             seen.append(path.read_bytes())
 
     spec = VideoSpec(6, 32, 32, torch.device("cpu"))
-    engine.run(decode, spec, [VideoFileSink(path, VideoOptions(Fraction(16)))])
+    engine.run(decode, spec, [VideoFileSink(path, VideoOptions(Fraction(16), H264))])
     assert set(seen) == {b"the previous file"}
     assert read(str(path))[0].shape[0] == 6
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
@@ -257,21 +288,21 @@ def test_a_failed_run_leaves_no_file(tmp_path, audio):
         submit(moving_gradient(2, 32, 32))
         raise RuntimeError("the decoder broke")
 
-    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16), audio=audio))
+    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16), H264, audio=audio))
     with pytest.raises(engine.DecodeError, match="the decoder broke"):
         engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [sink])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_there_fails_before_decoding(tmp_path):
-    sink = VideoFileSink(tmp_path / "gone" / "clip.mp4", VideoOptions(Fraction(16)))
+    sink = VideoFileSink(tmp_path / "gone" / "clip.mp4", VideoOptions(Fraction(16), H264))
     with pytest.raises(OSError, match="gone"):
         engine.run(lambda submit: pytest.fail("decoded"), VideoSpec(6, 32, 32, torch.device("cpu")), [sink])
 
 
 def test_an_encoder_that_cannot_open_fails_before_decoding(tmp_path):
     """x264 refuses pictures wider than 16384."""
-    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16)))
+    sink = VideoFileSink(tmp_path / "clip.mp4", VideoOptions(Fraction(16), H264))
     with pytest.raises(RuntimeError, match="libx264 cannot be opened for 20000x2, yuv420p, at 16 frames a second"):
         engine.run(lambda submit: pytest.fail("decoded"), VideoSpec(1, 2, 20000, torch.device("cpu")), [sink])
     assert not list(tmp_path.iterdir())
@@ -290,7 +321,7 @@ def test_an_encoder_that_cannot_open_fails_before_decoding(tmp_path):
 )
 def test_options_that_cannot_be_encoded_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        VideoOptions(**options)
+        VideoOptions(choice=H264, **options)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import folder_paths
 import numpy as np
 import torch
 
+from .faults import lane_classes
 from .watch import WATCHES
 
 
@@ -87,7 +88,8 @@ class State(Probe):
             "vaes": {name: {"decoder_calls": w.decoder_calls, "hooks": w.hooks()} for name, w in WATCHES.items()},
         }
         if lanes:
-            slots = [thing for thing in gc.get_objects() if type(thing).__name__ == "Slot"]
+            kind = lane_classes()["slot"]
+            slots = [thing for thing in gc.get_referrers(kind) if isinstance(thing, kind)]
             state["slot_bytes"] = sum(host.nbytes for slot in slots for host in slot.host.values())
             links = (os.path.realpath(link).removesuffix(" (deleted)") for link in Path("/proc/self/fd").iterdir())
             state["open_files"] = [path for path in links if path.endswith((".mp4", ".part", ".latent"))]

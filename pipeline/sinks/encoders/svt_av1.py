@@ -1,0 +1,35 @@
+"""AV1 by SVT-AV1."""
+
+import os
+from typing import ClassVar
+
+import av
+
+from .base import Encoder, Wanted, at, rate_factor
+
+# SVT-AV1 writes a page to the terminal for each file otherwise; 1 keeps its errors.
+os.environ.setdefault("SVT_LOG", "1")
+
+
+class SvtAV1(Encoder):
+    name = "libsvtav1"
+    depths: ClassVar = {"4:2:0": (8, 10)}
+    oldest_pyav = 16  # SVT-AV1 2 does not know "lossless"
+    # SVT-AV1 4.1 never ends where one side is 16 pixels or less and the other over 64; from 18 on it did in all that
+    # was tried (2026-11-21). Nothing can stop an encoder that hangs, so there is a margin.
+    smallest_side = 32
+    takes_threads = False
+
+    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+        # Its "level of parallelism" goes from 1 to 6, for machines of any size.
+        own = f"lp={min(threads, 6)}"
+        presets = ("4", "7", "8", "10")
+        rate = {}
+        if wanted.quality == "lossless":
+            own += ":lossless=1"
+            if av.__version__.startswith("16.0."):
+                # With others, SVT-AV1 3.1.0, which only that PyAV has, gets frames of 10 bits wrong.
+                presets = ("4", "7", "7", "7")
+        else:
+            rate = {"crf": rate_factor(wanted, (16, 24, 33, 43))}
+        return rate | {"preset": at(wanted.speed, presets), "svtav1-params": own}

@@ -1,0 +1,21 @@
+"""H.264 by x264."""
+
+from typing import ClassVar
+
+from .base import Encoder, Wanted, at, rate_factor
+
+PRESETS = ("slow", "medium", "veryfast", "ultrafast")  # for each of SPEEDS
+
+# Frames x264 looks ahead. It holds that many back and encodes them when the last one has come, after the
+# decoder has ended; its default of 40 made saving 81 frames of 720p end 0.35 s after the GPU (H100 with 16
+# cores, 2026-11-21). 20 made files 3 % smaller at 0.2 dB less on natural pictures: the same trade.
+LOOKAHEAD_FRAMES = 20
+
+
+class X264(Encoder):
+    name = "libx264"
+    depths: ClassVar = {"4:2:0": (8, 10), "4:2:2": (8, 10), "4:4:4": (8, 10)}
+
+    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+        rate = {"qp": "0"} if wanted.quality == "lossless" else {"crf": rate_factor(wanted, (14, 18, 23, 28))}
+        return rate | {"preset": at(wanted.speed, PRESETS), "rc-lookahead": str(LOOKAHEAD_FRAMES)}
