@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from . import families, rescue
 from .inputs import decoder_input, samples_input, vae_input
 from .latent_video import LatentVideo, checked_fps
+from .version import described
 
 
 class AsyncVAEDecodeToVideo(io.ComfyNode):
@@ -16,7 +17,7 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
             node_id="AsyncVAEDecodeToVideo",
             display_name="Async VAE Decode to Video",
             category="video",
-            description=(
+            description=described(
                 "Stands for VAE Decode and Create Video. Decoding starts when the video is saved, and every chunk is "
                 "encoded while the next one is decoded, so the frames of the whole clip are never in memory."
             ),

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from . import decoding, rescue
 from .inputs import decoder_input, samples_input, vae_input
+from .version import described
 
 
 class AsyncVAEDecodeVideo(io.ComfyNode):
@@ -15,7 +16,7 @@ class AsyncVAEDecodeVideo(io.ComfyNode):
             node_id="AsyncVAEDecodeVideo",
             display_name="Async VAE Decode (Video)",
             category="model/latent",
-            description=(
+            description=described(
                 "Decodes a video latent into frames like VAE Decode, but faster, and copies each chunk off the GPU "
                 "while the next one is decoded. Whatever it cannot stream is decoded the stock way."
             ),

@@ -16,6 +16,7 @@ from ..pipeline.sinks.formats import FORMATS, Choice
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
 from . import decoding, families, rescue
+from .version import signed
 
 
 # What ComfyUI's own savers make of a video: with x264's default quality.
@@ -128,7 +129,7 @@ class LatentVideo(Input.Video):
                 "Save Video (Streaming) has others."
             )
         choice = Choice(STOCK_FORMAT, STOCK_QUALITY, bit_depth=bit_depth or self._bit_depth, crf=crf)
-        options = VideoOptions(self._fps, choice, self.audio, metadata=metadata or {})
+        options = VideoOptions(self._fps, choice, self.audio, metadata=signed(metadata) if metadata else {})
         self.decode_into([VideoFileSink(path, options)])
 
     def as_trimmed(self, start_time=None, duration=None, strict_duration=False) -> "LatentVideo | None":

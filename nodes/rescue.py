@@ -28,6 +28,7 @@ import torch
 
 from .comfyui import lanes, server, vaes
 from .log import say
+from .version import signed
 
 PREFIX = "rescued"
 KEPT = 50
@@ -179,7 +180,7 @@ def _prune(folder: Path) -> None:
 
 
 def _metadata() -> dict[str, str] | None:
-    """The running prompt and its workflow, as SaveLatent stores them.
+    """The running prompt and its workflow, as SaveLatent stores them, and the version.
 
     From the queue and not from a node's hidden inputs: a stock saver that decodes our VIDEO has none for us, and
     those of the node that made it may be of an older prompt.
@@ -188,9 +189,8 @@ def _metadata() -> dict[str, str] | None:
     if running is None or not server.metadata_enabled():
         return None
     prompt, extra_data = running
-    return {"prompt": json.dumps(prompt)} | {
-        name: json.dumps(value) for name, value in (extra_data.get("extra_pnginfo") or {}).items()
-    }
+    metadata = signed({"prompt": prompt} | (extra_data.get("extra_pnginfo") or {}))
+    return {name: json.dumps(value) for name, value in metadata.items()}
 
 
 def with_note(error: Exception, note: str) -> Exception:

@@ -8,6 +8,7 @@ import safetensors.torch
 from comfy_api.latest import io
 
 from .comfyui import vaes
+from .version import described
 
 SAMPLE_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "sample"
 
@@ -19,7 +20,7 @@ class SampleVideoLatent(io.ComfyNode):
             node_id="SampleVideoLatent",
             display_name="Sample Video Latent (Demo)",
             category="video",
-            description=(
+            description=described(
                 "A latent of 33 frames at 480x272 and a tiny Wan 2.1 VAE that decodes it, both part of this pack. "
                 "From Big Buck Bunny, (c) Blender Foundation, CC BY 3.0."
             ),

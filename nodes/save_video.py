@@ -21,6 +21,7 @@ from . import rescue
 from .comfyui import lanes, server
 from .latent_video import LatentVideo
 from .log import say
+from .version import described, signed
 from .video_source import image_sink, run, source_of
 
 AUTO = "auto"
@@ -40,7 +41,7 @@ class SaveVideoStreaming(io.ComfyNode):
             node_id="SaveVideoStreaming",
             display_name="Save Video (Streaming)",
             category="video",
-            description=(
+            description=described(
                 "Saves a video to the output folder. A video from Async VAE Decode to Video is encoded while it is "
                 "decoded. Colours are BT.709, converted and tagged as such."
             ),
@@ -218,13 +219,13 @@ class SaveVideoStreaming(io.ComfyNode):
 
     @classmethod
     def _metadata(cls) -> dict:
-        """What the stock saver stores: the workflow under its own key, and the prompt."""
+        """What the stock saver stores, the workflow under its own key and the prompt; and the version."""
         if not server.metadata_enabled():
             return {}
         metadata = dict(cls.hidden.extra_pnginfo or {})
         if cls.hidden.prompt is not None:
             metadata["prompt"] = cls.hidden.prompt
-        return metadata
+        return signed(metadata)
 
 
 def _check(format, quality, bit_depth, chroma, audio_codec, repeat) -> None:

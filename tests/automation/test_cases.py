@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from async_frame_pipeline.automation import FormatError, swap
+from async_frame_pipeline.automation import FormatError, rules, swap
 
 from .graphs import as_json, flaws, written
 from .node import FOLDER, run_node, swap_in_node
@@ -33,6 +33,12 @@ def test_in_files(case: dict):
         assert set(flaws(graph)) <= set(flaws(graph_before))
     if case["do"] == "swap":
         assert json.dumps(swap(after, reverse=True)[0]) == json.dumps(before), "the reverse must give the same file"
+
+
+def test_every_rule_has_a_case():
+    cases = json.dumps(CASES)
+    names = [*rules.DECODES, *rules.OURS, *rules.VIDEO_NODES, *rules.FRAME_TYPES, *rules.REASONS.values()]
+    assert [name for name in names if json.dumps(name) not in cases] == []
 
 
 def test_in_the_browsers_code():

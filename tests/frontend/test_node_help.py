@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -24,6 +25,13 @@ def input_options(node: dict) -> dict[str, dict]:
     """Input name -> its options, required and optional."""
     groups = (node["input"].get(group, {}) for group in ("required", "optional"))
     return {name: (spec[1] if len(spec) > 1 else {}) for group in groups for name, spec in group.items()}
+
+
+def test_the_page_names_every_format():
+    formats = importlib.import_module("async_frame_pipeline.pipeline.sinks.formats").FORMATS
+    for page in [DOCS / "SaveVideoStreaming.md", *(DOCS / "SaveVideoStreaming").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        assert [name for name in formats if not re.search(rf"(^\| |, |`){re.escape(name)}", text, re.MULTILINE)] == [], page
 
 
 def test_these_are_all_of_our_nodes(server: Server):

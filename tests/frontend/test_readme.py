@@ -15,8 +15,7 @@ import pytest
 
 from .conftest import REPO, Server
 
-README = (REPO / "README.md").read_text()
-PAGES = ["README.md", "docs/api.md", "docs/saving.md", "docs/swap.md"]
+PAGES = sorted(str(path.relative_to(REPO)) for folder in (REPO, REPO / "docs") for path in folder.glob("*.md"))
 ADDRESS = "http://127.0.0.1:8188"
 # "3": the node whose quality the Python example sets.
 REFUSED = {"3": {"class_type": "NoSuchNode", "inputs": {}}}
@@ -84,7 +83,19 @@ def test_an_api_example_ends_where_there_is_no_server(server: Server, tmp_path: 
 
 
 def test_the_workflows_are_all_named():
-    assert [path.stem for path in (REPO / "workflows").glob("*.json") if f"`{path.stem}`" not in README] == []
+    page = (REPO / "docs" / "workflows.md").read_text()
+    assert [path.stem for path in (REPO / "workflows").glob("*.json") if f"`{path.stem}`" not in page] == []
+
+
+def test_the_readme_names_the_languages():
+    [names] = re.findall(r"are translated into (.*?);", (REPO / "README.md").read_text())
+    names = names.replace("Chinese (simplified and traditional)", "Chinese, Chinese")
+    assert len(re.split(r", | and ", names)) == len(list((REPO / "locales").iterdir())) - 1, "all but English"
+
+
+def test_the_readme_leads_to_every_page():
+    readme = (REPO / "README.md").read_text()
+    assert [page for page in PAGES if page != "README.md" and f"]({page})" not in readme] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -96,20 +107,22 @@ def test_links_lead_to_files(page: str):
 
 def test_each_line_of_the_comparison_names_tests_that_exist():
     """In the titles of the links in its last column."""
-    [table] = re.findall(r"^<details>.*?^(\| \| this node .*?)^</details>", README, flags=re.MULTILINE | re.DOTALL)
+    page = REPO / "docs" / "saving.md"
+    [table] = re.findall(r"^(\| \| this node .*?)^$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     rows = table.strip().splitlines()[2:]
     assert len(rows) > 20
     for row in rows:
         links = re.findall(r'\]\((\S+) "([^"]+)"\)', row.rpartition(" | ")[2])
         assert links, row
         for path, names in links:
-            source = (REPO / path).read_text()
+            source = (page.parent / path).read_text()
             assert [name for name in names.split() if f"def {name}(" not in source] == [], row
 
 
 def test_the_map_names_what_exists():
     # Lines of the map start with a path; indented ones are inside the last folder named.
-    [code_map] = re.findall(r"^## Map of the code.*?^```\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    page = (REPO / "docs" / "architecture.md").read_text()
+    [code_map] = re.findall(r"^## Map of the code.*?^```\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     folder, missing = REPO, []
     for line in code_map.splitlines():
         name = line.split()[0]

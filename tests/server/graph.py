@@ -9,7 +9,7 @@ import re
 import host
 import pytest
 
-LOG_PREFIX = "async-frame-pipeline:"
+LOG_PREFIX = re.compile(r"async-frame-pipeline( [\d.]+)?: ")  # the engine's lines have no version
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Outcome:
     @property
     def our_log(self) -> list[str]:
         """The lines that this pack logged."""
-        return [line.partition(LOG_PREFIX)[2].strip() for line in self.log.splitlines() if LOG_PREFIX in line]
+        return [line[found.end() :].strip() for line in self.log.splitlines() if (found := LOG_PREFIX.search(line))]
 
     @property
     def exact_decodes(self) -> list[str]:

@@ -6,6 +6,8 @@ import host
 import pytest
 from graph import skip_if_missing
 
+from async_frame_pipeline.pipeline import VERSION
+
 NOTES = {"Note", "MarkdownNote"}  # exist in the frontend only
 NEWER = {"FrameInterpolationModelLoader", "FrameInterpolate"}  # in the templates, not in every ComfyUI supported
 NODES = ["AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo", "SaveVideoStreaming", "SampleVideoLatent"]
@@ -16,7 +18,7 @@ def test_node_is_registered_and_explains_itself(server, node):
     info = server.get(f"/object_info/{node}")[node]
     assert info["name"] == node
     assert info["display_name"] and info["display_name"] != node
-    assert info["description"]
+    assert info["description"].endswith(f". (Async Frame Pipeline {VERSION})")
     assert info["category"]
     assert info["search_aliases"]
     shown = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
@@ -45,7 +47,7 @@ def test_templates_are_offered_and_refer_only_to_nodes_that_exist(server):
     for template in templates:
         workflow = server.get(f"/api/workflow_templates/{host.PACK_NAME}/{template}.json")
         unknown = {node["type"] for node in workflow["nodes"]} - known.keys() - NOTES
-        assert unknown <= NEWER, "NEWER says what the README says of older ComfyUIs"
+        assert unknown <= NEWER, "NEWER says what docs/workflows.md says of older ComfyUIs"
         assert not unknown or "0.30.0" != server.get("/system_stats")["system"]["comfyui_version"]
 
 

@@ -21,6 +21,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import ffmpeg  # noqa: E402
 
+from async_frame_pipeline.pipeline import VERSION  # noqa: E402
+
 formats = importlib.import_module("async_frame_pipeline.pipeline.sinks.formats")
 PYAV = int(av.__version__.partition(".")[0])
 FRAMES, WIDTH, FPS, PATCH = 9, 80, 16, 16
@@ -226,6 +228,7 @@ def test_pyav_sees_the_same(saved, case):
         assert (first.color_primaries, first.color_trc) == (1, transfer)
     assert json.loads(metadata["workflow"]) == WORKFLOW
     assert "SaveVideoStreaming" in {node["class_type"] for node in json.loads(metadata["prompt"]).values()}
+    assert json.loads(metadata["async_frame_pipeline"]) == VERSION
 
 
 def lossless(case: Case) -> bool:
@@ -447,7 +450,7 @@ def test_animated_pictures(saved, case):
         video, _, _ = ffmpeg.probe(path)
         assert int(video["nb_read_frames"]) == FRAMES
     else:
-        assert_restores({name: text for name, _, text in (exif[tag].partition(":") for tag in (0x010F, 0x0110))})
+        assert_restores({name: text for name, _, text in (exif[tag].partition(":") for tag in (0x010E, 0x010F, 0x0110))})
 
 
 @of_kind("matroska")
@@ -459,6 +462,7 @@ def test_a_picture_beside_it_restores_the_workflow(saved, case):
 def assert_restores(texts: dict[str, str]) -> None:
     assert json.loads(texts["workflow"]) == WORKFLOW
     assert "SaveVideoStreaming" in {node["class_type"] for node in json.loads(texts["prompt"]).values()}
+    assert json.loads(texts["async_frame_pipeline"]) == VERSION
 
 
 def test_nothing_else_is_left(saved):

@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from async_frame_pipeline.pipeline import VERSION
 from av.video.reformatter import ColorRange, Colorspace
 from graph import Graph, Link, run
 from mp4 import Video, boxes, read
@@ -93,6 +94,7 @@ def test_prompt_and_workflow_are_embedded(server, seed):
     video = saved(server, graph, node, {"extra_pnginfo": {"workflow": workflow}})
     assert json.loads(video.metadata["workflow"]) == workflow
     assert json.loads(video.metadata["prompt"]) == graph.prompt
+    assert json.loads(video.metadata["async_frame_pipeline"]) == VERSION
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,8 @@ def test_disable_metadata_is_honoured(fp16_server, seed, format):
     assert len(list(folder.iterdir())) == (9 if format == "png sequence" else 1), "no picture beside it"
     for path in folder.iterdir():
         data = path.read_bytes()
-        assert not any(word in data for word in (b"secret", b"SaveVideoStreaming", b"workflow", b"prompt"))
+        words = (b"secret", b"SaveVideoStreaming", b"workflow", b"prompt", b"async_frame_pipeline")
+        assert not any(word in data for word in words)
 
 
 def test_pictures_are_those_of_the_decoded_image(server, seed):

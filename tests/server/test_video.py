@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from async_frame_pipeline.pipeline import VERSION
 from graph import Graph, Link, Outcome, refusal, run, skip_if_missing
 from mp4 import read
 
@@ -152,4 +153,5 @@ def test_stock_saver_keeps_prompt_and_workflow(server, seed):
     workflow = {"nodes": [], "version": 0.4, "extra": {"seed": seed}}
     video = saved(server, run(server, clip.graph, {"extra_pnginfo": {"workflow": workflow}}), node)
     assert json.loads(video.metadata["workflow"]) == workflow
+    assert json.loads(video.metadata["async_frame_pipeline"]) == VERSION
     assert json.loads(video.metadata["prompt"]) == clip.graph.prompt

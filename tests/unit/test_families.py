@@ -1,5 +1,8 @@
 """The families' exact ways, on ComfyUI's own modules with tiny random weights: the stock node's bits."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
@@ -37,6 +40,15 @@ KINDS = {
     "taehv of 48": lambda: taehv(48),
     "taehv of 128": lambda: taehv(128),
 }
+
+
+def test_every_family_is_listed_and_tested():
+    folder = Path(families.__file__).parent
+    files = {path.stem for path in folder.glob("*.py") if "\nFAMILIES = " in path.read_text(encoding="utf-8")} - {"__init__"}
+    there = {family.name for name in files for family in importlib.import_module(f"{families.__name__}.{name}").FAMILIES}
+    listed = {family.name for family in families.FAMILIES}
+    assert there == listed, "a file's FAMILIES belong into the list in families/__init__.py"
+    assert listed == {families.of(make()).name for make in KINDS.values()}, "KINDS has a VAE of each family"
 
 
 @pytest.fixture(scope="module", params=KINDS)
