@@ -35,10 +35,11 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m automation", description=__doc__.partition(":")[0] + ".")
     command = parser.add_subparsers(required=True).add_parser(
-        "swap", help="put this pack's decoders into a workflow",
+        "swap",
+        help="put this pack's decoders into a workflow",
         description="Put Async VAE Decode in the place of the stock decodes that make videos, in a workflow file or in "
         "a prompt in API format. Prints what was changed, and what was left alone and why.",
-    )  # fmt: skip
+    )
     command.add_argument("source", metavar="in.json", type=Path)
     command.add_argument(
         "target", metavar="out.json", type=Path, nargs="?", help="may be in.json; not needed with --dry-run"

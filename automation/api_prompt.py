@@ -109,9 +109,12 @@ def users_of(prompt: dict, id: str) -> Iterator[tuple[str, str]]:
 def is_link(prompt: dict, value: object) -> bool:
     # [node id, output]; other pairs are values of inputs that take a list.
     return (
-        isinstance(value, list) and len(value) == 2
-        and isinstance(value[0], str) and isinstance(value[1], int) and value[0] in prompt
-    )  # fmt: skip
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+        and value[0] in prompt
+    )
 
 
 # ---------------------------------------------------------------------------- there

@@ -13,9 +13,20 @@ import copy
 
 from .graph import Graph, Workflow, get, inputs, named, properties_of, put, with_links_of, xy
 from .rules import (
-    CREATE_VIDEO, DECODE_INPUTS, DECODES, FRAME_TYPES, LAYOUT, MEMORY, NAMES, OURS, PACK_PROPERTIES, PACKS, REASONS,
-    VIDEO_NODES, Change,
-)  # fmt: skip
+    CREATE_VIDEO,
+    DECODE_INPUTS,
+    DECODES,
+    FRAME_TYPES,
+    LAYOUT,
+    MEMORY,
+    NAMES,
+    OURS,
+    PACK_PROPERTIES,
+    PACKS,
+    REASONS,
+    VIDEO_NODES,
+    Change,
+)
 
 NAMED = "widgets_values_named"  # newer editors save widgets by name as well
 WIDGET_VALUES = ("widgets_values", NAMED)
@@ -31,8 +42,10 @@ def swap(workflow: dict, tiled: bool) -> list[Change]:
     # All is decided before anything is changed, so that no decision rests on a half-changed graph.
     plans = [
         (graph, decode, *decide(file, graph, decode, tiled))
-        for graph in file.graphs for decode in graph.nodes.values() if decode["type"] in DECODES
-    ]  # fmt: skip
+        for graph in file.graphs
+        for decode in graph.nodes.values()
+        if decode["type"] in DECODES
+    ]
     changes = []
     for graph, decode, video, reason in plans:
         pair = (decode, video) if video else (decode,)
@@ -258,13 +271,23 @@ def stock_pair(graph: Graph, node: dict) -> dict:
     return {
         "pos": node["pos"],
         "create_video": {
-            "type": video, "pos": node["pos"], "inputs": others, "properties": {"cnr_id": PACKS["stock"]},
+            "type": video,
+            "pos": node["pos"],
+            "inputs": others,
+            "properties": {"cnr_id": PACKS["stock"]},
         },
         "decode": {
-            "id": None, "type": decode, "pos": [x - width - LAYOUT["gap"], y], "size": [width, height], "flags": {},
-            "order": node.get("order") or 0, "mode": 0, "inputs": decode_inputs(node),
+            "id": None,
+            "type": decode,
+            "pos": [x - width - LAYOUT["gap"], y],
+            "size": [width, height],
+            "flags": {},
+            "order": node.get("order") or 0,
+            "mode": 0,
+            "inputs": decode_inputs(node),
             "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": []}],
-            "properties": {"cnr_id": PACKS["stock"], "Node name for S&R": decode}, "widgets_values": [],
+            "properties": {"cnr_id": PACKS["stock"], "Node name for S&R": decode},
+            "widgets_values": [],
         },
         "link": graph.new_link("IMAGE"),
-    }  # fmt: skip
+    }

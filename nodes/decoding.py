@@ -43,9 +43,13 @@ def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor
 
 
 def decode_into(
-    vae, samples: dict, sinks: Sequence[Sink], window: tuple[int, int] | None = None, decoder: str = DECODERS[0],
+    vae,
+    samples: dict,
+    sinks: Sequence[Sink],
+    window: tuple[int, int] | None = None,
+    decoder: str = DECODERS[0],
     spectators: Sequence[Sink] = (),
-) -> Report:  # fmt: skip
+) -> Report:
     """Decode into sinks, while the GPU decodes where that is possible.
 
     Args:

@@ -19,9 +19,13 @@ def vae_input() -> io.Vae.Input:
 def decoder_input() -> io.Combo.Input:
     """After all others: saved workflows hold widgets by position."""
     return io.Combo.Input(
-        "decoder", options=list(DECODERS), default=DECODERS[0], optional=True, advanced=True,
+        "decoder",
+        options=list(DECODERS),
+        default=DECODERS[0],
+        optional=True,
+        advanced=True,
         tooltip=(
             "exact: the VAE's own code, the bits of VAE Decode. fast: our own over the same weights, several times as "
             "fast and closer to float32. auto: fast where this GPU and VAE can, else exact; the log says why."
         ),
-    )  # fmt: skip
+    )

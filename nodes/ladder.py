@@ -42,7 +42,7 @@ def _failure(way: Way, job: Job) -> str | None:
     except engine.DecodeError as error:
         cause = error.__cause__ or error
         if lanes.is_cancel(cause):  # which older ComfyUIs' operations raise as an Exception
-            raise cause
+            raise cause from cause.__cause__
         return OUT_OF_MEMORY if memory.is_oom(cause) else f"streaming this VAE failed: {error}"
     except Exception as error:
         if way.last or not memory.is_oom(error):

@@ -18,7 +18,6 @@ from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
 from . import decoding, families, rescue
 from .version import signed
 
-
 # What ComfyUI's own savers make of a video: with x264's default quality.
 STOCK_FORMAT, STOCK_QUALITY = FORMATS["mp4 (h264)"], "medium"
 
@@ -43,7 +42,12 @@ def checked_audio(audio: dict | None) -> Audio | None:
     if audio is None:
         return None
     waveform = audio.get("waveform") if isinstance(audio, dict) else None
-    if not isinstance(waveform, torch.Tensor) or waveform.ndim != 3 or 0 in waveform.shape or not audio.get("sample_rate"):
+    if (
+        not isinstance(waveform, torch.Tensor)
+        or waveform.ndim != 3
+        or 0 in waveform.shape
+        or not audio.get("sample_rate")
+    ):
         given = tuple(waveform.shape) if isinstance(waveform, torch.Tensor) else type(audio).__name__
         raise ValueError(
             f"The audio holds no samples: expected a waveform of shape (batch, channels, samples) with a sample_rate, "
@@ -73,8 +77,15 @@ class LatentVideo(Input.Video):
     """
 
     def __init__(
-        self, vae, samples: dict, fps: Fraction, audio: dict | None = None, bit_depth: int = 8, window=None,
-        decoder: str = "auto", save_first: bool = False,
+        self,
+        vae,
+        samples: dict,
+        fps: Fraction,
+        audio: dict | None = None,
+        bit_depth: int = 8,
+        window=None,
+        decoder: str = "auto",
+        save_first: bool = False,
     ):
         decoding.check_decoder(decoder)
         families.check(vae, samples)
@@ -132,7 +143,7 @@ class LatentVideo(Input.Video):
         options = VideoOptions(self._fps, choice, self.audio, metadata=signed(metadata) if metadata else {})
         self.decode_into([VideoFileSink(path, options)])
 
-    def as_trimmed(self, start_time=None, duration=None, strict_duration=False) -> "LatentVideo | None":
+    def as_trimmed(self, start_time=None, duration=None, strict_duration=False) -> LatentVideo | None:
         """The part from `start_time` (seconds; from the end if negative) for `duration` (0: all the rest).
 
         A frame belongs to the part it begins in. None if nothing is left, or less than `duration` when that is strict.
@@ -152,8 +163,14 @@ class LatentVideo(Input.Video):
             return None
         offset = self._window[0] if self._window else 0
         part = LatentVideo(
-            self._vae, self._samples, fps, self._trimmed_audio(first / fps, stop / fps), self._bit_depth,
-            (offset + first, offset + stop), self._decoder, self._save_first,
+            self._vae,
+            self._samples,
+            fps,
+            self._trimmed_audio(first / fps, stop / fps),
+            self._bit_depth,
+            (offset + first, offset + stop),
+            self._decoder,
+            self._save_first,
         )
         part._size = self._size
         return part

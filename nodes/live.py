@@ -114,7 +114,9 @@ class _Teller(threading.Thread):
             return
         self.join()
         with _going_on("telling the browser"):
-            self._send({"state": "done", "report": self._report.as_dict()} if state == "done" else self._progress(state))
+            self._send(
+                {"state": "done", "report": self._report.as_dict()} if state == "done" else self._progress(state)
+            )
 
     def _new_frame(self) -> dict:
         latest, self._latest = self._latest, None

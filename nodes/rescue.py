@@ -152,7 +152,9 @@ def _write_to(folder: Path, latent: torch.Tensor) -> tuple[Path, bool]:
         return path, False
     free = shutil.disk_usage(folder).free
     if free < latent.nbytes + RESERVE_BYTES:
-        raise OSError(f"{free // 1024**2} MiB are free, and {(latent.nbytes + RESERVE_BYTES) // 1024**2} MiB are needed")
+        raise OSError(
+            f"{free // 1024**2} MiB are free, and {(latent.nbytes + RESERVE_BYTES) // 1024**2} MiB are needed"
+        )
     path = folder / f"{PREFIX}_{time.strftime('%Y%m%d-%H%M%S')}_{digest}.latent"
     temporary = folder / f".{path.name}.part"
     try:

@@ -26,7 +26,9 @@ class SampleVideoLatent(io.ComfyNode):
             ),
             search_aliases=["demo latent", "test latent", "big buck bunny", "example"],
             outputs=[
-                io.Latent.Output("samples", display_name="samples", tooltip="(1, 16, 9, 34, 60): 33 frames at 480x272."),
+                io.Latent.Output(
+                    "samples", display_name="samples", tooltip="(1, 16, 9, 34, 60): 33 frames at 480x272."
+                ),
                 io.Vae.Output("vae", display_name="vae", tooltip="Wan 2.1's architecture at an eighth of its width."),
             ],
         )

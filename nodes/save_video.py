@@ -27,9 +27,11 @@ from .video_source import image_sink, run, source_of
 AUTO = "auto"
 BIT_DEPTHS = (AUTO, *map(str, DEPTHS))
 COLOURS = {
-    "BT.709": ("bt709", False), "BT.709 full range": ("bt709", True),
-    "BT.601": ("bt601", False), "BT.601 full range": ("bt601", True),
-}  # fmt: skip
+    "BT.709": ("bt709", False),
+    "BT.709 full range": ("bt709", True),
+    "BT.601": ("bt601", False),
+    "BT.601 full range": ("bt601", True),
+}
 LENGTHS = ("video", "longest", "shortest")
 NOT_KEPT = "Save Video (Streaming) kept no frames: switch on keep_frames to use its frames output."
 
@@ -46,79 +48,148 @@ class SaveVideoStreaming(io.ComfyNode):
                 "decoded. Colours are BT.709, converted and tagged as such."
             ),
             search_aliases=[
-                "save video", "export video", "video combine", "mp4", "mkv", "webm", "mov", "gif", "webp", "png", "h264",
-                "h265", "hevc", "av1", "vp9", "prores", "ffv1", "nvenc", "async",
+                "save video",
+                "export video",
+                "video combine",
+                "mp4",
+                "mkv",
+                "webm",
+                "mov",
+                "gif",
+                "webp",
+                "png",
+                "h264",
+                "h265",
+                "hevc",
+                "av1",
+                "vp9",
+                "prores",
+                "ffv1",
+                "nvenc",
+                "async",
             ],
             inputs=[
                 io.Video.Input("video", tooltip="The video to save."),
                 io.String.Input(
-                    "filename_prefix", default="video/ComfyUI",
+                    "filename_prefix",
+                    default="video/ComfyUI",
                     tooltip="Where to save, inside the output folder. May hold %date:yyyy-MM-dd% and values of other "
                     "nodes such as %Empty Latent Image.width%.",
                 ),
                 io.Combo.Input(
-                    "format", options=list(formats.available_formats()), default="mp4 (h264)",
+                    "format",
+                    options=list(formats.available_formats()),
+                    default="mp4 (h264)",
                     tooltip="Container and codec of the file.",
                 ),
                 io.Combo.Input(
-                    "quality", options=list(QUALITIES), default="high",
+                    "quality",
+                    options=list(QUALITIES),
+                    default="high",
                     tooltip="Higher looks better and makes larger files. Medium is what Save Video does. Lossless changes "
                     "nothing that is stored; not every format has it.",
                 ),
                 # Below, what few need. Optional: prompts made before an input was added go on working.
                 io.Combo.Input(
-                    "speed", options=list(SPEEDS), default="medium", optional=True, advanced=True,
+                    "speed",
+                    options=list(SPEEDS),
+                    default="medium",
+                    optional=True,
+                    advanced=True,
                     tooltip="How much time the encoder takes. Slower makes smaller files of the same look.",
                 ),
                 io.Combo.Input(
-                    "bit_depth", options=list(BIT_DEPTHS), default=AUTO, optional=True, advanced=True,
+                    "bit_depth",
+                    options=list(BIT_DEPTHS),
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
                     tooltip="Bits per colour. Auto: what the video has, or the nearest the format can store.",
                 ),
                 io.Combo.Input(
-                    "chroma", options=[AUTO, *CHROMAS], default=AUTO, optional=True, advanced=True,
+                    "chroma",
+                    options=[AUTO, *CHROMAS],
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
                     tooltip="How finely colour is stored. 4:2:0 plays everywhere; 4:4:4 and rgb keep coloured edges sharp. Auto "
                     "suits the format.",
                 ),
                 io.Combo.Input(
-                    "color", options=list(COLOURS), default="BT.709", optional=True, advanced=True,
+                    "color",
+                    options=list(COLOURS),
+                    default="BT.709",
+                    optional=True,
+                    advanced=True,
                     tooltip="How RGB becomes YUV; the file says which. BT.709 is right for nearly everything.",
                 ),
                 io.Boolean.Input(
-                    "dither", default=False, optional=True, advanced=True,
+                    "dither",
+                    default=False,
+                    optional=True,
+                    advanced=True,
                     tooltip="A fine, still pattern instead of plain rounding, against bands in smooth gradients.",
                 ),
                 io.Boolean.Input(
-                    "alpha", default=True, optional=True, advanced=True,
+                    "alpha",
+                    default=True,
+                    optional=True,
+                    advanced=True,
                     tooltip="Keep transparency where the video has it and the format can store it.",
                 ),
                 io.Combo.Input(
-                    "audio_codec", options=[AUTO, *CODECS], default=AUTO, optional=True, advanced=True,
+                    "audio_codec",
+                    options=[AUTO, *CODECS],
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
                     tooltip="How sound is stored. Auto suits the format.",
                 ),
                 io.Combo.Input(
-                    "audio_length", options=list(LENGTHS), default="video", optional=True, advanced=True,
+                    "audio_length",
+                    options=list(LENGTHS),
+                    default="video",
+                    optional=True,
+                    advanced=True,
                     tooltip="video: sound is cut, or padded with silence, to the video. longest: longer sound goes on over the "
                     "last frame. shortest: the video ends where the sound ends.",
                 ),
                 io.Boolean.Input(
-                    "ping_pong", default=False, optional=True, advanced=True,
+                    "ping_pong",
+                    default=False,
+                    optional=True,
+                    advanced=True,
                     tooltip="Play forwards, then backwards. Holds the frames in memory until the end.",
                 ),
                 io.Int.Input(
-                    "repeat", default=0, min=0, max=1000, optional=True, advanced=True,
+                    "repeat",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
                     tooltip="How often the video plays in the file. 0: WebP and GIF for ever, all others once.",
                 ),
                 io.Boolean.Input(
-                    "keep_unfinished", default=False, optional=True, advanced=True,
+                    "keep_unfinished",
+                    default=False,
+                    optional=True,
+                    advanced=True,
                     tooltip="For long runs: if the run fails, is cancelled or killed, what was written stays as a playable "
                     "file.",
                 ),
                 io.Boolean.Input(
-                    "preview", default=False, optional=True, advanced=True,
+                    "preview",
+                    default=False,
+                    optional=True,
+                    advanced=True,
                     tooltip="For formats that browsers do not play: also make a small MP4 to show here.",
                 ),
                 io.Boolean.Input(
-                    "keep_frames", default=False, optional=True, advanced=True,
+                    "keep_frames",
+                    default=False,
+                    optional=True,
+                    advanced=True,
                     tooltip="Also give out the frames as images, from the same decode. All of them are then in memory.",
                 ),
             ],
@@ -158,10 +229,25 @@ class SaveVideoStreaming(io.ComfyNode):
 
     @classmethod
     def _save(
-        cls, video, filename_prefix, format, quality, speed="medium", bit_depth=AUTO, chroma=AUTO, color="BT.709",
-        dither=False, alpha=True, audio_codec=AUTO, audio_length="video", ping_pong=False, repeat=0,
-        keep_unfinished=False, preview=False, keep_frames=False,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        video,
+        filename_prefix,
+        format,
+        quality,
+        speed="medium",
+        bit_depth=AUTO,
+        chroma=AUTO,
+        color="BT.709",
+        dither=False,
+        alpha=True,
+        audio_codec=AUTO,
+        audio_length="video",
+        ping_pong=False,
+        repeat=0,
+        keep_unfinished=False,
+        preview=False,
+        keep_frames=False,
+    ) -> io.NodeOutput:
         _check(format, quality, bit_depth, chroma, audio_codec, repeat)
         formats.check_in(color, COLOURS, "color can be")
         formats.check_in(audio_length, LENGTHS, "audio_length can be")
@@ -170,7 +256,9 @@ class SaveVideoStreaming(io.ComfyNode):
         chroma = "" if chroma == AUTO else chroma
         with_alpha = alpha and source.alpha and bool(file_format.alpha) and (not chroma or chroma in file_format.alpha)
         depth_chroma = chroma or file_format.chroma(with_alpha)
-        depth = formats.nearest_depth(file_format, depth_chroma, source.bit_depth) if bit_depth == AUTO else int(bit_depth)
+        depth = (
+            formats.nearest_depth(file_format, depth_chroma, source.bit_depth) if bit_depth == AUTO else int(bit_depth)
+        )
         matrix, full_range = COLOURS[color]
         choice = Choice(file_format, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
         frames = source.frames
@@ -257,7 +345,9 @@ def _here(file_format: Format) -> Format:
             f"PyAV {av.__version__} cannot write {file_format.name}: it has no {file_format.encoder.name}, or one that is too old. "
             "Choose another format."
         )
-    say(f"no {file_format.encoder.name} on this machine, {file_format.software} is written instead of {file_format.name}")
+    say(
+        f"no {file_format.encoder.name} on this machine, {file_format.software} is written instead of {file_format.name}"
+    )
     return FORMATS[file_format.software]
 
 

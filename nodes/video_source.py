@@ -53,9 +53,7 @@ def source_of(video) -> LatentSource | Source:
     return _components_of(video)
 
 
-def run(
-    source: LatentSource | Source, sinks: Sequence[Sink], frames: int, spectators: Sequence[Sink] = ()
-) -> Report:
+def run(source: LatentSource | Source, sinks: Sequence[Sink], frames: int, spectators: Sequence[Sink] = ()) -> Report:
     """Send the first `frames` frames through the lanes; what a sink has no place for, such as alpha, is left out."""
     if isinstance(source, LatentSource):
         return source.video.decode_into(sinks, frames, spectators)
@@ -80,9 +78,14 @@ def _run(source: Source, sinks: Sequence[Sink], frames: int, spectators: Sequenc
     part = None if frames == source.frames else (0, frames)
     with lanes.reading():
         return lanes.run(
-            source.decode, spec_of(source), sinks, source.chunk_frames, ready=source.frames_thwc is not None,
-            spectators=spectators, frames=part,
-        )  # fmt: skip
+            source.decode,
+            spec_of(source),
+            sinks,
+            source.chunk_frames,
+            ready=source.frames_thwc is not None,
+            spectators=spectators,
+            frames=part,
+        )
 
 
 def _components_of(video) -> ImageSource:

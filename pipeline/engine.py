@@ -45,9 +45,9 @@ STOP_SECONDS = 10
 # one), and a cancel must come through; one that is only slow gives up its file when it does return.
 STUCK_SECONDS = 30
 
-_under_way: set["_Lanes"] = set()
+_under_way: set[_Lanes] = set()
 # Runs that ended while a sink was stuck: their slots belong to it until it returns.
-_stuck: set["_Lanes"] = set()
+_stuck: set[_Lanes] = set()
 
 
 class DecodeError(RuntimeError):
@@ -332,8 +332,10 @@ class _Lanes:
                 _stuck.add(self)
                 logging.warning(
                     "async-frame-pipeline: %s has not returned for %g s and is left behind; what it wrote is given up when "
-                    "it does", self.thread.inside or "the writer", STUCK_SECONDS,
-                )  # fmt: skip
+                    "it does",
+                    self.thread.inside or "the writer",
+                    STUCK_SECONDS,
+                )
         if self._copy_stream is not None:
             try:
                 # Copies still under way would write into host memory that is about to be unpinned.

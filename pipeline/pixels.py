@@ -173,7 +173,11 @@ def convert(
 
 
 def _unit(
-    frames_cthw: torch.Tensor, zero_centred: bool, dtype: torch.dtype, layout: torch.memory_format = torch.preserve_format, clamped: bool = True
+    frames_cthw: torch.Tensor,
+    zero_centred: bool,
+    dtype: torch.dtype,
+    layout: torch.memory_format = torch.preserve_format,
+    clamped: bool = True,
 ) -> torch.Tensor:
     """Frames in [0, 1], with the operations, their order and their dtype as in ComfyUI's VAE."""
     unit = frames_cthw.to(dtype, copy=True, memory_format=layout)

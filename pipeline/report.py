@@ -69,7 +69,9 @@ class Report:
 
     def as_dict(self) -> dict:
         """All figures, `limit`, `verdict`, `text` and, where somebody watched, the `chart`; ready for JSON."""
-        figures = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "timeline"}
+        figures = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "timeline"
+        }
         return figures | {
             "busy_share": self.busy_share,
             "limit": self.limit,

@@ -89,7 +89,9 @@ class Slot:
             host = torch.empty(shape, dtype=pixel_format.dtype)
             self.host[pixel_format] = host
             # On the CPU the two halves are one: there is nothing to copy.
-            self.device[pixel_format] = host if spec.device.type == "cpu" else torch.empty_like(host, device=spec.device)
+            self.device[pixel_format] = (
+                host if spec.device.type == "cpu" else torch.empty_like(host, device=spec.device)
+            )
         self.decoded = make_event(spec.device)
         self.copy_began = make_event(spec.device)
         self.copied = make_event(spec.device)

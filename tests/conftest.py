@@ -17,15 +17,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if packages := os.environ.get("AFP_TEST_PACKAGES"):
     sys.path.append(packages)
 
-import pytest  # noqa: E402
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "async_frame_pipeline"
 
 if PACKAGE not in sys.modules:
-    spec = importlib.util.spec_from_file_location(
-        PACKAGE, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
+    spec = importlib.util.spec_from_file_location(PACKAGE, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = module
     spec.loader.exec_module(module)

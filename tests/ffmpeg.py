@@ -81,8 +81,17 @@ class _Pictures:
         # Where chroma is shared, ffmpeg 5 takes it to sit between two columns, whatever the file says.
         left = ":in_h_chr_pos=0" if any(shared in self._video["pix_fmt"] for shared in ("420", "422")) else ""
         self.arguments = [
-            "-map", "0:v", "-vsync", "0", "-vf", f"scale=flags={EXACT}{left}", "-f", "rawvideo", "-pix_fmt", pixels,
-        ]  # fmt: skip
+            "-map",
+            "0:v",
+            "-vsync",
+            "0",
+            "-vf",
+            f"scale=flags={EXACT}{left}",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            pixels,
+        ]
 
 
 class _Rgb(_Pictures):

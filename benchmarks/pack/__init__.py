@@ -18,9 +18,10 @@ import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
 import comfy.model_management as model_management
 import comfy.sd
-import nodes
 import torch
 from comfy_api.latest import InputImpl, Types
+
+import nodes
 
 from .saving import BenchPSNR
 from .trace import profiled
@@ -29,13 +30,27 @@ from .turns import TURNS, in_turns
 ARCHITECTURES = {
     "2.1": (
         comfy.ldm.wan.vae.WanVAE,
-        dict(dim=96, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
-             temperal_downsample=[False, True, True], dropout=0.0),
+        dict(
+            dim=96,
+            z_dim=16,
+            dim_mult=[1, 2, 4, 4],
+            num_res_blocks=2,
+            attn_scales=[],
+            temperal_downsample=[False, True, True],
+            dropout=0.0,
+        ),
     ),
     "2.2": (
         comfy.ldm.wan.vae2_2.WanVAE,
-        dict(dim=160, z_dim=48, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
-             temperal_downsample=[False, True, True], dropout=0.0),
+        dict(
+            dim=160,
+            z_dim=48,
+            dim_mult=[1, 2, 4, 4],
+            num_res_blocks=2,
+            attn_scales=[],
+            temperal_downsample=[False, True, True],
+            dropout=0.0,
+        ),
     ),
 }
 
@@ -164,7 +179,9 @@ class Case:
         """The model's own decode, weights loaded, result left on the GPU."""
         self._restart()
         vae, latent = self.vae, self.samples["samples"]
-        model_management.load_models_gpu([vae.patcher], memory_required=vae.memory_used_decode(latent.shape, vae.vae_dtype))
+        model_management.load_models_gpu(
+            [vae.patcher], memory_required=vae.memory_used_decode(latent.shape, vae.vae_dtype)
+        )
         vae.first_stage_model.decode(latent.to(vae.device, vae.vae_dtype))
 
     def stock_image(self):
@@ -198,12 +215,18 @@ class BenchDecodeSave:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {
-            "version": (["2.1", "2.2"],), "width": ("INT", {"default": 1280, "max": 8192}),
-            "height": ("INT", {"default": 720, "max": 8192}), "frames": ("INT", {"default": 81, "max": 8192}),
-            "clip": ("STRING", {"default": ""}), "slots": ("STRING", {"default": ""}),
-            "tiled": ("BOOLEAN", {"default": True}), "traces": ("BOOLEAN", {"default": False}),
-        }}  # fmt: skip
+        return {
+            "required": {
+                "version": (["2.1", "2.2"],),
+                "width": ("INT", {"default": 1280, "max": 8192}),
+                "height": ("INT", {"default": 720, "max": 8192}),
+                "frames": ("INT", {"default": 81, "max": 8192}),
+                "clip": ("STRING", {"default": ""}),
+                "slots": ("STRING", {"default": ""}),
+                "tiled": ("BOOLEAN", {"default": True}),
+                "traces": ("BOOLEAN", {"default": False}),
+            }
+        }
 
     RETURN_TYPES = ()
     FUNCTION = "measure"
@@ -229,9 +252,11 @@ class BenchDecodeSave:
         case.decoder_alone()  # warms up what stock and exact both run
         figures = {"fast_first_image_seconds": measured(lambda: case.our_image("fast"))[0]["seconds"]}
         ways = {
-            "exact image": case.our_image, "fast image": lambda: case.our_image("fast"),
-            "exact file": case.our_file, "fast file": lambda: case.our_file("fast"),
-        }  # fmt: skip
+            "exact image": case.our_image,
+            "fast image": lambda: case.our_image("fast"),
+            "exact file": case.our_file,
+            "fast file": lambda: case.our_file("fast"),
+        }
         ways |= {f"exact file, {count} slots": lambda count=count: with_slots(count, case.our_file) for count in slots}
         if tiled:
             ways["tiled image"] = case.tiled_image
@@ -267,10 +292,14 @@ class BenchRivals:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {
-            "version": (["2.1", "2.2"],), "width": ("INT", {"default": 1280, "max": 8192}),
-            "height": ("INT", {"default": 720, "max": 8192}), "frames": ("INT", {"default": 81, "max": 8192}),
-        }}  # fmt: skip
+        return {
+            "required": {
+                "version": (["2.1", "2.2"],),
+                "width": ("INT", {"default": 1280, "max": 8192}),
+                "height": ("INT", {"default": 720, "max": 8192}),
+                "frames": ("INT", {"default": 81, "max": 8192}),
+            }
+        }
 
     RETURN_TYPES = ()
     FUNCTION = "measure"
@@ -310,10 +339,14 @@ class BenchMemory:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {
-            "version": (["2.1", "2.2"],), "width": ("INT", {"default": 832, "max": 8192}),
-            "height": ("INT", {"default": 480, "max": 8192}), "frames": ("STRING", {"default": "81,801"}),
-        }}  # fmt: skip
+        return {
+            "required": {
+                "version": (["2.1", "2.2"],),
+                "width": ("INT", {"default": 832, "max": 8192}),
+                "height": ("INT", {"default": 480, "max": 8192}),
+                "frames": ("STRING", {"default": "81,801"}),
+            }
+        }
 
     RETURN_TYPES = ()
     FUNCTION = "measure"
@@ -346,5 +379,8 @@ def memory_row(way):
 
 
 NODE_CLASS_MAPPINGS = {
-    "BenchDecodeSave": BenchDecodeSave, "BenchRivals": BenchRivals, "BenchMemory": BenchMemory, "BenchPSNR": BenchPSNR,
-}  # fmt: skip
+    "BenchDecodeSave": BenchDecodeSave,
+    "BenchRivals": BenchRivals,
+    "BenchMemory": BenchMemory,
+    "BenchPSNR": BenchPSNR,
+}

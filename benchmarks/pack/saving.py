@@ -54,7 +54,9 @@ def planes(frame: av.VideoFrame) -> list[torch.Tensor]:
 
 def doubled(plane: torch.Tensor, siting: str) -> torch.Tensor:
     """Chroma at the size of luma, by linear interpolation; from top to bottom it is always sited in the middle."""
-    both = torch.nn.functional.interpolate(plane[None, None], scale_factor=(2, 2 if siting == "middle" else 1), mode="bilinear")[0, 0]
+    both = torch.nn.functional.interpolate(
+        plane[None, None], scale_factor=(2, 2 if siting == "middle" else 1), mode="bilinear"
+    )[0, 0]
     if siting == "middle":
         return both
     after = torch.cat((both[:, 1:], both[:, -1:]), dim=1)

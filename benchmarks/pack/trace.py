@@ -31,9 +31,12 @@ class Trace:
 
     def as_dict(self) -> dict:
         return {
-            "kernel_seconds": self.kernels, "span_seconds": self.span, "busy": self.kernels / self.span,
-            "launch_gaps": self.launch_gaps / self.span, "waiting": self.waiting / self.span,
-        }  # fmt: skip
+            "kernel_seconds": self.kernels,
+            "span_seconds": self.span,
+            "busy": self.kernels / self.span,
+            "launch_gaps": self.launch_gaps / self.span,
+            "waiting": self.waiting / self.span,
+        }
 
 
 def profiled(function: Callable[[], object]) -> Trace:

@@ -21,9 +21,15 @@ SLOTS = 4
 
 
 def run(
-    decode: Callable, spec: VideoSpec, sinks: Sequence[Sink], frames_per_slot: int, ready: bool = False,
-    slots: int | None = None, spectators: Sequence[Sink] = (), frames: tuple[int, int] | None = None,
-) -> Report:  # fmt: skip
+    decode: Callable,
+    spec: VideoSpec,
+    sinks: Sequence[Sink],
+    frames_per_slot: int,
+    ready: bool = False,
+    slots: int | None = None,
+    spectators: Sequence[Sink] = (),
+    frames: tuple[int, int] | None = None,
+) -> Report:
     """`engine.run`; `ready` is that of a `Report`, and `slots` are SLOTS unless given."""
     first, stop = frames or (0, spec.frames)
     bar = comfy.utils.ProgressBar(stop - first)

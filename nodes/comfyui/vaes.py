@@ -10,8 +10,9 @@ from collections.abc import Callable
 import comfy.model_management as model_management
 import comfy.sd
 import comfy.utils
-import nodes as core_nodes
 import torch
+
+import nodes as core_nodes
 
 # By the function that a VAE's class decodes with: whether it does what `_rehearse` looks for.
 _is_known: dict[Callable, bool] = {}
@@ -40,13 +41,19 @@ def check(vae, samples: dict) -> None:
     latent = samples.get("samples") if isinstance(samples, dict) else None
     if not hasattr(latent, "is_nested") or 0 in latent.shape or not latent_of(samples).is_floating_point():
         given = f"{latent.dtype} {tuple(latent.shape)}" if isinstance(latent, torch.Tensor) else type(latent).__name__
-        raise ValueError(f"There is nothing to decode: the samples are {given}, expected floats of shape (batch, channels, "
-                         "frames, height, width), each at least 1. Connect the LATENT of a sampler.")
+        raise ValueError(
+            f"There is nothing to decode: the samples are {given}, expected floats of shape (batch, channels, "
+            "frames, height, width), each at least 1. Connect the LATENT of a sampler."
+        )
 
 
 def size_by_ratios(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
     """(frames, height, width) that decoding will give, or None for VAEs whose ratios do not tell."""
-    if latent.ndim not in (4, 5) or getattr(vae, "latent_dim", None) not in (2, 3) or getattr(vae, "extra_1d_channel", None):
+    if (
+        latent.ndim not in (4, 5)
+        or getattr(vae, "latent_dim", None) not in (2, 3)
+        or getattr(vae, "extra_1d_channel", None)
+    ):
         return None
     ratios = vae.upscale_ratio if isinstance(vae.upscale_ratio, tuple) else (1, vae.upscale_ratio, vae.upscale_ratio)
     latent_frames = latent.shape[2] if latent.ndim == 5 and vae.latent_dim == 3 else 1
@@ -106,7 +113,11 @@ def _rehearse(vae) -> bool:
     calls = []
     stand_in, model = copy.copy(vae), copy.copy(vae.first_stage_model)
     model.decode = lambda *args, **kwargs: calls.append((args, kwargs)) or decoded.clone()
-    stand_in.first_stage_model, stand_in.device, stand_in.output_device = model, torch.device("cpu"), torch.device("cpu")
+    stand_in.first_stage_model, stand_in.device, stand_in.output_device = (
+        model,
+        torch.device("cpu"),
+        torch.device("cpu"),
+    )
     stand_in.process_output = lambda frames: frames.mul_(0.25)
     try:
         frames_thwc = _with_nothing_loaded(type(vae).decode)(stand_in, latent)

@@ -51,8 +51,9 @@ def check(vae, samples: dict) -> None:
         return
     known = "; ".join(
         f"those of {' and '.join(each.models)} have {each.channels} and need the {each.name} VAE"
-        for each in FAMILIES if each.channels is not None
-    )  # fmt: skip
+        for each in FAMILIES
+        if each.channels is not None
+    )
     raise ValueError(
         f"The latent has {latent.shape[1]} channels, but this VAE decodes {vae.latent_channels}. Of latents, {known}. "
         "Load the VAE that belongs to the model the latent came from."

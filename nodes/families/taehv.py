@@ -32,6 +32,11 @@ def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
 
 
 EXACT = Exact(
-    lambda model: model.decoder[-1], frames_per_slot=4, to_frames=_frames, dropped_frames=lambda model: model.frames_to_trim
+    lambda model: model.decoder[-1],
+    frames_per_slot=4,
+    to_frames=_frames,
+    dropped_frames=lambda model: model.frames_to_trim,
 )
-FAMILIES = (Family("TAEHV", lambda vae: vaes.model_name(vae) == "comfy.taesd.taehv.TAEHV", all_exact(EXACT), size=_size),)
+FAMILIES = (
+    Family("TAEHV", lambda vae: vaes.model_name(vae) == "comfy.taesd.taehv.TAEHV", all_exact(EXACT), size=_size),
+)

@@ -26,7 +26,7 @@ from .family import Family, Job, Way
 from .ways import Exact, all_exact, spec_of, why_not_streamed
 
 # By the VAE's module: its fast weights, or why it cannot have any.
-_loaded: "weakref.WeakKeyDictionary[torch.nn.Module, FastWan | str]" = weakref.WeakKeyDictionary()
+_loaded: weakref.WeakKeyDictionary[torch.nn.Module, FastWan | str] = weakref.WeakKeyDictionary()
 
 # Activations and what the convolutions remember, in bytes for each channel and pixel of the last stage, of which
 # 2.1 has 96 a pixel and 2.2 256 for each 2x2 pixels. Measured on an H100 at 1280x720: 2.1 takes 83, 2.2 106.

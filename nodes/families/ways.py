@@ -68,9 +68,13 @@ class Exact(Way):
             memory.load_for_decoding(vae, job.latent)
             latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
             exact.decode(
-                model, latents, submit, self.layer(model), lambda output: self.to_frames(model, output),
+                model,
+                latents,
+                submit,
+                self.layer(model),
+                lambda output: self.to_frames(model, output),
                 self.dropped_frames(model),
-            )  # fmt: skip
+            )
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
@@ -86,8 +90,9 @@ class ExactWithRoom(Way):
     def decode(self, job: Job) -> None:
         say(
             f"out of memory after {job.seconds:.1f} s, starting again with other models unloaded and 2 slots of 1 frame "
-            f"instead of {lanes.SLOTS} of {self.exact.frames_per_slot}", logging.WARNING,
-        )  # fmt: skip
+            f"instead of {lanes.SLOTS} of {self.exact.frames_per_slot}",
+            logging.WARNING,
+        )
         memory.make_room()
         self.exact.run(job, frames_per_slot=1, slots=2)
 

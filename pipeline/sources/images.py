@@ -29,9 +29,14 @@ class ImageSource:
     chunk_frames = CHUNK_FRAMES
 
     def __init__(
-        self, frames_thwc: torch.Tensor, fps: Fraction | float, *, alpha_thw1: torch.Tensor | None = None,
-        bit_depth: int = 8, sound: Sound | None = None,
-    ):  # fmt: skip
+        self,
+        frames_thwc: torch.Tensor,
+        fps: Fraction | float,
+        *,
+        alpha_thw1: torch.Tensor | None = None,
+        bit_depth: int = 8,
+        sound: Sound | None = None,
+    ):
         check_image(frames_thwc)
         self.frames_thwc = frames_thwc
         self.frames, self.height, self.width = frames_thwc.shape[:3]
@@ -59,9 +64,11 @@ def check_image(frames_thwc: object) -> None:
     if isinstance(frames_thwc, torch.Tensor):
         given = f"{frames_thwc.dtype} {tuple(frames_thwc.shape)}"
         if (
-            frames_thwc.ndim == 4 and frames_thwc.is_floating_point() and frames_thwc.shape[-1] >= 3
+            frames_thwc.ndim == 4
+            and frames_thwc.is_floating_point()
+            and frames_thwc.shape[-1] >= 3
             and 0 not in frames_thwc.shape
-        ):  # fmt: skip
+        ):
             return
     raise ValueError(
         f"The video's frames are {given}; expected floats of shape (frames, height, width, 3 or more channels), "

@@ -30,7 +30,12 @@ SLOTS = {
     "Reroute": (":*", ":*"),
     "SomebodysInterpolation": ("frames:IMAGE", "IMAGE:IMAGE count:INT"),
 }
-WIDGETS = {"PrimitiveFloat": [24.0], "VAEDecodeTiled": [512, 64], "CreateVideo": [16, 8], "AsyncVAEDecodeToVideo": [24, 10]}
+WIDGETS = {
+    "PrimitiveFloat": [24.0],
+    "VAEDecodeTiled": [512, 64],
+    "CreateVideo": [16, 8],
+    "AsyncVAEDecodeToVideo": [24, 10],
+}
 
 
 def graph(types: dict[int, str], links: str, *, inside: str | None = None, **fields: dict) -> dict:
@@ -44,7 +49,9 @@ def graph(types: dict[int, str], links: str, *, inside: str | None = None, **fie
     """
     nodes = {id: node(id, type, **fields.get(f"n{id}", {})) for id, type in types.items()}
     written = []
-    for number, (origin, slot, target, name) in enumerate(re.findall(r"(-?\d+)(?:\.(\d+))?>(-?\d+)\.(\w*)", links), start=101):
+    for number, (origin, slot, target, name) in enumerate(
+        re.findall(r"(-?\d+)(?:\.(\d+))?>(-?\d+)\.(\w*)", links), start=101
+    ):
         origin, slot, target = int(origin), int(slot or 0), int(target)
         kind = "IMAGE"
         if origin in nodes:
@@ -67,11 +74,16 @@ def graph(types: dict[int, str], links: str, *, inside: str | None = None, **fie
 def workflow(types: dict[int, str], links: str, *, subgraphs: list[dict] = (), **fields: dict) -> dict:
     """A whole workflow file; see graph()."""
     made = {
-        "id": "9ae6082b-c7f4-433c-9971-7a8f65a3ea65", "revision": 0, "last_node_id": 50, "last_link_id": 200,
+        "id": "9ae6082b-c7f4-433c-9971-7a8f65a3ea65",
+        "revision": 0,
+        "last_node_id": 50,
+        "last_link_id": 200,
         **graph(types, links, **fields),
-        "groups": [{"id": 1, "title": "Decode", "bounding": [0, -50, 9000, 1000]}], "config": {}, "extra": {"somebodys": [1]},
+        "groups": [{"id": 1, "title": "Decode", "bounding": [0, -50, 9000, 1000]}],
+        "config": {},
+        "extra": {"somebodys": [1]},
         "version": 0.4,
-    }  # fmt: skip
+    }
     return {**made, "definitions": {"subgraphs": list(subgraphs)}} if subgraphs else made
 
 
@@ -86,10 +98,19 @@ def subgraph(id: str, types: dict[int, str], links: str, outputs: str = "", inpu
             ids = [link["id"] for link in inner["links"] if link[end] == io_id and link[io_slot] == position]
             slots[key].append({"id": f"{key}{position}", "name": name, "type": kind, "linkIds": ids})
     return {
-        "id": id, "version": 1, "state": {"lastNodeId": 60, "lastLinkId": 300}, "revision": 0, "config": {},
-        "name": f"Subgraph {id}", "inputNode": {"id": -10, "bounding": [0, 0, 120, 60]},
-        "outputNode": {"id": -20, "bounding": [9000, 0, 120, 60]}, **slots, "widgets": [], "groups": [], **inner,
-    }  # fmt: skip
+        "id": id,
+        "version": 1,
+        "state": {"lastNodeId": 60, "lastLinkId": 300},
+        "revision": 0,
+        "config": {},
+        "name": f"Subgraph {id}",
+        "inputNode": {"id": -10, "bounding": [0, 0, 120, 60]},
+        "outputNode": {"id": -20, "bounding": [9000, 0, 120, 60]},
+        **slots,
+        "widgets": [],
+        "groups": [],
+        **inner,
+    }
 
 
 def node(id: int, type: str, *, inputs: str = "", outputs: str = "", **fields: object) -> dict:
@@ -101,13 +122,19 @@ def node(id: int, type: str, *, inputs: str = "", outputs: str = "", **fields: o
         name, kind = name.strip("[]"), kind.strip("]")
         entries.append({"name": name, "type": kind, "link": None} | ({"widget": {"name": name}} if widget else {}))
     return {
-        "id": id, "type": type, "pos": [id * 300, id * 10.5], "size": [210, 78], "flags": {}, "order": id, "mode": 0,
+        "id": id,
+        "type": type,
+        "pos": [id * 300, id * 10.5],
+        "size": [210, 78],
+        "flags": {},
+        "order": id,
+        "mode": 0,
         "inputs": entries,
         "outputs": [{"name": name, "type": kind, "links": None} for name, kind in pairs(outputs)],
         "properties": {"cnr_id": "comfy-core", "ver": "0.3.64", "Node name for S&R": type},
         "widgets_values": WIDGETS.get(type, []),
         **fields,
-    }  # fmt: skip
+    }
 
 
 def pairs(text: str) -> list[tuple[str, str]]:

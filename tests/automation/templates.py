@@ -19,7 +19,9 @@ def template_files() -> dict[str, Path]:
     files = {}
     for package in importlib.metadata.distributions():
         if package.name.lower().replace("_", "-").startswith("comfyui-workflow-templates"):
-            files |= {file.stem: Path(package.locate_file(file)) for file in package.files or [] if file.suffix == ".json"}
+            files |= {
+                file.stem: Path(package.locate_file(file)) for file in package.files or [] if file.suffix == ".json"
+            }
     assert files, "no package comfyui-workflow-templates* in this environment"
     return {name: files[name] for name in sorted(files) if is_template(read(files[name]))}
 

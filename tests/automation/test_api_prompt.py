@@ -6,7 +6,6 @@ import copy
 import json
 
 import pytest
-
 from async_frame_pipeline.automation import Change, FormatError, swap
 
 
@@ -65,7 +64,9 @@ def test_a_decode_and_its_create_video_become_one_node():
 def test_with_another_use_the_decode_is_swapped_alone(more: dict):
     after, changes = swapped(a_video(**more))
     assert outcomes(changes) == [(("8",), "AsyncVAEDecodeVideo")]
-    assert after == {**a_video(**more), "8": {**a_video()["8"], "class_type": "AsyncVAEDecodeVideo"}}, "only the class changes"
+    assert after == {**a_video(**more), "8": {**a_video()["8"], "class_type": "AsyncVAEDecodeVideo"}}, (
+        "only the class changes"
+    )
 
 
 def test_frames_are_followed_through_other_nodes_but_not_into_latents():
@@ -119,12 +120,15 @@ def test_nodes_that_never_were_stock_ones_become_stock_ones():
     before = prompt(
         n1=("AsyncVAEDecodeToVideo", {"samples": ["3", 0], "vae": ["2", 0], "fps": 16, "ours": "only"}),
         n7=("AsyncVAEDecodeVideo", {"samples": ["3", 0], "vae": ["2", 0], "ours": "only"}),
-        n3=("KSampler", {}), n2=("VAELoader", {}),
-    )  # fmt: skip
+        n3=("KSampler", {}),
+        n2=("VAELoader", {}),
+    )
     restored, changes = swap(before, reverse=True)
     assert outcomes(changes) == [(("1",), "VAEDecode+CreateVideo"), (("7",), "VAEDecode")]
     assert restored["1"] == {"class_type": "CreateVideo", "inputs": {"images": ["8", 0], "fps": 16}}
-    assert restored["7"] == restored["8"] == {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 0]}}
+    assert (
+        restored["7"] == restored["8"] == {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 0]}}
+    )
 
 
 def test_a_node_without_a_class_passes_through():
@@ -132,7 +136,9 @@ def test_a_node_without_a_class_passes_through():
     swapped({**a_video(), "30": {"inputs": {"image": ["8", 0]}, "_meta": {"title": ""}}})
 
 
-@pytest.mark.parametrize("broken", [{"1": "VAEDecode"}, {"1": {"inputs": {}}}, {"1": {"class_type": "VAEDecode", "inputs": []}}])
+@pytest.mark.parametrize(
+    "broken", [{"1": "VAEDecode"}, {"1": {"inputs": {}}}, {"1": {"class_type": "VAEDecode", "inputs": []}}]
+)
 def test_what_is_no_prompt_is_refused(broken: dict):
     with pytest.raises(FormatError, match="no workflow"):
         swap(broken)

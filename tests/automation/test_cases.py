@@ -11,14 +11,15 @@ import json
 from collections.abc import Iterator
 
 import pytest
-
 from async_frame_pipeline.automation import FormatError, rules, swap
 
 from .graphs import as_json, flaws, written
 from .node import FOLDER, run_node, swap_in_node
 from .templates import graphs_of
 
-CASES = [case for path in sorted((FOLDER / "cases").glob("*.json")) for case in json.loads(path.read_text(encoding="utf-8"))]
+CASES = [
+    case for path in sorted((FOLDER / "cases").glob("*.json")) for case in json.loads(path.read_text(encoding="utf-8"))
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -48,8 +49,10 @@ def test_in_the_browsers_code():
 def test_with_anything_missing_the_browser_makes_the_same_or_the_file_is_refused():
     jobs = [
         {"workflow": damaged, "reverse": True}
-        for case in CASES if case["do"] == "restore" for damaged in with_one_thing_missing(case["before"])
-    ]  # fmt: skip
+        for case in CASES
+        if case["do"] == "restore"
+        for damaged in with_one_thing_missing(case["before"])
+    ]
     compared = 0
     for job, done in zip(jobs, swap_in_node(jobs), strict=True):
         try:
@@ -68,7 +71,9 @@ def with_one_thing_missing(whole: dict) -> Iterator[dict]:
 
     def without(part: dict | list) -> Iterator[dict | list]:
         for key, value in list(part.items() if isinstance(part, dict) else enumerate(part)):
-            yield {k: v for k, v in part.items() if k != key} if isinstance(part, dict) else part[:key] + part[key + 1 :]
+            yield (
+                {k: v for k, v in part.items() if k != key} if isinstance(part, dict) else part[:key] + part[key + 1 :]
+            )
             for less in without(value) if isinstance(value, (dict, list)) else ():
                 yield {**part, key: less} if isinstance(part, dict) else [*part[:key], less, *part[key + 1 :]]
 

@@ -85,7 +85,9 @@ def test_what_it_cannot_read_it_does_not_write(tmp_path: Path, content: bytes | 
     assert done.returncode == 2
     assert told in done.stderr and "in.json" in done.stderr and "Traceback" not in done.stderr
     assert target.read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == (["in.json"] if content is not None else []) + ["out.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["in.json"] if content is not None else []) + [
+        "out.json"
+    ]
 
 
 def test_the_folder_to_write_to_must_be_there(source: Path, tmp_path: Path):
@@ -101,7 +103,9 @@ def test_an_output_is_asked_for(source: Path):
 
 def test_a_node_that_was_of_a_type_nobody_knows_comes_back_by_its_type(tmp_path: Path):
     source = tmp_path / "in.json"
-    before = workflow({8: "AsyncVAEDecodeVideo"}, "", n8={"properties": {"async_frame_pipeline": {"decode": {"type": "Mine"}}}})
+    before = workflow(
+        {8: "AsyncVAEDecodeVideo"}, "", n8={"properties": {"async_frame_pipeline": {"decode": {"type": "Mine"}}}}
+    )
     source.write_text(json.dumps(before))
     done = run("swap", source, "--reverse", "--dry-run")
     assert done.stdout.startswith("Async VAE Decode (Video) #8 -> Mine\n"), done.stderr

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import av
 import pytest
-
 from async_frame_pipeline.automation import swap
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -26,7 +25,10 @@ VIDEO = {
     "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["2", 0]}},
     "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 0]}},
     "9": {"class_type": "CreateVideo", "inputs": {"images": ["8", 0], "fps": 12.0}},
-    "10": {"class_type": "SaveVideo", "inputs": {"video": ["9", 0], "filename_prefix": "example", "format": "auto", "codec": "auto"}},
+    "10": {
+        "class_type": "SaveVideo",
+        "inputs": {"video": ["9", 0], "filename_prefix": "example", "format": "auto", "codec": "auto"},
+    },
 }
 FAILING = {
     "1": {"class_type": "RegexReplace", "inputs": {"string": "a", "regex_pattern": "(", "replace": "b"}},
@@ -36,7 +38,16 @@ FAILING = {
 
 def run(server: Server, prompt: dict | str, folder: Path, address: str = "") -> subprocess.CompletedProcess:
     (folder / "prompt.json").write_text(prompt if isinstance(prompt, str) else json.dumps(prompt))
-    command = [sys.executable, "-m", "automation.run", folder / "prompt.json", "--server", address or server.url, "--out", folder / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "automation.run",
+        folder / "prompt.json",
+        "--server",
+        address or server.url,
+        "--out",
+        folder / "out",
+    ]
     env = {**os.environ, "no_proxy": "127.0.0.1"}
     return subprocess.run(list(map(str, command)), cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
 
@@ -62,8 +73,10 @@ def test_it_tells_which_node_is_at_work(server: Server, tmp_path: Path):
     prompt = {**VIDEO, "1": {**VIDEO["1"], "inputs": {**VIDEO["1"]["inputs"], "color": 1}}}  # not from the cache
     lines = run(server, prompt, tmp_path, address=server.url.removeprefix("http://")).stdout.splitlines()
     assert [line for line in lines if line in ("EmptyImage #1", "VAEDecode #8", "SaveVideo #10")] == [
-        "EmptyImage #1", "VAEDecode #8", "SaveVideo #10",
-    ]  # fmt: skip
+        "EmptyImage #1",
+        "VAEDecode #8",
+        "SaveVideo #10",
+    ]
 
 
 def test_a_prompt_that_fails(server: Server, tmp_path: Path):
@@ -80,7 +93,9 @@ def test_a_prompt_that_is_refused(server: Server, tmp_path: Path, also_valid: bo
     assert "PreviewAny #20: Required input is missing: source" in done.stderr
 
 
-@pytest.mark.parametrize("text, told", [("{broken", "is not JSON"), ('{"nodes": []}', "is no prompt"), ("[]", "is no prompt")])
+@pytest.mark.parametrize(
+    "text, told", [("{broken", "is not JSON"), ('{"nodes": []}', "is no prompt"), ("[]", "is no prompt")]
+)
 def test_a_file_that_is_no_prompt(server: Server, tmp_path: Path, text: str, told: str):
     done = run(server, text, tmp_path)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path / 'prompt.json'} {told}")

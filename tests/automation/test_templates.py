@@ -7,14 +7,18 @@ import json
 from pathlib import Path
 
 import pytest
-
 from async_frame_pipeline.automation import swap
 
 from .graphs import as_json, flaws, written
 from .node import swap_in_node
 from .templates import (
-    graphs_of, is_counted_version, node_types, official_templates, swapped_templates, template_files,
-)  # fmt: skip
+    graphs_of,
+    is_counted_version,
+    node_types,
+    official_templates,
+    swapped_templates,
+    template_files,
+)
 
 REPO = Path(__file__).resolve().parent.parent.parent
 # Templates with a VAE Decode and a video in them, but no VAE Decode on the way to the video.
@@ -70,7 +74,11 @@ def test_the_count():
         pytest.skip("this ComfyUI comes with other templates")
     templates = official_templates()
     assert len(templates) == 493
-    decoding = {name for name, template in templates.items() if "VAEDecode" in node_types(template) and node_types(template) & SAVERS}
+    decoding = {
+        name
+        for name, template in templates.items()
+        if "VAEDecode" in node_types(template) and node_types(template) & SAVERS
+    }
     assert len(decoding) == 56
 
     changes = {name: changes for name, (_, changes) in swapped_templates().items()}

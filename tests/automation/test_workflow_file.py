@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import pytest
-
 from async_frame_pipeline.automation import FormatError, swap
 
 
 @pytest.mark.parametrize(
     "broken",
-    [None, [], "text", 3, {}, {"nodes": []}, {"nodes": {}, "links": []}, {"1": {"class_type": "VAEDecode"}}, {"prompt": {}}],
+    [
+        None,
+        [],
+        "text",
+        3,
+        {},
+        {"nodes": []},
+        {"nodes": {}, "links": []},
+        {"1": {"class_type": "VAEDecode"}},
+        {"prompt": {}},
+    ],
 )
 def test_what_is_no_workflow_is_refused(broken: object):
     with pytest.raises(FormatError, match="no workflow"):

@@ -51,10 +51,14 @@ def test_norm_silu_is_its_reference(device, channels, height, width, what):
         x = torch.full(shape, 9.0, device=device, dtype=torch.bfloat16) if "add" in what else None
         y = torch.full(shape, 9.0, device=device, dtype=torch.bfloat16) if "norm" in what else None
         return dict(
-            a=noise(device, *shape), scale=0.5, bias=noise(device, channels, dtype=torch.float32),
+            a=noise(device, *shape),
+            scale=0.5,
+            bias=noise(device, channels, dtype=torch.float32),
             residual=noise(device, *shape) if "add" in what else None,
-            gamma=noise(device, channels, dtype=torch.float32), x_out=x, y_out=y,
-        ), [out for out in (x, y) if out is not None]  # fmt: skip
+            gamma=noise(device, channels, dtype=torch.float32),
+            x_out=x,
+            y_out=y,
+        ), [out for out in (x, y) if out is not None]
 
     for got, wanted in on_both(kernels.norm_silu, device, arguments):
         torch.testing.assert_close(got, wanted, atol=1e-2, rtol=BF16_STEP)
@@ -79,7 +83,9 @@ def test_norm_silu_points_is_its_reference(device, channels, height, width, fram
         elif "points" in target:
             options["history"] = noise(device, 2, *frame, dtype=half)
             in_place = target == "points in place" and source == "products"
-            options["points_out"] = products if in_place else [torch.empty(1, *frame, device=device, dtype=half) for _ in range(frames + 2)]
+            options["points_out"] = (
+                products if in_place else [torch.empty(1, *frame, device=device, dtype=half) for _ in range(frames + 2)]
+            )
             outputs += [options["history"], *options["points_out"]]
         gamma = None if target == "sum alone" else noise(device, channels, dtype=torch.float32)
         bias = noise(device, channels, dtype=torch.float32)
@@ -116,7 +122,9 @@ def test_depth_to_space_is_its_reference(device, channels, shortcut, offset, ste
 def test_head_is_a_convolution(device, channels, outputs, height, width):
     window, bias = noise(device, 5, height, width, channels), noise(device, outputs, dtype=torch.float32)
     weight = (noise(device, outputs, channels, 3, 3, 3).float() * (27 * channels) ** -0.5).to(torch.bfloat16)
-    wanted = torch.nn.functional.conv3d(window.double().permute(3, 0, 1, 2)[None], weight.double(), bias.double(), padding=(0, 1, 1))
+    wanted = torch.nn.functional.conv3d(
+        window.double().permute(3, 0, 1, 2)[None], weight.double(), bias.double(), padding=(0, 1, 1)
+    )
     got = kernels.head(window, weight, bias)
     torch.testing.assert_close(got.double(), wanted[0], atol=1e-2, rtol=BF16_STEP)
 

@@ -27,9 +27,13 @@ from host import PACK_NAME, Server  # noqa: E402
 
 # All of these only keep the browser quiet and let it run as root in a container.
 CHROMIUM_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 # For what takes the frontend a moment on a busy machine. Nothing waits this long unless it fails.
 PATIENCE_MS = 60_000
 
@@ -134,7 +138,9 @@ def server(server: Server) -> Server:
 
 
 @pytest.fixture(scope="session", params=["pinned", pytest.param("newest", marks=pytest.mark.nightly)])
-def frontend(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def frontend(
+    request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A server of the frontend that the host asks for, and one of the newest."""
     if request.param == "pinned":
         yield server
@@ -153,7 +159,9 @@ def greet_nobody(server: Server) -> None:
 def browser() -> Iterator[Browser]:
     path = os.environ.get("CHROMIUM_PATH", "/usr/bin/chromium")
     if not Path(path).is_file():
-        pytest.fail(f"no browser at {path}: install Chromium (apt-get install chromium), or set CHROMIUM_PATH", pytrace=False)
+        pytest.fail(
+            f"no browser at {path}: install Chromium (apt-get install chromium), or set CHROMIUM_PATH", pytrace=False
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser

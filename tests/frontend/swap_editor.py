@@ -91,7 +91,10 @@ class SwapEditor(Editor):
         self.page.locator("#graph-canvas").press("Control+z")
 
     def enter_subgraph(self, node_id: int) -> None:
-        self.page.evaluate("id => app.canvas.openSubgraph(app.rootGraph.getNodeById(id).subgraph, app.rootGraph.getNodeById(id))", node_id)
+        self.page.evaluate(
+            "id => app.canvas.openSubgraph(app.rootGraph.getNodeById(id).subgraph, app.rootGraph.getNodeById(id))",
+            node_id,
+        )
         self.page.evaluate(SETTLED)
         self.steady()
 

@@ -158,7 +158,9 @@ def test_the_latest_frame_appears_and_gives_way_to_the_video(demo: Watched):
 
 
 def test_it_ends_in_a_summary_with_a_verdict(demo: Watched, frontend: Server):
-    [report] = next(output["async_frame_pipeline"] for output in demo.entry["outputs"].values() if "async_frame_pipeline" in output)
+    [report] = next(
+        output["async_frame_pipeline"] for output in demo.entry["outputs"].values() if "async_frame_pipeline" in output
+    )
     panel = demo.editor.page.locator(PANEL)
     expect(panel).to_have_attribute("data-state", "done")
     expect(panel.locator(".afp-lanes-head strong")).to_have_text(re.compile(f"^{FRAMES} frames in "))
@@ -215,7 +217,10 @@ def test_nothing_is_cut_off_at_any_width(demo: Watched, renderer: str, width: in
     width_before = editor.page.evaluate(f"() => {node}.size[0]")
     panel = show_in(editor, renderer)
     try:
-        editor.page.evaluate(f"width => {{ const node = {node}; node.setSize([width, node.size[1]]); app.canvas.setDirty(true, true) }}", width)
+        editor.page.evaluate(
+            f"width => {{ const node = {node}; node.setSize([width, node.size[1]]); app.canvas.setDirty(true, true) }}",
+            width,
+        )
         settle(editor)
         picture(editor, f"{renderer}_{width}")
         cut_off = panel.evaluate(
@@ -239,7 +244,10 @@ def test_the_canvas_can_be_moved_with_the_pointer_on_the_panel(demo: Watched, re
     view = page.evaluate("() => [app.canvas.ds.scale, ...app.canvas.ds.offset]")
     page.mouse.wheel(0, 100)
     page.wait_for_function("scale => app.canvas.ds.scale !== scale", arg=view[0])
-    page.evaluate("([scale, ...offset]) => { Object.assign(app.canvas.ds, { scale, offset }); app.canvas.setDirty(true, true) }", view)
+    page.evaluate(
+        "([scale, ...offset]) => { Object.assign(app.canvas.ds, { scale, offset }); app.canvas.setDirty(true, true) }",
+        view,
+    )
 
 
 def without_the_players_traces(exported: dict) -> dict:
@@ -294,7 +302,9 @@ def test_the_summary_is_there_again_after_an_undo_and_a_change_of_tab(image_run:
         }"""
     )
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Undo')")
-    page.wait_for_function("() => app.rootGraph.nodes.find(node => node.type === 'AsyncVAEDecodeVideo')?.color === undefined")
+    page.wait_for_function(
+        "() => app.rootGraph.nodes.find(node => node.type === 'AsyncVAEDecodeVideo')?.color === undefined"
+    )
     expect(page.locator(".afp-lanes-verdict")).to_have_text(verdict)
     page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     expect(page.locator(PANEL)).to_have_count(0)
@@ -303,7 +313,9 @@ def test_the_summary_is_there_again_after_an_undo_and_a_change_of_tab(image_run:
 
 
 @in_both
-def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(editor: Editor, frontend: Server, back_to_defaults: None):
+def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(
+    editor: Editor, frontend: Server, back_to_defaults: None
+):
     set_setting(editor, "Comfy.VueNodes.Enabled", True)
     set_setting(editor, SHOW_FRAME, False)
     short_graph(editor, saver=True, subgraph=True)

@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import TimeoutError, expect
-
 from async_frame_pipeline.automation.rules import REASONS
+from playwright.sync_api import TimeoutError, expect
 
 from .conftest import REPO, Editor, Server
 from .test_node_help import NODES, definition, input_options
@@ -143,14 +142,17 @@ def test_nodes_are_shown_in_the_language(shown_in: Callable[[str, dict], dict], 
         outputs = {definition(server, node_id)["output_name"][int(i)]: output for i, output in texts["outputs"].items()}
         slots = {"inputs": texts.get("inputs", {}), "outputs": outputs}
         expected[node_id] = {name: texts[name] for name in ("display_name", "description")} | {
-            kind: sorted([name, slot["name"]] for name, slot in named.items() if "name" in slot) for kind, named in slots.items()
+            kind: sorted([name, slot["name"]] for name, slot in named.items() if "name" in slot)
+            for kind, named in slots.items()
         }
     assert shown_in(locale, expected) == expected
 
 
 def languages(editor: Editor) -> list[str]:
     """Those that the frontend speaks."""
-    return editor.page.evaluate("() => app.extensionManager.setting.settings['Comfy.Locale'].options.map(option => option.value)")
+    return editor.page.evaluate(
+        "() => app.extensionManager.setting.settings['Comfy.Locale'].options.map(option => option.value)"
+    )
 
 
 def test_every_language_of_the_frontend_has_a_translation(editor: Editor):
@@ -203,7 +205,9 @@ def test_chinese_in_the_menus_the_messages_and_the_settings(chinese_editor: Edit
     editor.add("VAEDecode")
     # A node can be pointed at once it has been drawn.
     page.wait_for_function("() => app.canvas.visible_nodes.includes(app.rootGraph.nodes[0])")
-    place = page.evaluate("() => app.canvas.ds.convertOffsetToCanvas(app.rootGraph.nodes[0].pos.map((x, i) => x + [60, -15][i]))")
+    place = page.evaluate(
+        "() => app.canvas.ds.convertOffsetToCanvas(app.rootGraph.nodes[0].pos.map((x, i) => x + [60, -15][i]))"
+    )
     canvas = page.locator("#graph-canvas").bounding_box()
     page.mouse.click(canvas["x"] + place[0], canvas["y"] + place[1], button="right")
     page.get_by_text(main["contextMenu"]["Swap for Async VAE Decode (Video)"]).click()

@@ -31,11 +31,15 @@ def test_the_page_names_every_format():
     formats = importlib.import_module("async_frame_pipeline.pipeline.sinks.formats").FORMATS
     for page in [DOCS / "SaveVideoStreaming.md", *(DOCS / "SaveVideoStreaming").glob("*.md")]:
         text = page.read_text(encoding="utf-8")
-        assert [name for name in formats if not re.search(rf"(^\| |, |`){re.escape(name)}", text, re.MULTILINE)] == [], page
+        assert [
+            name for name in formats if not re.search(rf"(^\| |, |`){re.escape(name)}", text, re.MULTILINE)
+        ] == [], page
 
 
 def test_these_are_all_of_our_nodes(server: Server):
-    ours = {name for name, node in server.get("/object_info").items() if "async-frame-pipeline" in node["python_module"]}
+    ours = {
+        name for name, node in server.get("/object_info").items() if "async-frame-pipeline" in node["python_module"]
+    }
     assert ours == set(NODES)
 
 
@@ -72,7 +76,9 @@ def test_a_translated_page_has_all_parts_of_the_english_one(node_id: str):
     for path in translated:
         assert path.stem in LOCALES, "a language that the frontend looks for"
         assert parts(path) == parts(DOCS / f"{node_id}.md"), path
-        title = json.loads((REPO / "locales" / path.stem / "nodeDefs.json").read_text(encoding="utf-8"))[node_id]["display_name"]
+        title = json.loads((REPO / "locales" / path.stem / "nodeDefs.json").read_text(encoding="utf-8"))[node_id][
+            "display_name"
+        ]
         assert path.read_text(encoding="utf-8").startswith(f"# {title}\n")
 
 

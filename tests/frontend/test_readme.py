@@ -23,7 +23,9 @@ FAILING = {
     "3": {"class_type": "RegexReplace", "inputs": {"string": "a", "regex_pattern": "(", "replace": "b"}},
     "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
 }
-in_both_languages = pytest.mark.parametrize("language, command", [("bash", ["bash", "-uc"]), ("python", [sys.executable, "-c"])])
+in_both_languages = pytest.mark.parametrize(
+    "language, command", [("bash", ["bash", "-uc"]), ("python", [sys.executable, "-c"])]
+)
 
 
 def example(language: str) -> str:
@@ -75,7 +77,9 @@ def test_an_api_example_tells_why_there_is_no_video(
 
 
 @in_both_languages
-def test_an_api_example_ends_where_there_is_no_server(server: Server, tmp_path: Path, language: str, command: list[str]):
+def test_an_api_example_ends_where_there_is_no_server(
+    server: Server, tmp_path: Path, language: str, command: list[str]
+):
     (tmp_path / "workflows").symlink_to(REPO / "workflows")
     script = example(language).replace(ADDRESS, "http://127.0.0.1:9")
     done = subprocess.run([*command, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)

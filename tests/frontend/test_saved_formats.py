@@ -30,10 +30,18 @@ OFFERED = offered()
 PICTURES = [("webp (animated)", {}), ("gif", {}), ("png sequence", {})]
 # One of each kind of file.
 DROPPED = [
-    (name, {}) for name in (
-        "mp4 (h264)", "mp4 (h265)", "mp4 (av1)", "webm (vp9)", "webm (av1)", "mov (prores)", "mkv (h264)", "mkv (ffv1)",
+    (name, {})
+    for name in (
+        "mp4 (h264)",
+        "mp4 (h265)",
+        "mp4 (av1)",
+        "webm (vp9)",
+        "webm (av1)",
+        "mov (prores)",
+        "mkv (h264)",
+        "mkv (ffv1)",
     )
-]  # fmt: skip
+]
 FIRST, LAST = (0x20, 0x80, 0x40), (0xC0, 0x30, 0x20)
 
 
@@ -58,7 +66,8 @@ def saved(server: Server) -> dict:
         inputs = {"quality": "high", "speed": "fast"} | {name: value for name, value in more.items() if name != "alpha"}
         prompt[node] = {
             "class_type": "SaveVideoStreaming",
-            "inputs": {"video": ["5" if clear else "2", 0], "filename_prefix": f"plays/{node}", "format": format} | inputs,
+            "inputs": {"video": ["5" if clear else "2", 0], "filename_prefix": f"plays/{node}", "format": format}
+            | inputs,
         }
         nodes[format, str(more)] = node
     entry = server.run(prompt, {"extra_pnginfo": {"workflow": WORKFLOW}})
@@ -66,15 +75,30 @@ def saved(server: Server) -> dict:
 
 
 WORKFLOW = {
-    "last_node_id": 7, "last_link_id": 0, "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4,
+    "last_node_id": 7,
+    "last_link_id": 0,
+    "links": [],
+    "groups": [],
+    "config": {},
+    "extra": {},
+    "version": 0.4,
     "nodes": [
         {
-            "id": 7, "type": "EmptyImage", "pos": [100, 100], "size": [300, 150], "flags": {}, "order": 0, "mode": 0,
-            "inputs": [], "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": []}], "properties": {},
-            "title": "From the file", "widgets_values": [320, 240, 3, 4660],
+            "id": 7,
+            "type": "EmptyImage",
+            "pos": [100, 100],
+            "size": [300, 150],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": []}],
+            "properties": {},
+            "title": "From the file",
+            "widgets_values": [320, 240, 3, 4660],
         }
     ],
-}  # fmt: skip
+}
 
 
 def url(server: Server, file: dict) -> str:
@@ -191,7 +215,9 @@ def test_the_browser_shows_it(saved, server: Server, editor: Editor, format: str
 
 
 @pytest.mark.parametrize("format, more", [*DROPPED, *PICTURES], ids=str)
-def test_dropped_on_the_canvas_it_brings_the_workflow_back(saved, server: Server, editor: Editor, format: str, more: dict):
+def test_dropped_on_the_canvas_it_brings_the_workflow_back(
+    saved, server: Server, editor: Editor, format: str, more: dict
+):
     file = dict(saved[format, str(more)])
     if format.startswith("mkv") or format == "gif":
         file["filename"] = file["filename"].rsplit(".", 1)[0] + ".png"
@@ -204,7 +230,13 @@ def test_dropped_on_the_canvas_it_brings_the_workflow_back(saved, server: Server
 TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "webp": "image/webp", "png": "image/png"}
 
 
-SHOWN = [("gif", "img"), ("webp (animated)", "img"), ("png sequence", "img"), ("mov (prores)", "video"), ("mp4 (h264)", "video")]
+SHOWN = [
+    ("gif", "img"),
+    ("webp (animated)", "img"),
+    ("png sequence", "img"),
+    ("mov (prores)", "video"),
+    ("mp4 (h264)", "video"),
+]
 
 
 @pytest.fixture(params=["canvas", "Nodes 2.0"])
@@ -244,7 +276,9 @@ def build(editor: Editor, renderer: str, format: str, preview: bool) -> None:
 
 def run(editor: Editor, server: Server) -> dict:
     """Run what is on the canvas; what the saver told the frontend to show first."""
-    with editor.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+    with editor.page.expect_response(
+        lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
+    ) as sent:
         editor.page.evaluate("() => void app.queuePrompt(0)")
     outputs = server.result(sent.value.json()["prompt_id"])["outputs"]
     [shown] = [output["images"] for output in outputs.values() if "images" in output]
@@ -260,14 +294,20 @@ def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: 
     if element == "img" and renderer == "canvas":
         # Pictures are fetched when the node is drawn.
         page.wait_for_function(
-            "width => { app.canvas.setDirty(true, true); return app.rootGraph.nodes.at(-1).imgs?.[0]?.naturalWidth === width }", arg=WIDTH
+            "width => { app.canvas.setDirty(true, true); return app.rootGraph.nodes.at(-1).imgs?.[0]?.naturalWidth === width }",
+            arg=WIDTH,
         )
         assert page.locator("img[src*='/view?']").count() == 0, "drawn, not laid over the canvas"
         return
     inside = "" if renderer == "canvas" else "[data-node-id] "
-    seen = "video => video.readyState >= 2 && video.videoWidth" if element == "video" else "image => image.complete && image.naturalWidth"
+    seen = (
+        "video => video.readyState >= 2 && video.videoWidth"
+        if element == "video"
+        else "image => image.complete && image.naturalWidth"
+    )
     page.wait_for_function(
-        f"([element, width]) => [...document.querySelectorAll(element)].some(each => ({seen})(each) === width)", arg=[f"{inside}{element}[src*='/view?']", WIDTH]
+        f"([element, width]) => [...document.querySelectorAll(element)].some(each => ({seen})(each) === width)",
+        arg=[f"{inside}{element}[src*='/view?']", WIDTH],
     )
 
 
@@ -276,8 +316,12 @@ def test_the_node_does_not_go_on_showing_an_older_video(editor: Editor, server: 
     page = editor.page
     build(editor, renderer, "mp4 (h264)", preview=False)
     older = run(editor, server)["filename"]
-    page.wait_for_function("name => [...document.querySelectorAll('video')].some(each => each.src.includes(name))", arg=older)
-    page.evaluate("format => { app.rootGraph.nodes.at(-1).widgets.find(each => each.name === 'format').value = format }", format)
+    page.wait_for_function(
+        "name => [...document.querySelectorAll('video')].some(each => each.src.includes(name))", arg=older
+    )
+    page.evaluate(
+        "format => { app.rootGraph.nodes.at(-1).widgets.find(each => each.name === 'format').value = format }", format
+    )
     newer = run(editor, server)["filename"]
     page.wait_for_function(
         """name => {
@@ -286,10 +330,13 @@ def test_the_node_does_not_go_on_showing_an_older_video(editor: Editor, server: 
         }""",
         arg=newer,
     )
-    page.wait_for_function("name => ![...document.querySelectorAll('video')].some(each => each.src.includes(name))", arg=older)
+    page.wait_for_function(
+        "name => ![...document.querySelectorAll('video')].some(each => each.src.includes(name))", arg=older
+    )
     if format == "gif" and renderer == "canvas":
         page.wait_for_function(
-            "name => { app.canvas.setDirty(true, true); return app.rootGraph.nodes.at(-1).imgs?.[0]?.src.includes(name) }", arg=newer
+            "name => { app.canvas.setDirty(true, true); return app.rootGraph.nodes.at(-1).imgs?.[0]?.src.includes(name) }",
+            arg=newer,
         )
 
 
@@ -311,13 +358,29 @@ def test_inputs_that_few_need_are_folded_away(editor: Editor, server: Server):
 def test_older_workflows_keep_their_values(editor: Editor, server: Server):
     """Saved before there were more than three widgets: the new ones take their defaults."""
     workflow = {
-        "last_node_id": 1, "last_link_id": 0, "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4,
-        "nodes": [{
-            "id": 1, "type": "SaveVideoStreaming", "pos": [100, 100], "size": [300, 150], "flags": {}, "order": 0, "mode": 0,
-            "inputs": [{"name": "video", "type": "VIDEO", "link": None}], "outputs": [{"name": "VIDEO", "type": "VIDEO", "links": None}],
-            "properties": {}, "widgets_values": ["here/it", "mp4 (h264)", "low"],
-        }],
-    }  # fmt: skip
+        "last_node_id": 1,
+        "last_link_id": 0,
+        "links": [],
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+        "nodes": [
+            {
+                "id": 1,
+                "type": "SaveVideoStreaming",
+                "pos": [100, 100],
+                "size": [300, 150],
+                "flags": {},
+                "order": 0,
+                "mode": 0,
+                "inputs": [{"name": "video", "type": "VIDEO", "link": None}],
+                "outputs": [{"name": "VIDEO", "type": "VIDEO", "links": None}],
+                "properties": {},
+                "widgets_values": ["here/it", "mp4 (h264)", "low"],
+            }
+        ],
+    }
     editor.page.evaluate("graph => app.loadGraphData(graph)", workflow)
     editor.page.wait_for_function("() => app.rootGraph.nodes[0]?.type === 'SaveVideoStreaming'")
     inputs = editor.exported()["output"]["1"]["inputs"]

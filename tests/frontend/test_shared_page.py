@@ -45,4 +45,3 @@ def test_nothing_is_left_of_a_test(share_editor: ShareEditor, server: Server, no
     expect(page.locator(SHOWN).filter(visible=True)).to_have_count(0)
     assert server.get("/settings/AsyncFramePipeline.ShowLatestFrame") is not False
     assert page.evaluate("async () => (await fetch('/object_info/SaveVideoStreaming')).ok"), "the test's route"
-

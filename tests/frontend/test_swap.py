@@ -6,15 +6,13 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import expect
-
 from async_frame_pipeline.automation import swap
 from async_frame_pipeline.automation.rules import OURS
+from host import PromptRejected
+from playwright.sync_api import expect
 
 from ..automation.graphs import by_id, connections, flaws, subgraph, workflow
 from ..automation.templates import graphs_of, is_counted_version, official_templates, swapped_templates
-from host import PromptRejected
-
 from .conftest import Server, ShareEditor
 from .swap_editor import RESTORE, SERIALIZED, SETTLED, SPEED_UP, SwapEditor
 
@@ -57,11 +55,14 @@ NESTED = workflow(
     n7={"inputs": "samples:LATENT vae:VAE", "outputs": "VIDEO:VIDEO"},
     subgraphs=[
         subgraph(
-            INSIDE, {8: "VAEDecode", 9: "CreateVideo", 11: "PreviewImage"}, "-10.0>8.samples -10.1>8.vae 8>9.images 9>-20.0 8>11.images",
-            inputs="samples:LATENT vae:VAE", outputs="VIDEO:VIDEO",
+            INSIDE,
+            {8: "VAEDecode", 9: "CreateVideo", 11: "PreviewImage"},
+            "-10.0>8.samples -10.1>8.vae 8>9.images 9>-20.0 8>11.images",
+            inputs="samples:LATENT vae:VAE",
+            outputs="VIDEO:VIDEO",
         )
     ],
-)  # fmt: skip
+)
 
 
 def unordered(serialized: str) -> dict:
@@ -133,10 +134,20 @@ def test_right_click_on_a_pair_and_back(editor: SwapEditor):
     editor.expect_toast("Decodes swapped: 1", "VAE Decode + Create Video → Async VAE Decode to Video")
     after = editor.workflow()
     node = by_id(after)[9]
-    assert node["type"] == "AsyncVAEDecodeToVideo" and node["title"] == "My video" and node["widgets_values"] == [30, 10, "auto", False]
+    assert (
+        node["type"] == "AsyncVAEDecodeToVideo"
+        and node["title"] == "My video"
+        and node["widgets_values"] == [30, 10, "auto", False]
+    )
     assert node["properties"]["Node name for S&R"] == "CreateVideo", "or %CreateVideo.fps% in a file name would break"
     assert connections(after) == {"1.0>9.samples", "1.1>9.vae", "4.0>9.fps", "9.0>10.video"}
-    assert editor.prompt()["9"]["inputs"] == {"samples": ["1", 0], "vae": ["1", 1], "fps": ["4", 0], "bit_depth": 10, **OWN}
+    assert editor.prompt()["9"]["inputs"] == {
+        "samples": ["1", 0],
+        "vae": ["1", 1],
+        "fps": ["4", 0],
+        "bit_depth": 10,
+        **OWN,
+    }
 
     swap_by_menu(editor, 9, BACK)
     editor.expect_toast("Decodes restored: 1", "Async VAE Decode to Video → VAE Decode + Create Video")
@@ -189,10 +200,19 @@ def test_the_commands_are_in_the_menu(editor: SwapEditor):
 @on_canvas
 def test_the_toast_tells_what_was_left_alone_and_why(editor: SwapEditor):
     types = {
-        1: "SampleVideoLatent", 8: "VAEDecode", 9: "CreateVideo", 18: "VAEDecode", 19: "CreateVideo",
-        28: "VAEDecode", 29: "SaveWEBM", 30: "PreviewImage", 38: "VAEDecode", 39: "PreviewImage",
-        48: "VAEDecodeTiled", 49: "CreateVideo",
-    }  # fmt: skip
+        1: "SampleVideoLatent",
+        8: "VAEDecode",
+        9: "CreateVideo",
+        18: "VAEDecode",
+        19: "CreateVideo",
+        28: "VAEDecode",
+        29: "SaveWEBM",
+        30: "PreviewImage",
+        38: "VAEDecode",
+        39: "PreviewImage",
+        48: "VAEDecodeTiled",
+        49: "CreateVideo",
+    }
     links = "8>9.images 18>19.images 28>29.images 28>30.images 38>39.images 48>49.images"
     editor.show(workflow(types, " ".join(f"1>{id}.samples 1.1>{id}.vae" for id in (8, 18, 28, 38, 48)) + " " + links))
     editor.run_command(SPEED_UP)
@@ -213,10 +233,14 @@ def test_the_toast_tells_what_was_left_alone_and_why(editor: SwapEditor):
 
 
 @on_canvas
-@pytest.mark.parametrize("nth", [pytest.param(1, marks=pytest.mark.nightly, id="all"), pytest.param(10, id="one in ten")])
+@pytest.mark.parametrize(
+    "nth", [pytest.param(1, marks=pytest.mark.nightly, id="all"), pytest.param(10, id="one in ten")]
+)
 def test_every_official_template(editor: SwapEditor, frontend: Server, nth: int):
     templates = official_templates()
-    convertible = [name for name, (_, changes) in swapped_templates().items() if any(change.after for change in changes)]
+    convertible = [
+        name for name, (_, changes) in swapped_templates().items() if any(change.after for change in changes)
+    ]
     assert len(convertible) == 51 or not is_counted_version()
     for name in convertible[::nth]:
         editor.load(templates[name])
@@ -226,7 +250,9 @@ def test_every_official_template(editor: SwapEditor, frontend: Server, nth: int)
 
         # It agrees with the command line, on the file and on the prompt.
         expected, changes = swap(json.loads(before))
-        assert without_what_the_editor_adds(unordered(after)) == without_what_the_editor_adds(unordered(json.dumps(expected))), name
+        assert without_what_the_editor_adds(unordered(after)) == without_what_the_editor_adds(
+            unordered(json.dumps(expected))
+        ), name
         if not feeds_inactive_nodes(json.loads(before), changes):
             assert bare(prompt) == bare(swap(prompt_before)[0]), name
 
@@ -275,5 +301,7 @@ def validation(server: Server, prompt: dict) -> set[tuple]:
         answer = {"node_errors": {}}
     server.post("/queue", {"clear": True})
     server.interrupt()
-    found = {(id, error["type"], error["details"]) for id, node in answer["node_errors"].items() for error in node["errors"]}
+    found = {
+        (id, error["type"], error["details"]) for id, node in answer["node_errors"].items() for error in node["errors"]
+    }
     return found | ({("", answer["error"]["type"], "")} if "error" in answer else set())

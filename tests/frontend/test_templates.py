@@ -91,12 +91,25 @@ def look_at(editor: Editor, name: str) -> Opened:
         expect(buttons).to_have_count(len(models(name)))
         downloads = [button.get_attribute("aria-label").removeprefix("Download ") for button in buttons.all()]
     # Notes are elements over the canvas; they have a size once they have been shown.
-    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [600, 100]; app.canvas.setDirty(true, true) }")
+    page.evaluate(
+        "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [600, 100]; app.canvas.setDirty(true, true) }"
+    )
     notes = page.locator(".comfy-markdown .tiptap:visible")
     expect(notes).to_have_count(sum(node["type"] == "MarkdownNote" for node in stored(name)["nodes"]))
-    cut_off = [note.text_content()[:40] for note in notes.all() if note.evaluate("note => note.scrollHeight > note.clientHeight + 1")]
+    cut_off = [
+        note.text_content()[:40]
+        for note in notes.all()
+        if note.evaluate("note => note.scrollHeight > note.clientHeight + 1")
+    ]
     return Opened(
-        name, editor.missing_node_types(), editor.exported()["output"], boxes, drawn_by_nodes_2(page), groups, cut_off, downloads
+        name,
+        editor.missing_node_types(),
+        editor.exported()["output"],
+        boxes,
+        drawn_by_nodes_2(page),
+        groups,
+        cut_off,
+        downloads,
     )
 
 
@@ -131,7 +144,9 @@ def test_a_template_has_a_thumbnail(server: Server, name: str):
     picture = Image.open(io.BytesIO(content))
     assert picture.format == "JPEG" and len(content) < 200_000
     assert min(picture.size) >= 256, "too small for the card in the template browser"
-    assert all(high - low > 100 for low, high in picture.convert("RGB").getextrema()), "the picture is nearly one colour"
+    assert all(high - low > 100 for low, high in picture.convert("RGB").getextrema()), (
+        "the picture is nearly one colour"
+    )
 
 
 def test_the_template_browser_shows_the_thumbnails(editor: Editor):

@@ -55,7 +55,9 @@ class Watched:
 
 def queue(editor: Editor) -> str:
     """Press Run; the prompt's id."""
-    with editor.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+    with editor.page.expect_response(
+        lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
+    ) as sent:
         editor.page.get_by_test_id("queue-button").click()
     return sent.value.json()["prompt_id"]
 

@@ -14,9 +14,33 @@ import urllib.error
 import host
 
 TEXTS = [
-    "", " ", "x", "../x", "/etc/x", "C:\\x", "a/b/c", "%date:yyyy-MM-dd%", "%1.x%", "%width%", "a\0b", "\n", "half\ud800", "\u202egpj",
-    "日本語", "x" * 300, "x/" * 600, "{}", "<img src=x onerror=alert(1)>", "$(reboot)", "nan", "mp4 (h264)", "high", "auto", "exact", "fast",
-]  # fmt: skip
+    "",
+    " ",
+    "x",
+    "../x",
+    "/etc/x",
+    "C:\\x",
+    "a/b/c",
+    "%date:yyyy-MM-dd%",
+    "%1.x%",
+    "%width%",
+    "a\0b",
+    "\n",
+    "half\ud800",
+    "\u202egpj",
+    "日本語",
+    "x" * 300,
+    "x/" * 600,
+    "{}",
+    "<img src=x onerror=alert(1)>",
+    "$(reboot)",
+    "nan",
+    "mp4 (h264)",
+    "high",
+    "auto",
+    "exact",
+    "fast",
+]
 NUMBERS = [0, 1, -1, 8, 9, 10, 16, 24, 0.001, -0.0, 1e-300, 1e300, 2**31, 2**63, 10**400, math.nan, math.inf, -math.inf]
 OTHERS = [None, True, False, [], {}, [[]], {"a": 1}, ["1"], ["1", 9], ["nobody", 0], ["1", "x"], [None, None], [1, 0]]
 
@@ -33,7 +57,9 @@ def fuzz(server: host.Server, seconds: float, seed: int, prompts: int | None = N
     """
     chance = random.Random(seed)
     definitions = {
-        name: node for name, node in server.get("/object_info").items() if "async-frame-pipeline" in node["python_module"]
+        name: node
+        for name, node in server.get("/object_info").items()
+        if "async-frame-pipeline" in node["python_module"]
     }
     counts = {"refused": 0, "failed": 0, "succeeded": 0}
     deadline = time.monotonic() + seconds
@@ -48,7 +74,13 @@ def fuzz(server: host.Server, seconds: float, seed: int, prompts: int | None = N
 
 def make_prompt(chance: random.Random, definitions: dict) -> dict:
     """Our nodes in a row that works, with a few of the inputs replaced by anything."""
-    shape = {"batch": chance.choice([1, 1, 1, 2]), "channels": 16, "latent_frames": chance.choice([1, 2, 3]), "height": 2, "width": 2}
+    shape = {
+        "batch": chance.choice([1, 1, 1, 2]),
+        "channels": 16,
+        "latent_frames": chance.choice([1, 2, 3]),
+        "height": 2,
+        "width": 2,
+    }
     prompt = {
         "1": {"class_type": "AFPTestLatent", "inputs": {**shape, "seed": chance.randrange(10**6)}},
         "2": {"class_type": "AFPTestVAE", "inputs": {"kind": "wan 2.1", "seed": 1}},
@@ -95,7 +127,9 @@ def working(definition: dict) -> dict:
 
 
 def anything(chance: random.Random) -> object:
-    return chance.choice(chance.choice([TEXTS, NUMBERS, OTHERS, [[str(chance.randrange(1, 9)), chance.choice([0, 0, 1])]]]))
+    return chance.choice(
+        chance.choice([TEXTS, NUMBERS, OTHERS, [[str(chance.randrange(1, 9)), chance.choice([0, 0, 1])]]])
+    )
 
 
 def outcome(server: host.Server, prompt: dict) -> str:

@@ -43,9 +43,7 @@ def assert_resumes(server, name: str, samples: dict, seed: int, frames: int) -> 
     stock = graph("VAEDecode", samples=graph("AFPTestLatent", **samples), vae=vae)
     compared = graph("AFPTestCompareImages", a=graph("AsyncVAEDecodeVideo", samples=loaded, vae=vae), b=stock)
     video = graph("AsyncVAEDecodeToVideo", samples=loaded, vae=vae, fps=16)
-    saver = graph(
-        "SaveVideoStreaming", video=video, filename_prefix="resumed", format="mp4 (h264)", quality="high"
-    )
+    saver = graph("SaveVideoStreaming", video=video, filename_prefix="resumed", format="mp4 (h264)", quality="high")
     outcome = run(server, graph)
     comparison = outcome.comparison(compared)
     assert comparison["equal"] and comparison["distinct_values"] > 100

@@ -75,12 +75,51 @@ SETTINGS = {"deadline": None, "derandomize": True, "database": None, "suppress_h
 
 @settings(max_examples=20, **SETTINGS)
 @given(case=cases())
-@example(case={"kind": "images", "format": "mp4 (h264)", "sound": (0.5, 48000, 2), "audio_length": "video", "ping_pong": False,
-               "repeat": 0, "keep_unfinished": False, "fps": 24.0, "frames": 1, "height": 1, "width": 1})  # fmt: skip
-@example(case={"kind": "file", "format": "mp4 (h265)", "sound": (2.0, 44100, 6), "audio_length": "longest", "ping_pong": True,
-               "repeat": 2, "keep_unfinished": True, "fps": 23.976, "frames": 2, "height": 2160, "width": 3840})  # fmt: skip
-@example(case={"kind": "latents", "format": "webm (vp9)", "sound": (0.01, 8000, 1), "audio_length": "shortest", "ping_pong": True,
-               "repeat": 0, "keep_unfinished": True, "fps": 240.0, "frames": 237, "height": 16, "width": 8})  # fmt: skip
+@example(
+    case={
+        "kind": "images",
+        "format": "mp4 (h264)",
+        "sound": (0.5, 48000, 2),
+        "audio_length": "video",
+        "ping_pong": False,
+        "repeat": 0,
+        "keep_unfinished": False,
+        "fps": 24.0,
+        "frames": 1,
+        "height": 1,
+        "width": 1,
+    }
+)
+@example(
+    case={
+        "kind": "file",
+        "format": "mp4 (h265)",
+        "sound": (2.0, 44100, 6),
+        "audio_length": "longest",
+        "ping_pong": True,
+        "repeat": 2,
+        "keep_unfinished": True,
+        "fps": 23.976,
+        "frames": 2,
+        "height": 2160,
+        "width": 3840,
+    }
+)
+@example(
+    case={
+        "kind": "latents",
+        "format": "webm (vp9)",
+        "sound": (0.01, 8000, 1),
+        "audio_length": "shortest",
+        "ping_pong": True,
+        "repeat": 0,
+        "keep_unfinished": True,
+        "fps": 240.0,
+        "frames": 237,
+        "height": 16,
+        "width": 8,
+    }
+)
 def test_any_video(server, case):
     check(server, case)
 
@@ -96,7 +135,9 @@ def check(server, case: dict) -> None:
     graph = Graph()
     prefix = f"any_{next(_names)}"
     how = {name: case[name] for name in ("format", "audio_length", "ping_pong", "repeat", "keep_unfinished")}
-    saver = graph("SaveVideoStreaming", video=source(graph, case), filename_prefix=prefix, quality="high", speed="fastest", **how)
+    saver = graph(
+        "SaveVideoStreaming", video=source(graph, case), filename_prefix=prefix, quality="high", speed="fastest", **how
+    )
     try:
         outcome = run(server, graph)
     except host.PromptFailed as refused:

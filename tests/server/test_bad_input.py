@@ -27,7 +27,13 @@ def test_latent_of_another_model(server, seed, node, kind, channels, expected):
 
 
 def video_refusal(
-    server, seed: int, name: str, audio_fault: str | None = None, prefix: str = "bad", from_another_node: dict | None = None, **inputs
+    server,
+    seed: int,
+    name: str,
+    audio_fault: str | None = None,
+    prefix: str = "bad",
+    from_another_node: dict | None = None,
+    **inputs,
 ) -> str:
     """What the user sees; of the saver's inputs, those in `from_another_node` are not typed."""
     graph = Graph()

@@ -137,7 +137,9 @@ def test_out_of_memory_falls_back_to_stock_tiling(server, seed):
     """Both nodes run out of memory at chunk 2, ours in its second attempt too; the third decode shows that tiling differs."""
     graph = Graph()
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=5, height=6, width=48, seed=seed)
-    failing = [graph("AFPTestVAE", kind="wan 2.1", seed=seed, oom_at=2, oom_times=1 + i, name=f"oom {i}") for i in range(2)]
+    failing = [
+        graph("AFPTestVAE", kind="wan 2.1", seed=seed, oom_at=2, oom_times=1 + i, name=f"oom {i}") for i in range(2)
+    ]
     sound = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name="sound")
     stock = graph("VAEDecode", samples=samples, vae=failing[0])
     ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=failing[1], decoder="exact")

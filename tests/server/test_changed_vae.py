@@ -20,7 +20,9 @@ def decoded_as_stock(server, graph, vae, channels, size, seed):
     stock = graph("VAEDecode", samples=samples, vae=vae)
     compared = graph("AFPTestCompareImages", a=ours, b=stock)
     video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=16, decoder="exact")
-    saver = graph("SaveVideoStreaming", video=video, filename_prefix=f"changed_{seed}", format="mp4 (h264)", quality="high")
+    saver = graph(
+        "SaveVideoStreaming", video=video, filename_prefix=f"changed_{seed}", format="mp4 (h264)", quality="high"
+    )
     outcome = run(server, graph)
     comparison = outcome.comparison(compared)
     assert comparison["equal"] and comparison["distinct_values"] > 100 and comparison["shapes"][0][0] == FRAMES

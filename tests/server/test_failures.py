@@ -146,9 +146,12 @@ def test_out_of_memory_while_saving_restarts_the_file(server, seed, saver):
     ours = consume(graph, saver, samples, vaes[0], f"oom_{seed}")
     stock_video = graph("CreateVideo", images=graph("VAEDecode", samples=samples, vae=vaes[1]), fps=16)
     reference = graph(
-        "SaveVideoStreaming", video=stock_video, filename_prefix=f"reference_{seed}", format="mp4 (h264)",
+        "SaveVideoStreaming",
+        video=stock_video,
+        filename_prefix=f"reference_{seed}",
+        format="mp4 (h264)",
         quality="very high",
-    )  # fmt: skip
+    )
     outcome = run(server, graph)
     video, expected = (read(saved_file(server, outcome, node)) for node in (ours, reference))
     assert len(video.pts) == 17

@@ -35,7 +35,9 @@ class Case:
 
     def saved(self, **inputs):
         video = self.graph("AsyncVAEDecodeToVideo", samples=self.samples, vae=self.vae, fps=16.0, **inputs)
-        return self.graph("SaveVideoStreaming", video=video, filename_prefix="fast/video", format="mp4 (h264)", quality="high")
+        return self.graph(
+            "SaveVideoStreaming", video=video, filename_prefix="fast/video", format="mp4 (h264)", quality="high"
+        )
 
 
 def case(seed, kind, **fast):

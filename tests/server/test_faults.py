@@ -97,10 +97,18 @@ def save(cell: Cell | None, seed: int, name: str) -> tuple[Graph, str]:
     latent = graph("AFPTestLatent", **SAMPLES, seed=seed)
     in_decoder = {}
     if cell is not None and cell.lane == "decode":
-        argument = {"exception": "fail_at", "out of memory": "oom_at", "cancel": "cancel_at", "slow": "slow_at", "hold": "hold_at"}[cell.fault]
+        argument = {
+            "exception": "fail_at",
+            "out of memory": "oom_at",
+            "cancel": "cancel_at",
+            "slow": "slow_at",
+            "hold": "hold_at",
+        }[cell.fault]
         in_decoder = {argument: cell.at, "oom_times": cell.times}
     elif cell is not None:
-        latent = graph("AFPTestFault", samples=latent, lane=cell.lane, at=cell.at, fault=cell.fault, times=cell.times, seed=seed)
+        latent = graph(
+            "AFPTestFault", samples=latent, lane=cell.lane, at=cell.at, fault=cell.fault, times=cell.times, seed=seed
+        )
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name, **in_decoder)
     video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=vae, fps=16)
     saver = graph("SaveVideoStreaming", video=video, filename_prefix=name, format="mp4 (h264)", quality="high")

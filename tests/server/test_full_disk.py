@@ -19,7 +19,7 @@ from test_failures import full_disk
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-import ffmpeg  # noqa: E402
+import ffmpeg
 
 LATENT_FRAMES, FRAMES = 6, 21
 FORMATS = ["mp4 (h264)", "mkv (ffv1)", "png sequence", "gif", "webp (animated)"]
@@ -100,7 +100,9 @@ def test_disk_that_is_full_from_the_start(server, seed, keep):
     graph, _ = save(seed, "mp4 (h264)", LATENT_FRAMES, 48, keep_unfinished=keep)
     with small_disk(server.output_dir, 4096):
         (server.output_dir / "in the way").write_bytes(bytes(4096))
-        assert f"cannot write {server.output_dir / f'full{seed}_00001_.mp4'}: No space left on device" in refusal(server, graph)
+        assert f"cannot write {server.output_dir / f'full{seed}_00001_.mp4'}: No space left on device" in refusal(
+            server, graph
+        )
         assert [path.name for path in server.output_dir.iterdir()] == ["in the way"]
     assert_clean(server)
 

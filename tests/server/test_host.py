@@ -20,8 +20,12 @@ def runs(name: str, *pins: str) -> bool:
 
 def test_finished_step_is_not_done_again_until_its_pin_changes(empty_host_dir):
     assert [runs("a", "1"), runs("a", "1"), runs("b", "1"), runs("a", "2"), runs("a", "2")] == [
-        True, False, True, True, False,
-    ]  # fmt: skip
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_interrupted_step_is_not_taken_for_a_finished_one(empty_host_dir):

@@ -15,7 +15,7 @@ from test_failures import wait_for
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-import ffmpeg  # noqa: E402
+import ffmpeg
 
 FPS = 16
 FRAMES = 157
@@ -31,13 +31,22 @@ def submit(server, prefix: str, format: str) -> str:
     graph = Graph()
     held = graph("AFPTestFault", samples=graph("AFPTestLatent", **LATENT), lane="mux", at=HELD_WRITE, fault="hold")
     video = graph(
-        "AsyncVAEDecodeToVideo", samples=held, vae=graph("AFPTestVAE", kind="wan 2.1", seed=1), fps=FPS,
-        audio=graph("AFPTestAudio", seconds=20.0), save_latents_first=True,
-    )  # fmt: skip
+        "AsyncVAEDecodeToVideo",
+        samples=held,
+        vae=graph("AFPTestVAE", kind="wan 2.1", seed=1),
+        fps=FPS,
+        audio=graph("AFPTestAudio", seconds=20.0),
+        save_latents_first=True,
+    )
     graph(
-        "SaveVideoStreaming", video=video, filename_prefix=prefix, format=format, quality="high", speed="fast",
+        "SaveVideoStreaming",
+        video=video,
+        filename_prefix=prefix,
+        format=format,
+        quality="high",
+        speed="fast",
         keep_unfinished=True,
-    )  # fmt: skip
+    )
     prompt_id = server.submit(graph.prompt)
     wait_for(server.base / "hold-fault.reached")
     return prompt_id
@@ -66,7 +75,9 @@ def test_what_a_killed_server_leaves_plays_up_to_the_last_second(server, seed, t
     with av.open(str(path)) as container:
         rate = container.streams.audio[0].rate
         sound_seconds = sum(frame.samples for frame in container.decode(audio=0)) / rate
-    shown = next(i for i in range(len(times) + 1) if i == len(times) or abs(times[i] - Fraction(i, FPS)) > Fraction(1, 1000))
+    shown = next(
+        i for i in range(len(times) + 1) if i == len(times) or abs(times[i] - Fraction(i, FPS)) > Fraction(1, 1000)
+    )
     assert shown >= whole - FPS
     assert sound_seconds >= whole / FPS - 1
 

@@ -4,9 +4,8 @@ import json
 
 import host
 import pytest
-from graph import skip_if_missing
-
 from async_frame_pipeline.pipeline import VERSION
+from graph import skip_if_missing
 
 NOTES = {"Note", "MarkdownNote"}  # exist in the frontend only
 NEWER = {"FrameInterpolationModelLoader", "FrameInterpolate"}  # in the templates, not in every ComfyUI supported
@@ -48,7 +47,7 @@ def test_templates_are_offered_and_refer_only_to_nodes_that_exist(server):
         workflow = server.get(f"/api/workflow_templates/{host.PACK_NAME}/{template}.json")
         unknown = {node["type"] for node in workflow["nodes"]} - known.keys() - NOTES
         assert unknown <= NEWER, "NEWER says what docs/workflows.md says of older ComfyUIs"
-        assert not unknown or "0.30.0" != server.get("/system_stats")["system"]["comfyui_version"]
+        assert not unknown or server.get("/system_stats")["system"]["comfyui_version"] != "0.30.0"
 
 
 @pytest.mark.parametrize("path", sorted((host.REPO / "workflows" / "api").glob("*.json")), ids=lambda path: path.stem)

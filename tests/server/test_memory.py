@@ -77,9 +77,14 @@ def test_a_loaded_file_is_held_neither_in_frames_nor_in_sound(server, length):
         graph = Graph()
         video = graph("LoadVideo", file=f"{name}.mkv")
         graph(
-            "SaveVideoStreaming", video=video, filename_prefix=f"{length}_{name}", format="mkv (h264)", quality="low", speed="fastest",
+            "SaveVideoStreaming",
+            video=video,
+            filename_prefix=f"{length}_{name}",
+            format="mkv (h264)",
+            quality="low",
+            speed="fastest",
             audio_length=length,
-        )  # fmt: skip
+        )
         peaks[name] = peak_bytes(server, graph)
         [path] = server.output_dir.glob(f"{length}_{name}*.mkv")
         with av.open(str(path)) as container:

@@ -28,7 +28,9 @@ def rescues(server) -> list[Path]:
     return sorted((server.base / "input").glob("rescued_*.latent"))
 
 
-def failing(seed: int, consumer: str = "SaveVideoStreaming", first: bool = False, **faults: object) -> tuple[Graph, Link]:
+def failing(
+    seed: int, consumer: str = "SaveVideoStreaming", first: bool = False, **faults: object
+) -> tuple[Graph, Link]:
     """A prompt whose decode fails at the second chunk, in every way that there is; and the node where it does."""
     graph = Graph()
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"rescue {seed}", **(faults or {"fail_at": 2}))
@@ -42,7 +44,11 @@ def failing(seed: int, consumer: str = "SaveVideoStreaming", first: bool = False
         node = graph("GetVideoComponents", video=video)
         graph("PreviewAny", source=node)
         return graph, node
-    how = {"format": "mp4 (h264)", "quality": "high"} if consumer == "SaveVideoStreaming" else {"format": "mp4", "codec": "h264"}
+    how = (
+        {"format": "mp4 (h264)", "quality": "high"}
+        if consumer == "SaveVideoStreaming"
+        else {"format": "mp4", "codec": "h264"}
+    )
     return graph, graph(consumer, video=video, filename_prefix=f"rescue_{seed}", **how)
 
 
@@ -85,7 +91,7 @@ def test_the_file_is_what_the_stock_node_writes(server, seed):
     [*_, stock] = sorted(server.output_dir.glob(f"stock_{seed}*.latent"))
     with safetensors.safe_open(ours, "pt") as a, safetensors.safe_open(stock, "pt") as b:
         assert set(a.keys()) == set(b.keys())
-        for key in a.keys():
+        for key in a.keys():  # noqa: SIM118 - it is no dict
             assert a.get_tensor(key).equal(b.get_tensor(key)) and a.get_tensor(key).dtype == b.get_tensor(key).dtype
         assert set(a.metadata()) == set(b.metadata()) | {"async_frame_pipeline"}
         assert a.metadata()["workflow"] == b.metadata()["workflow"]

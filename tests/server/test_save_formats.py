@@ -19,9 +19,8 @@ from PIL import Image, ImageSequence
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-import ffmpeg  # noqa: E402
-
-from async_frame_pipeline.pipeline import VERSION  # noqa: E402
+import ffmpeg
+from async_frame_pipeline.pipeline import VERSION
 
 formats = importlib.import_module("async_frame_pipeline.pipeline.sinks.formats")
 PYAV = int(av.__version__.partition(".")[0])
@@ -30,10 +29,22 @@ FRAMES, WIDTH, FPS, PATCH = 9, 80, 16, 16
 PATCHES, WAVES = 48, 48
 HEIGHT = PATCHES + WAVES
 SECONDS = Fraction(FRAMES, FPS)
-COLOURS = np.array([
-    (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.75, 0.0, 0.0), (0.0, 0.75, 0.0), (0.0, 0.0, 0.75), (0.5, 0.5, 0.5),
-    (0.75, 0.5, 0.25), (0.25, 0.5, 0.75), (1.0, 1.0, 0.0), (0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (0.2, 0.2, 0.2),
-])  # fmt: skip
+COLOURS = np.array(
+    [
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        (0.75, 0.0, 0.0),
+        (0.0, 0.75, 0.0),
+        (0.0, 0.0, 0.75),
+        (0.5, 0.5, 0.5),
+        (0.75, 0.5, 0.25),
+        (0.25, 0.5, 0.75),
+        (1.0, 1.0, 0.0),
+        (0.0, 1.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (0.2, 0.2, 0.2),
+    ]
+)
 SAVING = Path(__file__).resolve().parent.parent.parent / "docs" / "saving.md"
 WORKFLOW = {"nodes": [{"id": 1, "type": 'Ünïcode "quoted" 日本語'}], "version": 0.4}
 
@@ -51,7 +62,9 @@ class Case:
         return formats.FORMATS[self.format]
 
     def __str__(self) -> str:
-        return f"{self.format}-{self.chroma}-{self.bits}{'-alpha' if self.alpha else ''}-{self.quality}".replace(" ", "_")
+        return f"{self.format}-{self.chroma}-{self.bits}{'-alpha' if self.alpha else ''}-{self.quality}".replace(
+            " ", "_"
+        )
 
 
 def cases() -> list[Case]:
@@ -100,18 +113,26 @@ def saved(server, request) -> dict[Case, tuple[Path, dict]]:
     sound = graph("AFPTestAudio", seconds=1.0)
     video = {
         alpha: graph(
-            "CreateVideo", fps=FPS, audio=sound,
+            "CreateVideo",
+            fps=FPS,
+            audio=sound,
             images=graph("AFPTestPatches", frames=FRAMES, height=PATCHES, width=WIDTH, alpha=alpha, waves=WAVES),
         )
         for alpha in (False, True)
     }
     nodes = {
         case: graph(
-            "SaveVideoStreaming", video=video[case.alpha], filename_prefix=f"formats/{i}", format=case.format,
-            quality=case.quality, chroma=case.chroma, bit_depth=str(case.bits), speed="fast",
+            "SaveVideoStreaming",
+            video=video[case.alpha],
+            filename_prefix=f"formats/{i}",
+            format=case.format,
+            quality=case.quality,
+            chroma=case.chroma,
+            bit_depth=str(case.bits),
+            speed="fast",
         )
         for i, case in enumerate(asked_for(request, "case") or CASES)
-    }  # fmt: skip
+    }
     outcome = run(server, graph, {"extra_pnginfo": {"workflow": WORKFLOW}})
     return {case: (path_of(server, outcome, node), outcome.ui(node)) for case, node in nodes.items()}
 
@@ -156,12 +177,19 @@ def psnr(pictures: np.ndarray) -> float:
 
 
 def of_kind(*containers: str):
-    return pytest.mark.parametrize("case", [parameter(case) for case in CASES if case.kind.container.name in containers])
+    return pytest.mark.parametrize(
+        "case", [parameter(case) for case in CASES if case.kind.container.name in containers]
+    )
 
 
 CODECS = {
-    "libx264": "h264", "libx265": "hevc", "libsvtav1": "av1", "libvpx-vp9": "vp9", "prores_ks": "prores", "ffv1": "ffv1",
-}  # fmt: skip
+    "libx264": "h264",
+    "libx265": "hevc",
+    "libsvtav1": "av1",
+    "libvpx-vp9": "vp9",
+    "prores_ks": "prores",
+    "ffv1": "ffv1",
+}
 
 
 def pixel_name(case: Case) -> str:
@@ -189,7 +217,9 @@ def test_ffprobe_sees_what_was_asked_for(saved, case):
     assert int(video["nb_read_frames"]) == FRAMES
     assert Fraction(video["r_frame_rate"]) == FPS
     # Matroska counts milliseconds, and its length is that of the longer track.
-    assert abs(ffmpeg.seconds(video, container) - SECONDS) <= (Fraction(25, 1000) if case.kind.extension in ("mkv", "webm") else 0)
+    assert abs(ffmpeg.seconds(video, container) - SECONDS) <= (
+        Fraction(25, 1000) if case.kind.extension in ("mkv", "webm") else 0
+    )
     tags = [video.get(f"color_{name}") for name in ("range", "space", "primaries", "transfer")]
     expected = ["pc", "gbr", "bt709", "iec61966-2-1"] if case.chroma == "rgb" else ["tv", "bt709", "bt709", "bt709"]
     if case.kind.encoder.name == "prores_ks" and PYAV < 17:
@@ -198,7 +228,10 @@ def test_ffprobe_sees_what_was_asked_for(saved, case):
         expected[2:] = [None, None]
     assert tags == expected
     # Neither H.265 at 4:2:2 nor ProRes has a place for it.
-    if case.chroma in ("4:2:0", "4:2:2") and (CODECS[case.kind.encoder.name], case.chroma) not in (("hevc", "4:2:2"), ("prores", "4:2:2")):
+    if case.chroma in ("4:2:0", "4:2:2") and (CODECS[case.kind.encoder.name], case.chroma) not in (
+        ("hevc", "4:2:2"),
+        ("prores", "4:2:2"),
+    ):
         assert video["chroma_location"] == "left"
     assert audio["codec_name"] == {"aac": "aac", "opus": "opus", "flac": "flac", "pcm": "pcm_s24le"}[case.kind.audio[0]]
     assert audio["channels"] == 2
@@ -211,7 +244,10 @@ def test_pyav_sees_the_same(saved, case):
     with av.open(str(saved[case][0])) as container:
         frames = list(container.decode(video=0))
         times = [frame.pts * frame.time_base for frame in frames]
-        assert all(abs(time - Fraction(i, FPS)) <= Fraction(1, 1000) for i, time in enumerate(times)) and len(times) == FRAMES
+        assert (
+            all(abs(time - Fraction(i, FPS)) <= Fraction(1, 1000) for i, time in enumerate(times))
+            and len(times) == FRAMES
+        )
         assert abs(Fraction(container.duration, 1_000_000) - SECONDS) <= Fraction(25, 1000)
         metadata = {key.lower(): value for key, value in container.metadata.items()}
     first = frames[0]
@@ -295,7 +331,9 @@ def stored_planes(path: Path, case: Case) -> list[np.ndarray]:
     return planes
 
 
-def reference_codes(case: Case, matrix: tuple[float, float] = (0.2126, 0.0722), full_range: bool = False) -> list[np.ndarray]:
+def reference_codes(
+    case: Case, matrix: tuple[float, float] = (0.2126, 0.0722), full_range: bool = False
+) -> list[np.ndarray]:
     """In float64, not rounded; RGB and alpha full range.
 
     Source: ITU-R BT.709-6, items 3.2 to 3.4, and BT.601-7, section 2.5; full range as in ITU-T H.273, section 8.3.
@@ -336,11 +374,18 @@ def coloured(server, request) -> dict[tuple[str, Case], Path]:
     video = graph("CreateVideo", images=images, fps=FPS)
     nodes = {
         (color, case): graph(
-            "SaveVideoStreaming", video=video, filename_prefix=f"coloured/{i}", format=case.format, color=color,
-            quality=case.quality, chroma=case.chroma, bit_depth=str(case.bits), speed="fast",
+            "SaveVideoStreaming",
+            video=video,
+            filename_prefix=f"coloured/{i}",
+            format=case.format,
+            color=color,
+            quality=case.quality,
+            chroma=case.chroma,
+            bit_depth=str(case.bits),
+            speed="fast",
         )
         for i, (color, case) in enumerate(asked_for(request, "coloured_case"))
-    }  # fmt: skip
+    }
     outcome = run(server, graph)
     return {key: path_of(server, outcome, node) for key, node in nodes.items()}
 
@@ -375,11 +420,16 @@ def sounding(server) -> dict[tuple[str, str], Path]:
     video = graph("CreateVideo", images=images, fps=FPS, audio=sound)
     nodes = {
         (name, codec): graph(
-            "SaveVideoStreaming", video=video, filename_prefix=f"sounding/{i}", format=name, quality="low", speed="fastest",
+            "SaveVideoStreaming",
+            video=video,
+            filename_prefix=f"sounding/{i}",
+            format=name,
+            quality="low",
+            speed="fastest",
             audio_codec=codec,
         )
         for i, (name, codec) in enumerate(SOUNDS)
-    }  # fmt: skip
+    }
     outcome = run(server, graph)
     return {key: path_of(server, outcome, node) for key, node in nodes.items()}
 
@@ -409,10 +459,14 @@ def test_png_sequence(saved, case):
     files = sorted(first.parent.iterdir())
     assert [file.name for file in files] == [f"{i:05}.png" for i in range(1, FRAMES + 1)]
     video, _, _ = ffmpeg.probe(first)
-    name = {(8, False): "rgb24", (8, True): "rgba", (16, False): "rgb48be", (16, True): "rgba64be"}[case.bits, case.alpha]
+    name = {(8, False): "rgb24", (8, True): "rgba", (16, False): "rgb48be", (16, True): "rgba64be"}[
+        case.bits, case.alpha
+    ]
     assert video["pix_fmt"] == name
     components, full = 4 if case.alpha else 3, 2**case.bits - 1
-    codes = ffmpeg.codes(first.with_name("%05d.png"), name.replace("be", "le")).reshape(FRAMES, HEIGHT, WIDTH, components)
+    codes = ffmpeg.codes(first.with_name("%05d.png"), name.replace("be", "le")).reshape(
+        FRAMES, HEIGHT, WIDTH, components
+    )
     assert np.abs(centres(codes) - expected_rgba()[..., :components] * full).max() <= 0.502
     # The waves are made in float32, which at 16 bits is a few hundredths of a code.
     assert np.abs(codes[:, PATCHES:] - expected_waves()[..., :components] * full).max() <= 0.54
@@ -450,7 +504,9 @@ def test_animated_pictures(saved, case):
         video, _, _ = ffmpeg.probe(path)
         assert int(video["nb_read_frames"]) == FRAMES
     else:
-        assert_restores({name: text for name, _, text in (exif[tag].partition(":") for tag in (0x010E, 0x010F, 0x0110))})
+        assert_restores(
+            {name: text for name, _, text in (exif[tag].partition(":") for tag in (0x010E, 0x010F, 0x0110))}
+        )
 
 
 @of_kind("matroska")

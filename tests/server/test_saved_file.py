@@ -103,7 +103,11 @@ def test_prompt_and_workflow_are_embedded(server, seed):
 def test_disable_metadata_is_honoured(fp16_server, seed, format):
     graph = Graph()
     node = graph(
-        "SaveVideoStreaming", video=latent_video(graph, seed), filename_prefix=f"metadata_{seed}/a", format=format, quality="high"
+        "SaveVideoStreaming",
+        video=latent_video(graph, seed),
+        filename_prefix=f"metadata_{seed}/a",
+        format=format,
+        quality="high",
     )
     outcome = run(fp16_server, graph, {"extra_pnginfo": {"workflow": {"secret": "yes"}}})
     [file] = outcome.ui(node)["images"]
@@ -128,11 +132,13 @@ def test_pictures_are_those_of_the_decoded_image(server, seed):
     with av.open(str(file.path)) as container:
         decoded = [
             frame.to_ndarray(
-                format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG,
+                format="rgb24",
+                src_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.MPEG,
                 dst_color_range=ColorRange.JPEG,
             )
             for frame in container.decode(video=0)
-        ]  # fmt: skip
+        ]
     assert len(decoded) == len(expected) == 9
     errors = [np.square(a - b).mean() for a, b in zip(decoded, expected, strict=True)]
     psnr = [10 * np.log10(255**2 / error) for error in errors]

@@ -15,17 +15,31 @@ from resume import disarm
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-import ffmpeg  # noqa: E402
+import ffmpeg
 
 FPS = 8
 # Of AFPTestPatches: which colour the patch at the top left has tells which frame it is.
-COLOURS = np.array([
-    (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.75, 0.0, 0.0), (0.0, 0.75, 0.0), (0.0, 0.0, 0.75), (0.5, 0.5, 0.5),
-    (0.75, 0.5, 0.25), (0.25, 0.5, 0.75), (1.0, 1.0, 0.0), (0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (0.2, 0.2, 0.2),
-])  # fmt: skip
+COLOURS = np.array(
+    [
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        (0.75, 0.0, 0.0),
+        (0.0, 0.75, 0.0),
+        (0.0, 0.0, 0.75),
+        (0.5, 0.5, 0.5),
+        (0.75, 0.5, 0.25),
+        (0.25, 0.5, 0.75),
+        (1.0, 1.0, 0.0),
+        (0.0, 1.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (0.2, 0.2, 0.2),
+    ]
+)
 
 
-def clip(graph: Graph, frames: int = 6, audio: Link | None = None, alpha: bool = False, size: tuple[int, int] = (32, 48)) -> Link:
+def clip(
+    graph: Graph, frames: int = 6, audio: Link | None = None, alpha: bool = False, size: tuple[int, int] = (32, 48)
+) -> Link:
     images = graph("AFPTestPatches", frames=frames, height=size[0], width=size[1], alpha=alpha)
     return graph("CreateVideo", images=images, fps=FPS, **({} if audio is None else {"audio": audio}))
 
@@ -63,11 +77,17 @@ def test_ping_pong_and_repeat(server, seed, format):
         [path] = files_of(server, outcome, node)
         assert order(path) == frames
         with av.open(str(path)) as container:
-            times = sorted(packet.pts * packet.time_base for packet in container.demux(video=0) if packet.pts is not None)
-        assert all(abs(time - Fraction(i, FPS)) <= Fraction(1, 1000) for i, time in enumerate(times)) and len(times) == len(frames)
+            times = sorted(
+                packet.pts * packet.time_base for packet in container.demux(video=0) if packet.pts is not None
+            )
+        assert all(abs(time - Fraction(i, FPS)) <= Fraction(1, 1000) for i, time in enumerate(times)) and len(
+            times
+        ) == len(frames)
         video_stream, audio, container = ffmpeg.probe(path)
         assert abs(ffmpeg.seconds(video_stream, container) - Fraction(len(frames), FPS)) <= Fraction(25, 1000)
-        assert abs(len(ffmpeg.sound(path)) / int(audio["sample_rate"]) - len(frames) / FPS) <= 0.025, "silence after the sound"
+        assert abs(len(ffmpeg.sound(path)) / int(audio["sample_rate"]) - len(frames) / FPS) <= 0.025, (
+            "silence after the sound"
+        )
 
 
 def test_pictures_repeat_as_often_as_they_say(server, seed):
@@ -75,8 +95,9 @@ def test_pictures_repeat_as_often_as_they_say(server, seed):
     video = clip(graph)
     nodes = {
         (format, repeat): save(graph, video, f"loop_{seed}_{repeat}", format, repeat=repeat)
-        for format in ("gif", "webp (animated)") for repeat in (0, 1, 3)
-    }  # fmt: skip
+        for format in ("gif", "webp (animated)")
+        for repeat in (0, 1, 3)
+    }
     pong = save(graph, video, f"pong_{seed}", "webp (animated)", ping_pong=True)
     outcome = run(server, graph)
 
@@ -96,12 +117,22 @@ def test_pictures_repeat_as_often_as_they_say(server, seed):
 @pytest.mark.parametrize("format", ["mp4 (h264)", "webm (vp9)", "mkv (ffv1)"])
 def test_length_of_the_sound(server, seed, format):
     cases = [
-        ("video", 2.0, 6, 0.75), ("video", 0.25, 6, 0.75), ("longest", 2.0, 6, 2.0), ("longest", 0.25, 6, 0.75),
-        ("shortest", 2.0, 6, 0.75), ("shortest", 0.3, 3, 0.375),
-    ]  # fmt: skip
+        ("video", 2.0, 6, 0.75),
+        ("video", 0.25, 6, 0.75),
+        ("longest", 2.0, 6, 2.0),
+        ("longest", 0.25, 6, 0.75),
+        ("shortest", 2.0, 6, 0.75),
+        ("shortest", 0.3, 3, 0.375),
+    ]
     graph = Graph()
     nodes = [
-        save(graph, clip(graph, audio=graph("AFPTestAudio", seconds=seconds)), f"sound_{seed}", format, audio_length=length)
+        save(
+            graph,
+            clip(graph, audio=graph("AFPTestAudio", seconds=seconds)),
+            f"sound_{seed}",
+            format,
+            audio_length=length,
+        )
         for length, seconds, _, _ in cases
     ]
     outcome = run(server, graph)
@@ -151,7 +182,10 @@ def test_a_small_copy_is_shown_of_what_browsers_do_not_play(server, seed):
     graph = Graph()
     sound = graph("AFPTestAudio", seconds=1.0)
     video = clip(graph, audio=sound, size=(720, 1282))
-    nodes = [save(graph, video, f"copy_{seed}", format, preview=True) for format in ("mov (prores)", "mkv (ffv1)", "mp4 (h265)")]
+    nodes = [
+        save(graph, video, f"copy_{seed}", format, preview=True)
+        for format in ("mov (prores)", "mkv (ffv1)", "mp4 (h265)")
+    ]
     plays = save(graph, video, f"copy_{seed}", preview=True)
     outcome = run(server, graph)
     for node in nodes:
@@ -159,7 +193,12 @@ def test_a_small_copy_is_shown_of_what_browsers_do_not_play(server, seed):
         assert saved.is_relative_to(server.output_dir) and preview.is_relative_to(server.base / "temp")
         assert order(preview, at=4) == order(saved) == list(range(6))
         stream, audio, _ = ffmpeg.probe(preview)
-        assert (stream["codec_name"], stream["pix_fmt"], stream["width"], stream["height"]) == ("h264", "yuv420p", 640, 360)
+        assert (stream["codec_name"], stream["pix_fmt"], stream["width"], stream["height"]) == (
+            "h264",
+            "yuv420p",
+            640,
+            360,
+        )
         assert stream["color_space"] == "bt709" and audio["codec_name"] == "aac"
     assert len(files_of(server, outcome, plays)) == 1
 
@@ -182,7 +221,12 @@ def test_a_preview_that_cannot_be_made_costs_no_video(server, seed):
 
 @pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
 def test_nvenc_that_is_not_here_falls_back_to_software(server, seed, codec):
-    if f"mp4 ({codec} nvenc)" in server.get("/object_info/SaveVideoStreaming")["SaveVideoStreaming"]["input"]["required"]["format"][1]["options"]:
+    if (
+        f"mp4 ({codec} nvenc)"
+        in server.get("/object_info/SaveVideoStreaming")["SaveVideoStreaming"]["input"]["required"]["format"][1][
+            "options"
+        ]
+    ):
         pytest.skip("this machine has NVENC")
     graph = Graph()
     node = save(graph, clip(graph, size=(144, 160)), f"nvenc_{seed}", f"mp4 ({codec} nvenc)")
@@ -206,7 +250,7 @@ def test_nvenc_that_is_not_here_falls_back_to_software(server, seed, codec):
         ({"speed": "warp"}, "not in"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_a_format_does_not_have_is_refused_before_anything_runs(server, seed, inputs, message):
     graph = Graph()
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"refused {seed}")
@@ -221,10 +265,23 @@ def test_what_a_format_does_not_have_is_refused_before_anything_runs(server, see
 def test_every_choice_may_come_from_another_node(server, seed):
     graph = Graph()
     choices = {
-        "filename_prefix": f"linked_{seed}", "format": "mkv (h265)", "quality": "low", "speed": "fastest", "bit_depth": "12",
-        "chroma": "4:4:4", "color": "BT.601", "dither": True, "alpha": False, "audio_codec": "flac", "audio_length": "video",
-        "ping_pong": True, "repeat": 2, "keep_unfinished": True, "preview": True, "keep_frames": False,
-    }  # fmt: skip
+        "filename_prefix": f"linked_{seed}",
+        "format": "mkv (h265)",
+        "quality": "low",
+        "speed": "fastest",
+        "bit_depth": "12",
+        "chroma": "4:4:4",
+        "color": "BT.601",
+        "dither": True,
+        "alpha": False,
+        "audio_codec": "flac",
+        "audio_length": "video",
+        "ping_pong": True,
+        "repeat": 2,
+        "keep_unfinished": True,
+        "preview": True,
+        "keep_frames": False,
+    }
     known = server.get("/object_info/SaveVideoStreaming")["SaveVideoStreaming"]["input"]
     assert choices.keys() | {"video"} == known["required"].keys() | known["optional"].keys()
     video = clip(graph, audio=graph("AFPTestAudio", seconds=1.0))
@@ -342,7 +399,9 @@ def test_transparency_of_a_loaded_file(server, seed, loadable):
     name = loadable(files_of(server, run(server, graph), source)[0])
     graph = Graph()
     video = graph("LoadVideo", file=name)
-    kept, left_out = (save(graph, video, f"clear_{seed}_{alpha}", "mov (prores)", alpha=alpha) for alpha in (True, False))
+    kept, left_out = (
+        save(graph, video, f"clear_{seed}_{alpha}", "mov (prores)", alpha=alpha) for alpha in (True, False)
+    )
     outcome = run(server, graph)
     assert ffmpeg.probe(files_of(server, outcome, kept)[0])[0]["pix_fmt"] == "yuva444p12le"
     assert ffmpeg.probe(files_of(server, outcome, left_out)[0])[0]["pix_fmt"] == "yuv422p10le"
@@ -357,7 +416,9 @@ def test_of_a_damaged_file_is_saved_what_can_be_decoded(server, seed, loadable, 
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         for _ in range(40):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise.integers(0, 256, (64, 64, 3), np.uint8), "rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(noise.integers(0, 256, (64, 64, 3), np.uint8), "rgb24"))
+            )
         container.mux(stream.encode(None))
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
@@ -383,13 +444,16 @@ def test_full_range_and_bt601(server, seed):
     graph = Graph()
     video = clip(graph)
     how = {
-        "BT.709": ("tv", "bt709"), "BT.709 full range": ("pc", "bt709"), "BT.601": ("tv", "smpte170m"),
+        "BT.709": ("tv", "bt709"),
+        "BT.709 full range": ("pc", "bt709"),
+        "BT.601": ("tv", "smpte170m"),
         "BT.601 full range": ("pc", "smpte170m"),
-    }  # fmt: skip
+    }
     nodes = {
         (color, format): save(graph, video, f"colour_{seed}", format, color=color, quality=quality, chroma="4:4:4")
-        for color in how for format, quality in (("mp4 (h264)", "lossless"), ("mkv (ffv1)", "high"))
-    }  # fmt: skip
+        for color in how
+        for format, quality in (("mp4 (h264)", "lossless"), ("mkv (ffv1)", "high"))
+    }
     outcome = run(server, graph)
     for (color, format), node in nodes.items():
         [path] = files_of(server, outcome, node)

@@ -5,11 +5,35 @@ import pytest
 from graph import Graph, assert_clean, refusal, run
 
 HANDLED = {"nan", "infinite"}  # pictures of some colour, as the stock nodes make them
-LATENTS = ["no dict", "no samples", "no tensor", "whole numbers", "rank 2", "rank 7", "no frames", "no height", "endless", "nan", "infinite"]
+LATENTS = [
+    "no dict",
+    "no samples",
+    "no tensor",
+    "whole numbers",
+    "rank 2",
+    "rank 7",
+    "no frames",
+    "no height",
+    "endless",
+    "nan",
+    "infinite",
+]
 VIDEOS = [
-    "no tensor", "rank 3", "no frames", "no width", "one channel", "whole numbers", "nan", "infinite", "rate 0", "rate -1", "rate nan",
-    "rate infinite", "rate of text", "sound",
-]  # fmt: skip
+    "no tensor",
+    "rank 3",
+    "no frames",
+    "no width",
+    "one channel",
+    "whole numbers",
+    "nan",
+    "infinite",
+    "rate 0",
+    "rate -1",
+    "rate nan",
+    "rate infinite",
+    "rate of text",
+    "sound",
+]
 
 
 def assert_refused(server, graph: Graph) -> None:

@@ -11,10 +11,18 @@ STEP = 6  # codes between two pictures, more than any codec here is off
 
 
 def write_file(
-    path: Path, frames: int, fps=Fraction(8), codec: str = "", pixels: str = "", size: tuple[int, int] = (32, 48),
-    alpha: int | None = None, sounds: tuple[np.ndarray, ...] = (), sound_codec: str = "pcm_s16le", rate: int = 8000,
+    path: Path,
+    frames: int,
+    fps=Fraction(8),
+    codec: str = "",
+    pixels: str = "",
+    size: tuple[int, int] = (32, 48),
+    alpha: int | None = None,
+    sounds: tuple[np.ndarray, ...] = (),
+    sound_codec: str = "pcm_s16le",
+    rate: int = 8000,
     options: dict | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write pictures of one grey each, see `numbers_of`, and sound.
 
     Args:

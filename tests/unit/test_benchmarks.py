@@ -66,8 +66,11 @@ def test_ways_take_turns_and_a_part_that_two_share_is_run_once(load):
     rows = turns.in_turns([stock, ours])
     assert order == ["stock", "ours"] * 5
     assert rows["image"] == {
-        "seconds": 3.0, "seconds_min": 1.0, "seconds_max": 5.0, "seconds_all": [5.0, 1.0, 4.0, 2.0, 3.0],
-    }  # fmt: skip
+        "seconds": 3.0,
+        "seconds_min": 1.0,
+        "seconds_max": 5.0,
+        "seconds_all": [5.0, 1.0, 4.0, 2.0, 3.0],
+    }
     assert (rows["file"]["seconds"], rows["file"]["peak_bytes_max"], rows["ours"]["seconds_max"]) == (13.0, 7, 1.0)
 
 

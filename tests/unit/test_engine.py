@@ -258,9 +258,7 @@ def test_the_report_counts_frames_chunks_and_stalls():
             submit(frames[:, start : start + 1])
             submitted += 1
 
-    report = engine.run(
-        decode, spec_of(frames), [sink], slots=2, check=lambda: gate.set() if submitted == 2 else None
-    )
+    report = engine.run(decode, spec_of(frames), [sink], slots=2, check=lambda: gate.set() if submitted == 2 else None)
     assert (report.frames, report.chunks) == (8, 8)
     assert report.stalls >= 1 and report.stalled_seconds > 0
     assert 0 <= report.busy_share < 1
@@ -272,7 +270,9 @@ def test_the_report_counts_frames_chunks_and_stalls():
 @pytest.mark.parametrize(("slots", "frames_per_slot"), [(1, 4), (0, 4), (2, 0)])
 def test_rings_that_cannot_overlap_are_refused(slots, frames_per_slot):
     with pytest.raises(ValueError, match="at least"):
-        engine.run(lambda submit: None, VideoSpec(1, 2, 2, CPU), [ListSink()], slots=slots, frames_per_slot=frames_per_slot)
+        engine.run(
+            lambda submit: None, VideoSpec(1, 2, 2, CPU), [ListSink()], slots=slots, frames_per_slot=frames_per_slot
+        )
 
 
 @pytest.mark.parametrize("sizes", [(0, 2, 2), (1, 0, 2), (1, 2, -1)])
@@ -395,7 +395,9 @@ def test_a_spectator_that_fails_is_left_out_with_one_line_and_the_run_goes_on(ca
     assert after.calls[-1] == "publish"
     assert bad.calls.count("abort") == 1 and bad.calls[-1] == "abort", "and is not called again"
     left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert len(left_out) == 1 and left_out[0].startswith("async-frame-pipeline: the list is left out, the run goes on: OSError")
+    assert len(left_out) == 1 and left_out[0].startswith(
+        "async-frame-pipeline: the list is left out, the run goes on: OSError"
+    )
 
 
 def test_a_spectator_is_aborted_with_the_rest():

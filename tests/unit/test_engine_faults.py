@@ -22,10 +22,21 @@ SLOT_METHODS = {"convert": "fill", "copy": "start_copy", "wait": "wait_copied"}
 MOMENTS = {"first": 1, "middle": CHUNKS // 2, "last": CHUNKS}
 ONCE = {"once": 1}
 LANES = {
-    "open": ONCE, "decode": MOMENTS, "convert": MOMENTS, "copy": MOMENTS, "wait": MOMENTS, "write": MOMENTS, "finish": ONCE,
-    "publish": ONCE, "abort": ONCE, "spectator open": ONCE, "spectator write": MOMENTS, "spectator finish": ONCE,
-    "spectator publish": ONCE, "spectator abort": ONCE,
-}  # fmt: skip
+    "open": ONCE,
+    "decode": MOMENTS,
+    "convert": MOMENTS,
+    "copy": MOMENTS,
+    "wait": MOMENTS,
+    "write": MOMENTS,
+    "finish": ONCE,
+    "publish": ONCE,
+    "abort": ONCE,
+    "spectator open": ONCE,
+    "spectator write": MOMENTS,
+    "spectator finish": ONCE,
+    "spectator publish": ONCE,
+    "spectator abort": ONCE,
+}
 ERRORS = {
     "exception": RuntimeError("injected by the test"),
     "out of memory": torch.OutOfMemoryError("injected by the test"),

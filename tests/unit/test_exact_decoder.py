@@ -13,7 +13,11 @@ from async_frame_pipeline.nodes.families import wan
 
 @pytest.mark.parametrize("version", ["2.1", "2.2"])
 def test_what_another_thread_decodes_with_the_same_vae_is_left_alone(version):
-    vae, ours, theirs = stock_wan.module(version, 4), stock_wan.latents(version, 3, 2, 2), stock_wan.latents(version, 2, 2, 2)
+    vae, ours, theirs = (
+        stock_wan.module(version, 4),
+        stock_wan.latents(version, 3, 2, 2),
+        stock_wan.latents(version, 2, 2, 2),
+    )
     wanted, got, seen = vae.decode(theirs), [], []
 
     def submit(frames_cthw):

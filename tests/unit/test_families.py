@@ -10,10 +10,10 @@ from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from . import in_comfyui
 from ..server.pack.vaes import random_state_dict
 
-import comfy.sd  # noqa: E402
-import comfy.taesd.taehv  # noqa: E402
-from async_frame_pipeline.nodes import decoding, families  # noqa: E402
-from async_frame_pipeline.nodes.families import ways  # noqa: E402
+import comfy.sd
+import comfy.taesd.taehv
+from async_frame_pipeline.nodes import decoding, families
+from async_frame_pipeline.nodes.families import ways
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +44,12 @@ KINDS = {
 
 def test_every_family_is_listed_and_tested():
     folder = Path(families.__file__).parent
-    files = {path.stem for path in folder.glob("*.py") if "\nFAMILIES = " in path.read_text(encoding="utf-8")} - {"__init__"}
-    there = {family.name for name in files for family in importlib.import_module(f"{families.__name__}.{name}").FAMILIES}
+    files = {path.stem for path in folder.glob("*.py") if "\nFAMILIES = " in path.read_text(encoding="utf-8")} - {
+        "__init__"
+    }
+    there = {
+        family.name for name in files for family in importlib.import_module(f"{families.__name__}.{name}").FAMILIES
+    }
     listed = {family.name for family in families.FAMILIES}
     assert there == listed, "a file's FAMILIES belong into the list in families/__init__.py"
     assert listed == {families.of(make()).name for make in KINDS.values()}, "KINDS has a VAE of each family"
@@ -59,7 +63,9 @@ def vae(request):
 @torch.inference_mode()
 @pytest.mark.parametrize("latent_frames", [1, 3])
 def test_the_bits_of_the_stock_node(vae, latent_frames):
-    latent = torch.randn(1, vae.latent_channels, latent_frames, 2, 3, generator=torch.Generator().manual_seed(latent_frames))
+    latent = torch.randn(
+        1, vae.latent_channels, latent_frames, 2, 3, generator=torch.Generator().manual_seed(latent_frames)
+    )
     stock = vae.decode(latent.clone()).flatten(0, 1)
     image = decoding.decode_image(vae, {"samples": latent}, "exact")
     assert image.shape == stock.shape and image.dtype == stock.dtype and torch.equal(image, stock)

@@ -88,7 +88,9 @@ def test_folded_upsampling_is_doubling_and_convolving():
 def test_products_of_points_are_a_convolution(frames):
     """Exactly: in float64 nothing is left of the transforms."""
     taps, seen = torch.randn(3, dtype=torch.float64), torch.randn(frames + 2, dtype=torch.float64)
-    points = winograd.matrix(winograd.INPUT[frames], seen) @ seen * (winograd.matrix(winograd.WEIGHT[frames], taps) @ taps)
+    points = (
+        winograd.matrix(winograd.INPUT[frames], seen) @ seen * (winograd.matrix(winograd.WEIGHT[frames], taps) @ taps)
+    )
     wanted = torch.stack([(taps * seen[t : t + 3]).sum() for t in range(frames)])
     torch.testing.assert_close(winograd.matrix(winograd.OUTPUT[frames], points) @ points, wanted, atol=1e-12, rtol=0)
 

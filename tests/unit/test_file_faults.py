@@ -67,7 +67,10 @@ class Injected:
 def make(folder: Path, keep: bool = False):
     """(the file's sink, the preview's, the kept frames'), where a save of the node would put them."""
     options = VideoOptions(
-        Fraction(16), Choice(FORMATS["mkv (h264)"], speed="fastest"), metadata={"workflow": {"nodes": []}}, keep_unfinished=keep
+        Fraction(16),
+        Choice(FORMATS["mkv (h264)"], speed="fastest"),
+        metadata={"workflow": {"nodes": []}},
+        keep_unfinished=keep,
     )
     file = VideoFileSink(Numbered(folder, "clip", 1, "mkv", ("png",)), options)
     return file, PreviewSink(Numbered(folder, "preview", 1, "mp4"), options, file.pixel_format), TensorSink()
@@ -82,7 +85,11 @@ def assert_plays(path: Path) -> None:
         assert sum(1 for _ in container.decode(video=0)) == FRAMES.shape[1]
 
 
-BESIDE = [("picture", "make"), ("picture", "write"), *(("preview", step) for step in ("open", "write", "finish", "publish"))]
+BESIDE = [
+    ("picture", "make"),
+    ("picture", "write"),
+    *(("preview", step) for step in ("open", "write", "finish", "publish")),
+]
 NEEDED = [("file", "finish"), ("file", "publish"), ("frames", "finish"), ("frames", "publish")]
 
 

@@ -19,9 +19,30 @@ spec.loader.exec_module(file_names)
 
 @pytest.mark.parametrize(
     "prefix",
-    ["../x", "a/../../x", "a/../x", "/tmp/x", "//host/share/x", "C:x", "c:/x", "C:\\x", "\\\\host\\share\\x", "..\\x", "a\\..\\..\\x", "\\x",
-     "\\\\?\\C:\\x", "a\0b", "a\nb", "a\x1b[2Jb", "half\ud800", "..", "../", "/", "\\"],
-)  # fmt: skip
+    [
+        "../x",
+        "a/../../x",
+        "a/../x",
+        "/tmp/x",
+        "//host/share/x",
+        "C:x",
+        "c:/x",
+        "C:\\x",
+        "\\\\host\\share\\x",
+        "..\\x",
+        "a\\..\\..\\x",
+        "\\x",
+        "\\\\?\\C:\\x",
+        "a\0b",
+        "a\nb",
+        "a\x1b[2Jb",
+        "half\ud800",
+        "..",
+        "../",
+        "/",
+        "\\",
+    ],
+)
 def test_refused(prefix, tmp_path):
     with pytest.raises(ValueError, match="output folder") as refused:
         file_names.check_prefix(prefix, str(tmp_path))
@@ -30,9 +51,27 @@ def test_refused(prefix, tmp_path):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["x", "video/ComfyUI", "", "a b/c", "日本語/動画", "e\u0301", "．．／x", "..x", "x..", "a/...", "~", "~root/x", "$HOME/x", "%date:hh:mm%",
-     "a;rm -rf b", "x" * 300, "-x", "con"],
-)  # fmt: skip
+    [
+        "x",
+        "video/ComfyUI",
+        "",
+        "a b/c",
+        "日本語/動画",
+        "e\u0301",
+        "．．／x",
+        "..x",
+        "x..",
+        "a/...",
+        "~",
+        "~root/x",
+        "$HOME/x",
+        "%date:hh:mm%",
+        "a;rm -rf b",
+        "x" * 300,
+        "-x",
+        "con",
+    ],
+)
 def test_let_be(prefix, tmp_path):
     file_names.check_prefix(prefix, str(tmp_path))
 

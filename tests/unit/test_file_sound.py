@@ -64,9 +64,14 @@ def test_silence_is_no_sound(tmp_path, sounds, start):
 def test_a_damaged_place_is_silent_and_what_follows_keeps_its_time(tmp_path):
     samples = ramp(5 * RATE) % 97 * 100
     path = write_file(
-        tmp_path / "clip.mp4", 8, codec="libx264", pixels="yuv420p", sounds=(samples,), sound_codec="flac",
+        tmp_path / "clip.mp4",
+        8,
+        codec="libx264",
+        pixels="yuv420p",
+        sounds=(samples,),
+        sound_codec="flac",
         options={"movflags": "faststart"},
-    )  # fmt: skip
+    )
     data = bytearray(path.read_bytes())
     data[-3000:-2000] = bytes(1000)
     path.write_bytes(data)
@@ -79,9 +84,14 @@ def test_a_damaged_place_is_silent_and_what_follows_keeps_its_time(tmp_path):
 
 def test_a_file_that_ends_too_early_ends_there(tmp_path):
     path = write_file(
-        tmp_path / "clip.mp4", 40, codec="libx264", pixels="yuv420p", sounds=(ramp(5 * RATE),), sound_codec="aac",
+        tmp_path / "clip.mp4",
+        40,
+        codec="libx264",
+        pixels="yuv420p",
+        sounds=(ramp(5 * RATE),),
+        sound_codec="aac",
         options={"movflags": "faststart"},
-    )  # fmt: skip
+    )
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 9 // 10])
     source = FileSource(path)

@@ -53,10 +53,15 @@ def test_every_picture_comes_in_order_each_time(tmp_path, codec, pixels, kind):
 @pytest.mark.parametrize(
     "start, end, numbers",
     [
-        (0.0, 1.0, range(8)), (0.5, math.inf, range(4, 30)), (0.5, 1.0, range(4, 8)), (0.25, 0.26, [2]),
-        (0.51, 1.01, range(5, 9)), (3.5, 9.0, [28, 29]), (3.625, math.inf, [29]),
+        (0.0, 1.0, range(8)),
+        (0.5, math.inf, range(4, 30)),
+        (0.5, 1.0, range(4, 8)),
+        (0.25, 0.26, [2]),
+        (0.51, 1.01, range(5, 9)),
+        (3.5, 9.0, [28, 29]),
+        (3.625, math.inf, [29]),
     ],
-)  # fmt: skip
+)
 def test_a_part_is_the_pictures_that_begin_in_it(tmp_path, codec, pixels, kind, start, end, numbers):
     source = FileSource(write_file(tmp_path / f"clip.{kind}", 30, codec=codec, pixels=pixels), start, end)
     assert source.frames == len(numbers)
@@ -91,9 +96,13 @@ def test_sound_alone_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "codec, pixels, kind, bits",
-    [("libx264", "yuv420p", "mp4", 8), ("libx264", "yuv420p10le", "mp4", 10), ("ffv1", "yuv444p12le", "mkv", 12),
-     ("ffv1", "gbrp16le", "mkv", 16)],
-)  # fmt: skip
+    [
+        ("libx264", "yuv420p", "mp4", 8),
+        ("libx264", "yuv420p10le", "mp4", 10),
+        ("ffv1", "yuv444p12le", "mkv", 12),
+        ("ffv1", "gbrp16le", "mkv", 16),
+    ],
+)
 def test_the_bit_depth_is_that_of_the_file(tmp_path, codec, pixels, kind, bits):
     assert FileSource(write_file(tmp_path / f"clip.{kind}", 2, codec=codec, pixels=pixels)).bit_depth == bits
 
@@ -126,7 +135,7 @@ def test_white_is_white(tmp_path, pixels):
 @pytest.mark.parametrize(
     "codec, pixels, kind",
     [("qtrle", "argb", "mov"), ("ffv1", "bgra", "mkv"), ("ffv1", "yuva444p", "mkv"), ("png", "rgba", "mov")],
-)  # fmt: skip
+)
 def test_transparency(tmp_path, codec, pixels, kind):
     source = FileSource(write_file(tmp_path / f"clip.{kind}", 4, codec=codec, pixels=pixels, alpha=51))
     chunks = chunks_of(source)

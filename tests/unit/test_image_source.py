@@ -67,10 +67,17 @@ def test_a_sink_without_alpha_gets_the_colours(keep):
 
 @pytest.mark.parametrize(
     "frames",
-    [None, [[0.0]], torch.rand(4, 8, 8), torch.rand(0, 8, 8, 3), torch.rand(4, 8, 0, 3), torch.rand(4, 8, 8, 1),
-     torch.zeros(4, 8, 8, 3, dtype=torch.int64)],
+    [
+        None,
+        [[0.0]],
+        torch.rand(4, 8, 8),
+        torch.rand(0, 8, 8, 3),
+        torch.rand(4, 8, 0, 3),
+        torch.rand(4, 8, 8, 1),
+        torch.zeros(4, 8, 8, 3, dtype=torch.int64),
+    ],
     ids=["nothing", "a list", "rank 3", "no frames", "no width", "one channel", "whole numbers"],
-)  # fmt: skip
+)
 def test_what_is_no_image_is_refused(frames):
     with pytest.raises(ValueError, match="expected floats of shape"):
         ImageSource(frames, 24)
@@ -78,10 +85,17 @@ def test_what_is_no_image_is_refused(frames):
 
 @pytest.mark.parametrize(
     "rate, fps",
-    [(24, Fraction(24)), (Fraction(24000, 1001), Fraction(24000, 1001)), (23.976, Fraction(2997, 125)),
-     ("25", Fraction(25)), (np.float32(24), Fraction(24)), (np.int64(16), Fraction(16)), (0.5, Fraction(1, 2))],
+    [
+        (24, Fraction(24)),
+        (Fraction(24000, 1001), Fraction(24000, 1001)),
+        (23.976, Fraction(2997, 125)),
+        ("25", Fraction(25)),
+        (np.float32(24), Fraction(24)),
+        (np.int64(16), Fraction(16)),
+        (0.5, Fraction(1, 2)),
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_rates_are_fractions_that_containers_hold(rate, fps):
     assert exact_fps(rate) == fps
 

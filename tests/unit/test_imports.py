@@ -9,9 +9,21 @@ from ..conftest import ROOT
 
 # ComfyUI's top-level modules.
 COMFYUI = {
-    "app", "comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras", "execution",
-    "folder_paths", "latent_preview", "node_helpers", "nodes", "protocol", "server",
-}  # fmt: skip
+    "app",
+    "comfy",
+    "comfy_api",
+    "comfy_api_nodes",
+    "comfy_config",
+    "comfy_execution",
+    "comfy_extras",
+    "execution",
+    "folder_paths",
+    "latent_preview",
+    "node_helpers",
+    "nodes",
+    "protocol",
+    "server",
+}
 # What nodes are written in. No insides: ComfyUI keeps it as it is.
 API = "comfy_api.latest"
 

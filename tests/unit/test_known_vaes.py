@@ -7,9 +7,9 @@ import torch
 
 from . import in_comfyui
 
-import comfy.model_management  # noqa: E402
-import comfy.sd  # noqa: E402
-from async_frame_pipeline.nodes.comfyui import vaes  # noqa: E402
+import comfy.model_management
+import comfy.sd
+from async_frame_pipeline.nodes.comfyui import vaes
 
 UNKNOWN = "this ComfyUI decodes in a way this version of the pack does not know"
 

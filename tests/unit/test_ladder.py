@@ -6,7 +6,7 @@ import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
 
-from . import in_comfyui  # noqa: F401
+from . import in_comfyui
 
 from async_frame_pipeline.nodes import families, ladder
 from async_frame_pipeline.nodes.families.family import Family, Job, Way
@@ -92,9 +92,12 @@ def test_other_frames_than_promised_are_a_failure_of_the_way(climb):
 @pytest.mark.parametrize("error", [OOM, failed(OOM)], ids=["in a lane", "in the decoder"])
 def test_out_of_memory_goes_by_the_ways_for_it(climb, error):
     climb(
-        Step("fast", error), Step("exact", error), Step("again", error, after_out_of_memory=True),
-        Step("tiled", last=True, after_out_of_memory=True), Step("stock", last=True),
-    )  # fmt: skip
+        Step("fast", error),
+        Step("exact", error),
+        Step("again", error, after_out_of_memory=True),
+        Step("tiled", last=True, after_out_of_memory=True),
+        Step("stock", last=True),
+    )
     assert climb.tried == ["fast", "exact", "again", "tiled"]
 
 
@@ -113,7 +116,11 @@ def test_an_error_of_a_lane_is_the_users(climb, error):
 @pytest.mark.parametrize("error", [OOM, ValueError("x")])
 def test_an_error_of_the_last_way_is_the_users(climb, error):
     with pytest.raises(type(error)):
-        climb(Step("exact", failed(OOM)), Step("tiled", error, last=True, after_out_of_memory=True), Step("stock", last=True))
+        climb(
+            Step("exact", failed(OOM)),
+            Step("tiled", error, last=True, after_out_of_memory=True),
+            Step("stock", last=True),
+        )
     assert climb.tried == ["exact", "tiled"]
 
 

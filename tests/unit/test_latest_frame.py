@@ -38,7 +38,14 @@ def opened(pixel_format: PixelFormat, height: int, width: int) -> LatestFrame:
 @pytest.mark.parametrize("pixel_format", FORMATS)
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(272, 480, (320, 181)), (720, 1280, (320, 180)), (1280, 720, (180, 320)), (2160, 3840, (320, 180)), (271, 479, (320, 181)), (16, 30, (30, 16))],
+    [
+        (272, 480, (320, 181)),
+        (720, 1280, (320, 180)),
+        (1280, 720, (180, 320)),
+        (2160, 3840, (320, 180)),
+        (271, 479, (320, 181)),
+        (16, 30, (30, 16)),
+    ],
 )
 def test_the_picture_is_small_and_in_the_frames_colours(pixel_format, height, width, size):
     sink = opened(pixel_format, height, width)
@@ -48,8 +55,11 @@ def test_the_picture_is_small_and_in_the_frames_colours(pixel_format, height, wi
     seen = np.asarray(image).astype(int)
     rows, columns = seen.shape[0] // 4, seen.shape[1] // 4
     for (row, column), colour in {
-        (1, 1): (255, 0, 0), (1, 3): (0, 255, 0), (3, 1): (0, 0, 255), (3, 3): (128, 128, 128),
-    }.items():  # fmt: skip
+        (1, 1): (255, 0, 0),
+        (1, 3): (0, 255, 0),
+        (3, 1): (0, 0, 255),
+        (3, 3): (128, 128, 128),
+    }.items():
         # 12: JPEG and limited range round. BT.601 mistaken for BT.709 would be off by 20 and more.
         assert np.abs(seen[row * rows, column * columns] - colour).max() <= 12
 

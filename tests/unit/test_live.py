@@ -16,9 +16,9 @@ from async_frame_pipeline.pipeline.video_spec import VideoSpec
 from . import in_comfyui  # noqa: F401
 from .streams import ListSink, clip, in_chunks
 
-import folder_paths  # noqa: E402
-from async_frame_pipeline.nodes import live as nodes_live  # noqa: E402
-from server import PromptServer  # noqa: E402
+import folder_paths
+from async_frame_pipeline.nodes import live as nodes_live
+from server import PromptServer
 
 H264 = Choice(FORMATS["mp4 (h264)"], "medium")
 
@@ -71,9 +71,13 @@ def teller_threads():
 def run_watched(live, frames, sinks, decode=None):
     with live.watch(sinks, ready=False) as watch:
         return engine.run(
-            decode or in_chunks(frames, 1), VideoSpec(*frames.shape[1:], CPU), sinks, spectators=watch.spectators,
-            check=watch.look, report=watch.report,
-        )  # fmt: skip
+            decode or in_chunks(frames, 1),
+            VideoSpec(*frames.shape[1:], CPU),
+            sinks,
+            spectators=watch.spectators,
+            check=watch.look,
+            report=watch.report,
+        )
 
 
 def disconnect(server):

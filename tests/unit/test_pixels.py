@@ -52,9 +52,15 @@ def test_an_image_is_not_scaled_again():
 def test_rgb24_rounds_to_nearest():
     levels = torch.arange(256) / 255.0
     image = levels.view(1, 1, 16, 16).expand(3, 1, 16, 16)
-    assert torch.equal(converted(image, PixelFormat.RGB24, zero_centred=False)[0, ..., 0].flatten(), torch.arange(256, dtype=torch.uint8))
+    assert torch.equal(
+        converted(image, PixelFormat.RGB24, zero_centred=False)[0, ..., 0].flatten(),
+        torch.arange(256, dtype=torch.uint8),
+    )
     nearly = (levels - 0.49 / 255).view(1, 1, 16, 16).expand(3, 1, 16, 16)
-    assert torch.equal(converted(nearly, PixelFormat.RGB24, zero_centred=False)[0, ..., 2].flatten(), torch.arange(256, dtype=torch.uint8))
+    assert torch.equal(
+        converted(nearly, PixelFormat.RGB24, zero_centred=False)[0, ..., 2].flatten(),
+        torch.arange(256, dtype=torch.uint8),
+    )
 
 
 @pytest.mark.parametrize(("pixel_format", "bits"), [(PixelFormat.YUV420P, 8), (PixelFormat.YUV420P10, 10)])

@@ -17,7 +17,14 @@ ENCODER = {"writer": "the encoder", "advice": "a lower quality"}
     ("figures", "limit", "verdict"),
     [
         pytest.param(
-            dict(total_seconds=4.1, span_seconds=4.0, stalled_seconds=0.04, write_seconds=2.0, tail_seconds=0.1, copy_seconds=0.02),
+            dict(
+                total_seconds=4.1,
+                span_seconds=4.0,
+                stalled_seconds=0.04,
+                write_seconds=2.0,
+                tail_seconds=0.1,
+                copy_seconds=0.02,
+            ),
             "decode",
             "The GPU was the limit: it was busy 99% of the time.",
             id="the GPU",
@@ -47,7 +54,14 @@ ENCODER = {"writer": "the encoder", "advice": "a lower quality"}
             id="the encoder, after a short clip that fits into the ring",
         ),
         pytest.param(
-            dict(total_seconds=5.0, span_seconds=4.9, stalled_seconds=2.0, write_seconds=1.0, copy_seconds=4.5, tail_seconds=0.1),
+            dict(
+                total_seconds=5.0,
+                span_seconds=4.9,
+                stalled_seconds=2.0,
+                write_seconds=1.0,
+                copy_seconds=4.5,
+                tail_seconds=0.1,
+            ),
             "copy",
             "Copying to main memory was the limit: the GPU waited 2.0 s for it.",
             id="the copies",
@@ -59,13 +73,27 @@ ENCODER = {"writer": "the encoder", "advice": "a lower quality"}
             id="a CPU decoder",
         ),
         pytest.param(
-            dict(device="cpu", total_seconds=10.0, span_seconds=9.9, stalled_seconds=6.0, write_seconds=9.8, tail_seconds=0.1),
+            dict(
+                device="cpu",
+                total_seconds=10.0,
+                span_seconds=9.9,
+                stalled_seconds=6.0,
+                write_seconds=9.8,
+                tail_seconds=0.1,
+            ),
             "write",
             "The encoder was the limit: the decoder waited 6.0 s for it; a lower quality would help.",
             id="the encoder behind a CPU decoder",
         ),
         pytest.param(
-            dict(writer="main memory", advice="", total_seconds=2.0, span_seconds=2.0, stalled_seconds=1.5, write_seconds=1.9),
+            dict(
+                writer="main memory",
+                advice="",
+                total_seconds=2.0,
+                span_seconds=2.0,
+                stalled_seconds=1.5,
+                write_seconds=1.9,
+            ),
             "write",
             "Main memory was the limit: the GPU waited 1.5 s for it.",
             id="a sink nobody can speed up",
@@ -92,7 +120,12 @@ def test_a_report_without_figures_has_a_verdict(figures):
 def test_a_report_names_its_first_sink_and_is_json():
     frames = clip(5)
     report = engine.run(in_chunks(frames, 2), VideoSpec(*frames.shape[1:], torch.device("cpu")), [ListSink()])
-    assert (report.writer, report.advice, report.device, report.total_frames) == ("the list", "a shorter list", "cpu", 5)
+    assert (report.writer, report.advice, report.device, report.total_frames) == (
+        "the list",
+        "a shorter list",
+        "cpu",
+        5,
+    )
     assert 0 <= report.tail_seconds <= report.total_seconds - report.span_seconds
     as_dict = json.loads(json.dumps(report.as_dict()))
     assert as_dict["verdict"] == report.verdict() and as_dict["limit"] == report.limit

@@ -32,7 +32,9 @@ def run_of(runner, tmp_path, monkeypatch):
         def start(self, folder, options):
             self.log_path = folder / self.tests[0]
             with open(self.log_path, "wb") as log:
-                self.process = subprocess.Popen(["sh", "-c", self.tests[1]], stdout=log, start_new_session=True, cwd=tmp_path)
+                self.process = subprocess.Popen(
+                    ["sh", "-c", self.tests[1]], stdout=log, start_new_session=True, cwd=tmp_path
+                )
 
     return lambda name, command: Run("0", [name, command])
 
@@ -88,10 +90,14 @@ def test_every_test_is_in_one_shard(runner, monkeypatch):
         *newest, last = runner.runs_of(tier)
         assert (last.version, last.tests) == (runner.host.OLDEST, oldest)
         folders = sorted(test for run in newest for test in run.tests)
-        assert folders == sorted({f"tests/{path.parent.name}" for path in (SCRIPTS.parent / "tests").rglob("test_*.py")})
+        assert folders == sorted(
+            {f"tests/{path.parent.name}" for path in (SCRIPTS.parent / "tests").rglob("test_*.py")}
+        )
 
 
 def test_what_the_oldest_runs_exists(runner):
     for test in [*runner.OLDEST_TESTS, *runner.OLDEST_SMOKE]:
         path, _, name = test.partition("::")
-        assert f"def {name}(" in (SCRIPTS.parent / path).read_text() if name else (SCRIPTS.parent / path).is_file(), test
+        assert f"def {name}(" in (SCRIPTS.parent / path).read_text() if name else (SCRIPTS.parent / path).is_file(), (
+            test
+        )

@@ -10,8 +10,34 @@ from ..conftest import ROOT
 # What a running ComfyUI imports; automation/ is for the command line.
 SHIPPED = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "pipeline").rglob("*.py"))]
 SCRIPTS = sorted((ROOT / "web").rglob("*.js"))
-MODULES = {"subprocess", "pickle", "marshal", "shelve", "socket", "ssl", "http", "urllib", "requests", "aiohttp", "ctypes", "runpy", "code"}
-CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.startfile", "torch.load", "torch.hub.load", "np.load", "yaml.load"}
+MODULES = {
+    "subprocess",
+    "pickle",
+    "marshal",
+    "shelve",
+    "socket",
+    "ssl",
+    "http",
+    "urllib",
+    "requests",
+    "aiohttp",
+    "ctypes",
+    "runpy",
+    "code",
+}
+CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "os.startfile",
+    "torch.load",
+    "torch.hub.load",
+    "np.load",
+    "yaml.load",
+}
 
 
 def name_of(node: ast.expr) -> str:
@@ -44,7 +70,14 @@ def test_no_code_of_strangers_and_no_network(path):
 
 
 @pytest.mark.parametrize(
-    "source", ["import subprocess", "from urllib import request", "eval('1')", "import torch\ntorch.load('x')", "server.routes.get('/x')"]
+    "source",
+    [
+        "import subprocess",
+        "from urllib import request",
+        "eval('1')",
+        "import torch\ntorch.load('x')",
+        "server.routes.get('/x')",
+    ],
 )
 def test_the_check_above_sees(source):
     assert findings(source)
@@ -53,7 +86,9 @@ def test_the_check_above_sees(source):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_text_is_never_taken_for_html_in_the_browser(path):
     source = path.read_text(encoding="utf-8")
-    assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc", source) == []
+    assert (
+        re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc", source) == []
+    )
 
 
 def test_only_safetensors_are_bundled():

@@ -75,13 +75,15 @@ def times(path: Path) -> list[Fraction]:
 
 # ------------------------------------------------------------------------------ unfinished files
 
+
 def child(call: str) -> list[str]:
     """The command of a process of its own that calls something here."""
     return [
-        sys.executable, "-c",
+        sys.executable,
+        "-c",
         f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
         f"from async_frame_pipeline.tests.unit import test_sinks; test_sinks.{call}",
-    ]  # fmt: skip
+    ]
 
 
 KILLED_FRAMES = 110
@@ -161,7 +163,10 @@ def test_a_failed_run_keeps_what_there_is_where_asked(tmp_path, name):
 @pytest.mark.parametrize("missing", [1, 3000])
 def test_a_kept_file_whose_end_was_lost_is_not_taken_for_whole(tmp_path, monkeypatch, missing):
     """FFmpeg says nothing when the last fragment does not fit on the disk."""
-    sink = file_sink(target(tmp_path, FORMATS["mp4 (h264)"]), VideoOptions(Fraction(16), choice_of("mp4 (h264)"), keep_unfinished=True))
+    sink = file_sink(
+        target(tmp_path, FORMATS["mp4 (h264)"]),
+        VideoOptions(Fraction(16), choice_of("mp4 (h264)"), keep_unfinished=True),
+    )
     copy = video_file.defragment
 
     def lose_the_end(source, *others):
@@ -183,10 +188,14 @@ def test_a_finished_file_is_the_same_kept_or_not(tmp_path, name):
     for keep in (False, True):
         folder = tmp_path / str(keep)
         folder.mkdir()
-        options = VideoOptions(Fraction(16), choice_of(name), sound, metadata={"workflow": {"nodes": []}}, keep_unfinished=keep)
+        options = VideoOptions(
+            Fraction(16), choice_of(name), sound, metadata={"workflow": {"nodes": []}}, keep_unfinished=keep
+        )
         sink = file_sink(target(folder, each), options)
         write(sink, 40, 64, 96)
-        assert {path.suffix for path in folder.iterdir()} == {f".{each.extension}"} | (set() if each.restores else {".png"})
+        assert {path.suffix for path in folder.iterdir()} == {f".{each.extension}"} | (
+            set() if each.restores else {".png"}
+        )
         data = sink.path.read_bytes()
         if each.container.in_fragments:
             assert 0 < data.index(b"moov") < data.index(b"mdat") and b"moof" not in data
@@ -194,7 +203,9 @@ def test_a_finished_file_is_the_same_kept_or_not(tmp_path, name):
             video, audio = container.streams.video[0], container.streams.audio[0]
             context = video.codec_context
             facts = {
-                "metadata": {key.lower(): value for key, value in container.metadata.items() if key.lower() == "workflow"},
+                "metadata": {
+                    key.lower(): value for key, value in container.metadata.items() if key.lower() == "workflow"
+                },
                 "colour": (context.colorspace, context.color_range, context.color_primaries, context.color_trc),
                 "samples": sum(frame.samples for frame in container.decode(audio)),
             }
@@ -257,7 +268,9 @@ rates = st.one_of(
 )
 sounds = st.one_of(
     st.none(),
-    st.tuples(st.integers(1, 8), st.integers(1, 60_000), st.sampled_from([8000, 16000, 22050, 37800, 44100, 48000, 96000])),
+    st.tuples(
+        st.integers(1, 8), st.integers(1, 60_000), st.sampled_from([8000, 16000, 22050, 37800, 44100, 48000, 96000])
+    ),
 )
 
 
@@ -279,10 +292,16 @@ def cases(draw, large: bool) -> dict:
     if large and frames < 4 and draw(st.integers(0, 9)) == 0:
         height, width = 2160, 3840
     return {
-        "choice": choice, "frames": frames, "height": height, "width": width, "fps": draw(rates), "sound": draw(sounds),
-        "repeat": draw(st.sampled_from([0, 0, 1, 3])) if not each.is_folder else 0, "keep": draw(st.booleans()),
+        "choice": choice,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "fps": draw(rates),
+        "sound": draw(sounds),
+        "repeat": draw(st.sampled_from([0, 0, 1, 3])) if not each.is_folder else 0,
+        "keep": draw(st.booleans()),
         "whole_audio": draw(st.booleans()),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", ["mp4 (h265)", "mkv (h265)"])
@@ -423,7 +442,10 @@ def correct_or_refused(tmp_path_factory, case: dict) -> None:
     except (ValueError, RuntimeError) as refusal:
         # Encoders with a smallest size, and GIF with a largest frame rate; the message says so.
         size = f"{case['width']}x{case['height']}"
-        assert any(said in str(refusal) for said in ("cannot be opened for", "GIF plays at most 50", "needs at least 32 pixels"))
+        assert any(
+            said in str(refusal)
+            for said in ("cannot be opened for", "GIF plays at most 50", "needs at least 32 pixels")
+        )
         assert min(case["height"], case["width"]) < 32 or each.name == "gif", (size, refusal)
         assert not list(folder.iterdir()), "debris"
         return
@@ -442,7 +464,9 @@ def correct_or_refused(tmp_path_factory, case: dict) -> None:
         seen = list(container.decode(video=0))
     assert len(seen) == frames * plays
     assert (seen[0].height, seen[0].width) == (height, width)
-    exact = {"gif": Fraction(1, 200), "matroska": Fraction(1, 1000), "webm": Fraction(1, 1000)}.get(each.container.name, Fraction(1, 10000))
+    exact = {"gif": Fraction(1, 200), "matroska": Fraction(1, 1000), "webm": Fraction(1, 1000)}.get(
+        each.container.name, Fraction(1, 10000)
+    )
     assert all(abs(frame.pts * frame.time_base - i / fps) <= exact for i, frame in enumerate(seen))
     if sound is not None and each.is_video:
         with av.open(str(sink.path)) as container:

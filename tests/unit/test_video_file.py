@@ -54,7 +54,9 @@ def read(path):
         flags = "accurate_rnd+full_chroma_int+full_chroma_inp+bicubic"
         graph.link_nodes(
             graph.add_buffer(template=stream),
-            graph.add("scale", f"in_color_matrix=bt709:in_range=limited:in_chroma_loc=left:out_range=full:flags={flags}"),
+            graph.add(
+                "scale", f"in_color_matrix=bt709:in_range=limited:in_chroma_loc=left:out_range=full:flags={flags}"
+            ),
             graph.add("format", "rgb24"),
             graph.add("buffersink"),
         ).configure()
@@ -99,9 +101,11 @@ def test_frames_timing_and_tags(tmp_path, bit_depth, fps):
 @pytest.mark.parametrize("bit_depth", [8, 10])
 def test_colour_bars_read_back_within_two_codes(tmp_path, bit_depth):
     """75 % bars and greys, as any BT.709 player shows them; with BT.601 they would be off by up to 27."""
-    levels = [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5)] + [
-        tuple(0.75 * ((i >> bit) & 1) for bit in range(3)) for i in range(1, 7)
-    ] + [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    levels = (
+        [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5)]
+        + [tuple(0.75 * ((i >> bit) & 1) for bit in range(3)) for i in range(1, 7)]
+        + [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    )
     bars = torch.tensor(levels).t().reshape(3, 1, 1, -1, 1).expand(3, 2, 32, -1, 16).reshape(3, 2, 32, -1)
     path = tmp_path / "bars.mp4"
     save(path, bars * 2 - 1, bit_depth=bit_depth, crf=0 if bit_depth == 8 else 1)
@@ -204,7 +208,7 @@ def test_sound_is_closed_once_it_is_all_there_or_given_up(tmp_path):
         closed = []
 
         class Closing(Listed):
-            def pieces(self):
+            def pieces(self, closed=closed):
                 try:
                     yield from super().pieces()
                 finally:
@@ -225,7 +229,9 @@ def test_a_bytesio_of_a_failed_run_is_empty():
         raise RuntimeError("the decoder broke")
 
     with pytest.raises(engine.DecodeError):
-        engine.run(decode, VideoSpec(6, 32, 32, torch.device("cpu")), [VideoFileSink(buffer, VideoOptions(Fraction(16), H264))])
+        engine.run(
+            decode, VideoSpec(6, 32, 32, torch.device("cpu")), [VideoFileSink(buffer, VideoOptions(Fraction(16), H264))]
+        )
     assert buffer.getvalue() == b""
 
 
@@ -315,7 +321,10 @@ def test_an_encoder_that_cannot_open_fails_before_decoding(tmp_path):
         ({"fps": Fraction(-5)}, "fps must be above 0"),
         ({"fps": Fraction(10**9)}, "at most 1000, got 1e"),
         ({"fps": Fraction(16), "repeat": -1}, "repeat must be 0 or more, got -1"),
-        ({"fps": Fraction(16), "audio": tone(1, 44100, 7), "audio_codec": "aac"}, "7 channels cannot be written as aac"),
+        (
+            {"fps": Fraction(16), "audio": tone(1, 44100, 7), "audio_codec": "aac"},
+            "7 channels cannot be written as aac",
+        ),
         ({"fps": Fraction(16), "audio": tone(1, 44100), "audio_codec": "pcm"}, "as aac, opus, flac; got pcm"),
     ],
 )

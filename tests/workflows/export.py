@@ -112,7 +112,9 @@ def open_workflow(editor: Editor, path: Path) -> None:
     editor.page.wait_for_function("id => app.rootGraph.id === id", arg=graph["id"])
 
 
-def picture(page: Page, width: int, types: str = "node => node.type !== 'MarkdownNote'", margin: int = 24) -> Image.Image:
+def picture(
+    page: Page, width: int, types: str = "node => node.type !== 'MarkdownNote'", margin: int = 24
+) -> Image.Image:
     """The part of the graph with these nodes and the groups around them, `width` pixels wide."""
     page.wait_for_function("() => app.rootGraph.nodes.every(node => node.type !== 'LoadImage' || node.imgs?.length)")
     height = page.evaluate(
@@ -133,7 +135,9 @@ def picture(page: Page, width: int, types: str = "node => node.type !== 'Markdow
         }""",
         [types, width, margin],
     )
-    return Image.open(io.BytesIO(page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height}))).convert("RGB")
+    return Image.open(io.BytesIO(page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height}))).convert(
+        "RGB"
+    )
 
 
 def data_url(image: Image.Image) -> str:
@@ -225,7 +229,11 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
         "decode": ("AsyncVAEDecodeToVideo", [40, 200], [250, 178], {}),
         "save": ("SaveVideoStreaming", [80, 450], [250, 130], save),
     }
-    show(editor, nodes, [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "save", "video")])
+    show(
+        editor,
+        nodes,
+        [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "save", "video")],
+    )
     save_jpg(picture(page, 640, everything), HELP / "AsyncVAEDecodeToVideo" / "graph.jpg")
 
     nodes = source | {
@@ -243,12 +251,18 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
         "decode": ("AsyncVAEDecodeToVideo", [40, 140], [270, 178], {}),
         "save": ("SaveVideoStreaming", [0, 400], [340, 460], {"filename_prefix": "video/bunny"}),
     }
-    show(editor, nodes, [("sample", 0, "decode", "samples"), ("sample", 1, "decode", "vae"), ("decode", 0, "save", "video")])
+    show(
+        editor,
+        nodes,
+        [("sample", 0, "decode", "samples"), ("sample", 1, "decode", "vae"), ("decode", 0, "save", "video")],
+    )
     entry = server.wait(queue(editor))
     assert entry["status"]["status_str"] == "success", entry["status"]
     show_second(page, 1)
     save_jpg(picture(page, 640, everything), HELP / "SampleVideoLatent" / "graph.jpg")
-    save_jpg(picture(page, 640, "node => node.type === 'SaveVideoStreaming'"), HELP / "SaveVideoStreaming" / "graph.jpg")
+    save_jpg(
+        picture(page, 640, "node => node.type === 'SaveVideoStreaming'"), HELP / "SaveVideoStreaming" / "graph.jpg"
+    )
 
 
 def write_readme_pictures(server: Server, editor: Editor) -> None:
@@ -265,7 +279,9 @@ def write_readme_pictures(server: Server, editor: Editor) -> None:
     show(editor, nodes, [*links, ("video", 0, "save", "video")])
     page.set_viewport_size({"width": 960, "height": 640})
     # Low enough for the message not to cover the nodes.
-    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [40, 180]; app.canvas.setDirty(true, true) }")
+    page.evaluate(
+        "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [40, 180]; app.canvas.setDirty(true, true) }"
+    )
     page.mouse.click(40 + 320 + 60, 180 + 40 - 12, button="right")
     entry = page.get_by_text("Swap with Create Video for Async VAE Decode to Video", exact=True)
     entry.hover()
@@ -291,7 +307,9 @@ def write_readme_pictures(server: Server, editor: Editor) -> None:
 
 
 def queue(editor: Editor) -> str:
-    with editor.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+    with editor.page.expect_response(
+        lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
+    ) as sent:
         editor.page.evaluate("() => void app.queuePrompt(0)")
     return sent.value.json()["prompt_id"]
 
@@ -299,7 +317,9 @@ def queue(editor: Editor) -> str:
 def show_second(page: Page, second: float) -> None:
     """Stop the video in the node at this time."""
     page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")
-    page.evaluate("second => { const video = document.querySelector('video'); video.pause(); video.currentTime = second }", second)
+    page.evaluate(
+        "second => { const video = document.querySelector('video'); video.pause(); video.currentTime = second }", second
+    )
     page.wait_for_function("() => !document.querySelector('video').seeking")
     settle(page)
 

@@ -28,9 +28,16 @@ def diffusion_model(channels: int, image_channels: int = 0) -> Callable:
         import comfy.ldm.wan.model
 
         model = comfy.ldm.wan.model.WanModel(
-            in_dim=channels + image_channels, out_dim=channels, dim=DIM, ffn_dim=FFN_DIM, num_heads=DIM // 128,
-            num_layers=BLOCKS, text_dim=TEXT_WIDTH, operations=torch.nn, device="meta",
-        )  # fmt: skip
+            in_dim=channels + image_channels,
+            out_dim=channels,
+            dim=DIM,
+            ffn_dim=FFN_DIM,
+            num_heads=DIM // 128,
+            num_layers=BLOCKS,
+            text_dim=TEXT_WIDTH,
+            operations=torch.nn,
+            device="meta",
+        )
         save(random_weights(model, seed), path, {"config": json.dumps({"transformer": {"text_dim": TEXT_WIDTH}})})
 
     return make
@@ -38,7 +45,9 @@ def diffusion_model(channels: int, image_channels: int = 0) -> Callable:
 
 def lora(seed: int, path: Path) -> None:
     """A LoRA on every linear layer of `diffusion_model`'s blocks."""
-    layers = {f"self_attn.{name}": (DIM, DIM) for name in "qkvo"} | {f"cross_attn.{name}": (DIM, DIM) for name in "qkvo"}
+    layers = {f"self_attn.{name}": (DIM, DIM) for name in "qkvo"} | {
+        f"cross_attn.{name}": (DIM, DIM) for name in "qkvo"
+    }
     layers |= {"ffn.0": (FFN_DIM, DIM), "ffn.2": (DIM, FFN_DIM)}
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -71,9 +80,13 @@ def wan_22_vae(seed: int, path: Path) -> None:
 
     with torch.device("meta"):
         model = comfy.ldm.wan.vae2_2.WanVAE(
-            dim=160, z_dim=48, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
+            dim=160,
+            z_dim=48,
+            dim_mult=[1, 2, 4, 4],
+            num_res_blocks=2,
+            attn_scales=[],
             temperal_downsample=[False, True, True],
-        )  # fmt: skip
+        )
     save(random_weights(model, seed, torch.bfloat16), path)
 
 

@@ -115,7 +115,11 @@ def test_the_smooth_workflow_saves_both_videos(server):
     outputs = server.run(prompt)["outputs"]
     assert_equals_stock(outputs)
 
-    savers = {node["inputs"]["filename_prefix"]: key for key, node in prompt.items() if node["class_type"] == "SaveVideoStreaming"}
+    savers = {
+        node["inputs"]["filename_prefix"]: key
+        for key, node in prompt.items()
+        if node["class_type"] == "SaveVideoStreaming"
+    }
     plain = saved_file(server, outputs, savers[f"video/{name}_plain"])
     smooth = saved_file(server, outputs, savers[f"video/{name}_smooth"])
     facts = [compare.facts(str(path)) for path in (plain, smooth)]

@@ -54,11 +54,25 @@ def norm_silu(
     rows_per_program = max(1, 8192 // block)
     unused = a  # never read: the flags say so
     _norm_silu_kernel[(triton.cdiv(rows, rows_per_program),)](
-        a, _or(bias, unused), _or(residual, unused), _or(gamma, unused), _or(x_out, unused), _or(y_out, unused),
-        rows, scale, channels, channels**0.5,
-        bias is not None, residual is not None, x_out is not None, y_out is not None, silu,
-        rows_per_program, block, num_warps=8,
-    )  # fmt: skip
+        a,
+        _or(bias, unused),
+        _or(residual, unused),
+        _or(gamma, unused),
+        _or(x_out, unused),
+        _or(y_out, unused),
+        rows,
+        scale,
+        channels,
+        channels**0.5,
+        bias is not None,
+        residual is not None,
+        x_out is not None,
+        y_out is not None,
+        silu,
+        rows_per_program,
+        block,
+        num_warps=8,
+    )
 
 
 def norm_silu_points(
@@ -112,11 +126,29 @@ def norm_silu_points(
     points = list(points_out or [])
     points += [like] * (6 - len(points))
     _points_kernel[(triton.cdiv(rows, rows_per_program),)](
-        *sources, _or(bias, like), _or(residual, like), _or(gamma, like), _or(x_out, like), _or(y_out, like),
-        _or(history, like), *points, rows, scale, channels, channels**0.5, frames, from_products,
-        bias is not None, residual is not None, x_out is not None, y_out is not None, points_out is not None,
-        rows_per_program, block, num_warps=8,
-    )  # fmt: skip
+        *sources,
+        _or(bias, like),
+        _or(residual, like),
+        _or(gamma, like),
+        _or(x_out, like),
+        _or(y_out, like),
+        _or(history, like),
+        *points,
+        rows,
+        scale,
+        channels,
+        channels**0.5,
+        frames,
+        from_products,
+        bias is not None,
+        residual is not None,
+        x_out is not None,
+        y_out is not None,
+        points_out is not None,
+        rows_per_program,
+        block,
+        num_warps=8,
+    )
 
 
 def _or(tensor: torch.Tensor | None, unused: torch.Tensor) -> torch.Tensor:
@@ -174,11 +206,25 @@ def depth_to_space(
     k, factor_t = shortcut_phase
     in_channels = shortcut.shape[-1] if shortcut is not None else channels
     _depth_to_space_kernel[(triton.cdiv(rows, rows_per_program),)](
-        phases, bias, out, shortcut if shortcut is not None else phases,
-        rows, height, width, in_channels, offset, step, k, factor_t,
-        channels * factor_t * 4 // in_channels, channels, shortcut is not None,
-        rows_per_program, block, num_warps=8,
-    )  # fmt: skip
+        phases,
+        bias,
+        out,
+        shortcut if shortcut is not None else phases,
+        rows,
+        height,
+        width,
+        in_channels,
+        offset,
+        step,
+        k,
+        factor_t,
+        channels * factor_t * 4 // in_channels,
+        channels,
+        shortcut is not None,
+        rows_per_program,
+        block,
+        num_warps=8,
+    )
 
 
 def _depth_to_space_reference(
@@ -229,7 +275,22 @@ def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
     pixels = 64
     pairs = frames % 2 == 0
     grid = (triton.cdiv(width, pixels), height, frames // 2 if pairs else frames)
-    _head_kernel[grid](window, taps, bias, out, frames, height, width, outputs, channels, pixels, block, pairs, num_warps=4, num_stages=1)
+    _head_kernel[grid](
+        window,
+        taps,
+        bias,
+        out,
+        frames,
+        height,
+        width,
+        outputs,
+        channels,
+        pixels,
+        block,
+        pairs,
+        num_warps=4,
+        num_stages=1,
+    )
     return out
 
 
@@ -242,9 +303,19 @@ if triton is not None:
 
     @triton.jit
     def _head_kernel(
-        window, taps, bias, out, frames, height, width, outputs,
-        CHANNELS: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
-    ):  # fmt: skip
+        window,
+        taps,
+        bias,
+        out,
+        frames,
+        height,
+        width,
+        outputs,
+        CHANNELS: tl.constexpr,
+        PIXELS: tl.constexpr,
+        BLOCK: tl.constexpr,
+        PAIRS: tl.constexpr,
+    ):
         # A program makes two frames (one, where there is only one): of the four it reads, the middle two count for both.
         x = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
         y, t = tl.program_id(1), tl.program_id(2).to(tl.int64) * (2 if PAIRS else 1)
@@ -254,7 +325,9 @@ if triton is not None:
         for place in range(9):
             dy, dx = place // 3 - 1, place % 3 - 1
             row, column = y + dy, x + dx
-            inside = ((row >= 0) & (row < height) & (column >= 0) & (column < width))[:, None] & (channel < CHANNELS)[None, :]
+            inside = ((row >= 0) & (row < height) & (column >= 0) & (column < width))[:, None] & (channel < CHANNELS)[
+                None, :
+            ]
             at = ((t * height + row) * width + column)[:, None] * CHANNELS + channel[None, :]
             frame = (tl.zeros((1, 1), tl.int64) + height) * width * CHANNELS
             oldest = _tap(taps, place, channel, output, CHANNELS)
@@ -314,11 +387,24 @@ if triton is not None:
 
     @triton.jit
     def _norm_silu_kernel(
-        a, bias, residual, gamma, x_out, y_out,
-        rows, scale, CHANNELS: tl.constexpr, SCALE: tl.constexpr,
-        HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, WRITE_X: tl.constexpr, WRITE_Y: tl.constexpr,
-        SILU: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # fmt: skip
+        a,
+        bias,
+        residual,
+        gamma,
+        x_out,
+        y_out,
+        rows,
+        scale,
+        CHANNELS: tl.constexpr,
+        SCALE: tl.constexpr,
+        HAS_BIAS: tl.constexpr,
+        HAS_RESIDUAL: tl.constexpr,
+        WRITE_X: tl.constexpr,
+        WRITE_Y: tl.constexpr,
+        SILU: tl.constexpr,
+        ROWS: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
         row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
         channel = tl.arange(0, BLOCK)[None, :]
         inside = (row < rows) & (channel < CHANNELS)
@@ -330,11 +416,38 @@ if triton is not None:
 
     @triton.jit
     def _points_kernel(
-        s0, s1, s2, s3, s4, s5, bias, residual, gamma, x_out, y_out, history, p0, p1, p2, p3, p4, p5,
-        rows, scale, CHANNELS: tl.constexpr, SCALE: tl.constexpr, FRAMES: tl.constexpr, FROM_PRODUCTS: tl.constexpr,
-        HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, WRITE_X: tl.constexpr, WRITE_Y: tl.constexpr,
-        WRITE_POINTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # fmt: skip
+        s0,
+        s1,
+        s2,
+        s3,
+        s4,
+        s5,
+        bias,
+        residual,
+        gamma,
+        x_out,
+        y_out,
+        history,
+        p0,
+        p1,
+        p2,
+        p3,
+        p4,
+        p5,
+        rows,
+        scale,
+        CHANNELS: tl.constexpr,
+        SCALE: tl.constexpr,
+        FRAMES: tl.constexpr,
+        FROM_PRODUCTS: tl.constexpr,
+        HAS_BIAS: tl.constexpr,
+        HAS_RESIDUAL: tl.constexpr,
+        WRITE_X: tl.constexpr,
+        WRITE_Y: tl.constexpr,
+        WRITE_POINTS: tl.constexpr,
+        ROWS: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
         # A program has its pixels in every frame, and reads all before it writes: so points may replace products.
         row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
         channel = tl.arange(0, BLOCK)[None, :]
@@ -396,11 +509,24 @@ if triton is not None:
 
     @triton.jit
     def _depth_to_space_kernel(
-        phases, bias, out, shortcut,
-        rows, height, width, in_channels, offset, step, k, factor_t,
-        REPEATS: tl.constexpr, CHANNELS: tl.constexpr, HAS_SHORTCUT: tl.constexpr,
-        ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # fmt: skip
+        phases,
+        bias,
+        out,
+        shortcut,
+        rows,
+        height,
+        width,
+        in_channels,
+        offset,
+        step,
+        k,
+        factor_t,
+        REPEATS: tl.constexpr,
+        CHANNELS: tl.constexpr,
+        HAS_SHORTCUT: tl.constexpr,
+        ROWS: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
         # A row is an output pixel; rows run over x, y, t of the large frame, so stores are whole lines.
         row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
         channel = tl.arange(0, BLOCK)[None, :]

@@ -72,7 +72,11 @@ class WanDecoder:
         return self._upsample(stage.upsample, out, shortcut)
 
     def _residuals(
-        self, blocks: Sequence[Residual], x: torch.Tensor, then: tuple[torch.Tensor, Conv] | None = None, keep: bool = False
+        self,
+        blocks: Sequence[Residual],
+        x: torch.Tensor,
+        then: tuple[torch.Tensor, Conv] | None = None,
+        keep: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A run of residual blocks. The sum that ends one is made in the pass that normalises it for the next.
 
@@ -122,7 +126,9 @@ class WanDecoder:
             if frames == 1:  # before it there was nothing, so the newest tap is all that counts
                 norm_silu(a, scale, bias, residual, gamma, x_out, history[1:])
                 return history[1:]
-            points = a if isinstance(a, list) else [history.new_empty((1, height, width, channels)) for _ in conv.points]
+            points = (
+                a if isinstance(a, list) else [history.new_empty((1, height, width, channels)) for _ in conv.points]
+            )
             norm_silu_points(a, scale, bias, residual, gamma, x_out, history=history, points_out=points)
             return points
         window = None if conv is None else self._empty_window(conv, (frames, height, width, channels))
@@ -160,7 +166,9 @@ class WanDecoder:
     def _empty_window(self, conv: Conv, shape: tuple[int, ...]) -> torch.Tensor:
         """Input of a convolution, (HISTORY + T, H, W, C): the frames it remembers, and room for the new ones."""
         frames, height, width, channels = shape
-        window = torch.empty((HISTORY + frames, height, width, channels), dtype=conv.weight.dtype, device=conv.weight.device)
+        window = torch.empty(
+            (HISTORY + frames, height, width, channels), dtype=conv.weight.dtype, device=conv.weight.device
+        )
         remembered = self._history.get(id(conv))
         if remembered is None:  # before a video there is nothing
             window[:HISTORY].zero_()

@@ -131,13 +131,15 @@ class _Reader:
             latent=self._linear("conv2"),
             conv_in=self._laid_out(*(STREAM_SCALE * part for part in self._pair("decoder.conv1"))),
             middle=(
-                self._residual("decoder.middle.0"), self._attention("decoder.middle.1"), self._residual("decoder.middle.2"),
+                self._residual("decoder.middle.0"),
+                self._attention("decoder.middle.1"),
+                self._residual("decoder.middle.2"),
             ),
             stages=self._nested_stages() if wan22 else self._flat_stages(),
             head_gamma=self._gamma("decoder.head.0"),
             head=self._head(),
             patch=2 if wan22 else 1,
-        )  # fmt: skip
+        )
 
     def _flat_stages(self) -> list[Stage]:
         """Wan 2.1: one list; an upsampling layer ends a stage."""

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import folder_paths
-import nodes
 import torch
+
+import nodes
 
 from .watch import hold
 
@@ -32,10 +33,12 @@ class FastDecoder:
         return {
             "required": {"vae": ("VAE",), "seed": ("INT", {"default": 0})},
             "optional": {
-                "offered": ("BOOLEAN", {"default": True}), "oom_at": ("INT", {"default": 0}),
-                "hold_at": ("INT", {"default": 0}), "wrong": ("BOOLEAN", {"default": False}),
+                "offered": ("BOOLEAN", {"default": True}),
+                "oom_at": ("INT", {"default": 0}),
+                "hold_at": ("INT", {"default": 0}),
+                "wrong": ("BOOLEAN", {"default": False}),
             },
-        }  # fmt: skip
+        }
 
     RETURN_TYPES = ("VAE",)
     FUNCTION = "set"
@@ -46,7 +49,9 @@ class FastDecoder:
         for name in ("why_not_fast", "steps"):
             setattr(wan, name, _originals.setdefault(name, getattr(wan, name)))
         if offered and vae.device.type == "cpu":
-            wan.why_not_fast = lambda vae: known if isinstance(known := wan._loaded.get(vae.first_stage_model), str) else None
+            wan.why_not_fast = lambda vae: (
+                known if isinstance(known := wan._loaded.get(vae.first_stage_model), str) else None
+            )
 
         def steps(decoder, latent):
             is_check = latent.shape[2] <= wan.CHECKED[0]

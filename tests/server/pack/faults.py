@@ -8,8 +8,9 @@ from pathlib import Path
 
 import av
 import folder_paths
-import nodes
 import torch
+
+import nodes
 
 from .watch import hold
 

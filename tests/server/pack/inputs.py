@@ -99,7 +99,7 @@ class BadLatent:
 
     FAULTS = {
         "no dict": lambda: [1, 2],
-        "no samples": lambda: {},
+        "no samples": dict,
         "no tensor": lambda: {"samples": "x"},
         "whole numbers": lambda: {"samples": torch.zeros(1, 16, 2, 4, 4, dtype=torch.int64)},
         "rank 2": lambda: {"samples": torch.zeros(16, 4)},
@@ -179,14 +179,27 @@ class Patches:
 
     PATCH = 16
     COLOURS = [
-        (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.75, 0.0, 0.0), (0.0, 0.75, 0.0), (0.0, 0.0, 0.75), (0.5, 0.5, 0.5),
-        (0.75, 0.5, 0.25), (0.25, 0.5, 0.75), (1.0, 1.0, 0.0), (0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (0.2, 0.2, 0.2),
-    ]  # fmt: skip
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        (0.75, 0.0, 0.0),
+        (0.0, 0.75, 0.0),
+        (0.0, 0.0, 0.75),
+        (0.5, 0.5, 0.5),
+        (0.75, 0.5, 0.25),
+        (0.25, 0.5, 0.75),
+        (1.0, 1.0, 0.0),
+        (0.0, 1.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (0.2, 0.2, 0.2),
+    ]
 
     @classmethod
     def INPUT_TYPES(cls):
         sizes = {name: ("INT", {"default": 1}) for name in ("frames", "height", "width")}
-        return {"required": sizes, "optional": {"alpha": ("BOOLEAN", {"default": False}), "waves": ("INT", {"default": 0})}}
+        return {
+            "required": sizes,
+            "optional": {"alpha": ("BOOLEAN", {"default": False}), "waves": ("INT", {"default": 0})},
+        }
 
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "make"

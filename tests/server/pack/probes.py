@@ -76,7 +76,10 @@ class State(Probe):
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {}, "optional": {"lanes": ("BOOLEAN", {"default": False}), "memory": ("BOOLEAN", {"default": False})}}
+        return {
+            "required": {},
+            "optional": {"lanes": ("BOOLEAN", {"default": False}), "memory": ("BOOLEAN", {"default": False})},
+        }
 
     @classmethod
     def IS_CHANGED(cls, **inputs):

@@ -53,9 +53,15 @@ def image(seed: int) -> comfy.sd.VAE:
 
 def _image(seed: int, width: int) -> comfy.sd.VAE:
     decoder = comfy.ldm.modules.diffusionmodules.model.Decoder(
-        ch=width, out_ch=3, ch_mult=(1, 2, 4, 4), num_res_blocks=2, attn_resolutions=[], in_channels=3, resolution=256,
+        ch=width,
+        out_ch=3,
+        ch_mult=(1, 2, 4, 4),
+        num_res_blocks=2,
+        attn_resolutions=[],
+        in_channels=3,
+        resolution=256,
         z_channels=4,
-    )  # fmt: skip
+    )
     weights = {f"decoder.{name}": weight for name, weight in random_state_dict(decoder, seed).items()}
     weights["post_quant_conv.weight"] = torch.eye(4)[:, :, None, None]
     weights["post_quant_conv.bias"] = torch.zeros(4)

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import folder_paths
-import nodes
 import torch
+
+import nodes
 
 HOLD_SECONDS = 120
 SLOW_SECONDS = 0.1
@@ -31,7 +32,14 @@ class Watch:
     """
 
     def __init__(
-        self, name: str, vae, oom_at: int, hold_at: int, oom_times: int = 1, fail_at: int = 0, cancel_at: int = 0,
+        self,
+        name: str,
+        vae,
+        oom_at: int,
+        hold_at: int,
+        oom_times: int = 1,
+        fail_at: int = 0,
+        cancel_at: int = 0,
         slow_at: int = 0,
     ):
         self.vae = vae
