@@ -16,7 +16,8 @@ from . import families
 from .comfyui import lanes
 from .ladder import climb_down
 
-# What a user may ask for: the fast way where it is supported, or only bits equal to stock's, or fast and a warning if not.
+# What a user may ask for: the fast way where it is supported, or only bits equal to stock's,
+# or fast and a warning if not.
 DECODERS = ("auto", "exact", "fast")
 
 

@@ -24,8 +24,9 @@ def check_prefix(prefix: str, root: str) -> None:
     reason = _why_not(prefix, root)
     if reason is not None:
         raise ValueError(
-            f"filename_prefix {repr(prefix) if str(prefix).isprintable() else ascii(prefix)} does not name a place inside "
-            f"the output folder: {reason}. Use a name or a relative path without '..', for example 'video/ComfyUI'."
+            f"filename_prefix {repr(prefix) if str(prefix).isprintable() else ascii(prefix)} does not name a place "
+            f"inside the output folder: {reason}. Use a name or a relative path without '..', "
+            "for example 'video/ComfyUI'."
         )
 
 

@@ -92,8 +92,8 @@ def _stop_as_ctrl_c_does(number: int, frame: object) -> None:
     os.kill(os.getpid(), number)
 
 
-# Service managers and containers stop a server this way. Only the main thread, which loads the nodes, may set a handler,
-# and one that is there already is somebody's.
+# Service managers and containers stop a server this way. Only the main thread, which loads the nodes, may set a
+# handler, and one that is there already is somebody's.
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
     signal.signal(signal.SIGTERM, _stop_as_ctrl_c_does)
 

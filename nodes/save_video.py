@@ -86,8 +86,8 @@ class SaveVideoStreaming(io.ComfyNode):
                     "quality",
                     options=list(QUALITIES),
                     default="high",
-                    tooltip="Higher looks better and makes larger files. Medium is what Save Video does. Lossless changes "
-                    "nothing that is stored; not every format has it.",
+                    tooltip="Higher looks better and makes larger files. Medium is what Save Video does. "
+                    "Lossless changes nothing that is stored; not every format has it.",
                 ),
                 # Below, what few need. Optional: prompts made before an input was added go on working.
                 io.Combo.Input(
@@ -112,8 +112,8 @@ class SaveVideoStreaming(io.ComfyNode):
                     default=AUTO,
                     optional=True,
                     advanced=True,
-                    tooltip="How finely colour is stored. 4:2:0 plays everywhere; 4:4:4 and rgb keep coloured edges sharp. Auto "
-                    "suits the format.",
+                    tooltip="How finely colour is stored. 4:2:0 plays everywhere; 4:4:4 and rgb keep coloured edges "
+                    "sharp. Auto suits the format.",
                 ),
                 io.Combo.Input(
                     "color",
@@ -151,8 +151,8 @@ class SaveVideoStreaming(io.ComfyNode):
                     default="video",
                     optional=True,
                     advanced=True,
-                    tooltip="video: sound is cut, or padded with silence, to the video. longest: longer sound goes on over the "
-                    "last frame. shortest: the video ends where the sound ends.",
+                    tooltip="video: sound is cut, or padded with silence, to the video. longest: longer sound goes on "
+                    "over the last frame. shortest: the video ends where the sound ends.",
                 ),
                 io.Boolean.Input(
                     "ping_pong",
@@ -175,8 +175,8 @@ class SaveVideoStreaming(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="For long runs: if the run fails, is cancelled or killed, what was written stays as a playable "
-                    "file.",
+                    tooltip="For long runs: if the run fails, is cancelled or killed, what was written stays as a "
+                    "playable file.",
                 ),
                 io.Boolean.Input(
                     "preview",
@@ -205,9 +205,11 @@ class SaveVideoStreaming(io.ComfyNode):
     def validate_inputs(
         cls, filename_prefix=None, format=None, quality=None, bit_depth=AUTO, chroma=AUTO, audio_codec=AUTO, repeat=0
     ) -> bool | str:
-        """Refuse when the prompt is queued what cannot be saved; what another node will give is None, and checked later.
+        """Refuse when the prompt is queued what cannot be saved;
+        what another node will give is None, and checked later.
 
-        Named here, these inputs are not looked up in their lists: formats that only another machine has are let through.
+        Named here, these inputs are not looked up in their lists:
+        formats that only another machine has are let through.
         """
         try:
             if filename_prefix is not None:
@@ -342,11 +344,12 @@ def _here(file_format: Format) -> Format:
         return file_format
     if file_format.software not in formats.available_formats():
         raise ValueError(
-            f"PyAV {av.__version__} cannot write {file_format.name}: it has no {file_format.encoder.name}, or one that is too old. "
-            "Choose another format."
+            f"PyAV {av.__version__} cannot write {file_format.name}: it has no {file_format.encoder.name}, "
+            "or one that is too old. Choose another format."
         )
     say(
-        f"no {file_format.encoder.name} on this machine, {file_format.software} is written instead of {file_format.name}"
+        f"no {file_format.encoder.name} on this machine, "
+        f"{file_format.software} is written instead of {file_format.name}"
     )
     return FORMATS[file_format.software]
 
@@ -371,7 +374,8 @@ def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
         return {"images": [ui.SavedResult(sorted(path.iterdir())[0].name, inside, io.FolderType.output)]}
     saved = [ui.SavedResult(path.name, subfolder, io.FolderType.output)]
     if path.suffix in (".gif", ".webp"):
-        # "animated" would make the frontend play a GIF as a video, which no browser can, and spread a WebP over its canvas.
+        # "animated" would make the frontend play a GIF as a video, which no browser can,
+        # and spread a WebP over its canvas.
         return {"images": saved}
     if small is not None and small.path is not None:  # it is left out where it fails
         saved.append(ui.SavedResult(small.path.name, "", io.FolderType.temp))

@@ -331,8 +331,8 @@ class _Lanes:
             if not returned:
                 _stuck.add(self)
                 logging.warning(
-                    "async-frame-pipeline: %s has not returned for %g s and is left behind; what it wrote is given up when "
-                    "it does",
+                    "async-frame-pipeline: %s has not returned for %g s and is left behind; what it wrote is given up "
+                    "when it does",
                     self.thread.inside or "the writer",
                     STUCK_SECONDS,
                 )

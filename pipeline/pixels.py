@@ -134,8 +134,8 @@ def convert(
     """
     frames_cthw = frames_cthw[: 4 if pixel_format.alpha else 3]
     if frames_cthw.device.type == "cpu" and frames_cthw.shape[1] > 1:
-        # The intermediate values of one frame stay in the caches, and glibc keeps that much memory for the next; those of
-        # four do not, and are mapped anew each time. Twice as fast at 1280x720.
+        # The intermediate values of one frame stay in the caches, and glibc keeps that much memory for the next; those
+        # of four do not, and are mapped anew each time. Twice as fast at 1280x720.
         for i in range(frames_cthw.shape[1]):
             convert(frames_cthw[:, i : i + 1], zero_centred, pixel_format, out[i : i + 1], clamped)
         return

@@ -152,7 +152,8 @@ class Report:
                 f"  copy    {self.copy_seconds:7.2f} s",
                 f"  write   {self.write_seconds:7.2f} s  up to {self.held_frames} frames held, "
                 f"{self.tail_seconds:.2f} s after the last was decoded",
-                f"  peak memory: host {self.host_peak_bytes / mib:.0f} MiB, {device}ring {self.ring_bytes / mib:.1f} MiB",
+                f"  peak memory: host {self.host_peak_bytes / mib:.0f} MiB, {device}"
+                f"ring {self.ring_bytes / mib:.1f} MiB",
             )
         )
 

@@ -226,7 +226,9 @@ def _environment(say: Callable[[str], None]) -> Path:
 
 
 def _environment_over(base: Path, root: Path, say: Callable[[str], None]) -> Path:
-    """An environment for an older ComfyUI: its own requirements where they differ, all else, such as torch, the base's."""
+    """An environment for an older ComfyUI: its own requirements where they differ,
+    all else, such as torch, the base's.
+    """
     venv = HOST_DIR / f"venv-{VERSION}"
     requirements = root / "requirements.txt"
     pins = (HOST_DIR / "done" / "environment").read_text(), hashlib.sha256(requirements.read_bytes()).hexdigest()

@@ -30,7 +30,9 @@ if PACKAGE not in sys.modules:
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as `unit` what needs neither a server nor a browser; tests/server and tests/cuda start things in other ways too."""
+    """Mark as `unit` what needs neither a server nor a browser;
+    tests/server and tests/cuda start things in other ways too.
+    """
     for item in items:
         folder = item.path.relative_to(ROOT).parts[1]
         starts_one = folder in ("server", "cuda") or {"server", "browser"} & set(item.fixturenames)

@@ -26,7 +26,8 @@ def program(name: str) -> str:
 
 @functools.cache
 def probe(path: Path) -> tuple[dict, dict | None, dict]:
-    """What ffprobe says of (the video stream, the sound or None, the container); "nb_read_frames" is counted by decoding.
+    """What ffprobe says of (the video stream, the sound or None, the container);
+    "nb_read_frames" is counted by decoding.
 
     Asked once for each file: finished files do not change.
     """

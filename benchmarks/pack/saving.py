@@ -13,8 +13,9 @@ MATRICES = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
 class BenchPSNR:
     """PSNR of a 4:2:0, limited range file of even size, decoded by PyAV.
 
-    `luma`: of the luma codes, against the frames' own luma by the file's matrix, not rounded. `rgb`: of the picture that a
-    viewer gets who knows the matrix; chroma is read as sited left and as sited in the middle, and the better counts.
+    `luma`: of the luma codes, against the frames' own luma by the file's matrix, not rounded. `rgb`: of the picture
+    that a viewer gets who knows the matrix; chroma is read as sited left and as sited in the middle, and the better
+    counts.
     """
 
     @classmethod

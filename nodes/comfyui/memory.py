@@ -36,7 +36,9 @@ def make_room() -> None:
 
 
 def why_too_small(vae, bytes_needed: int) -> str | None:
-    """Why a decode does not fit into the VAE's GPU even with all models unloaded; None if it does, or nothing is known."""
+    """Why a decode does not fit into the VAE's GPU even with all models unloaded;
+    None if it does, or nothing is known.
+    """
     if not bytes_needed:
         return None
     total = model_management.get_total_memory(vae.device)
@@ -67,7 +69,9 @@ def device_context(vae):
 
 
 def pin_or_say() -> Callable[[torch.Tensor], bool]:
-    """ComfyUI's own page-locking, so that its budget and --disable-pinned-memory hold; says once where it is refused."""
+    """ComfyUI's own page-locking, so that its budget and --disable-pinned-memory hold;
+    says once where it is refused.
+    """
     said = False
 
     def pin(host: torch.Tensor) -> bool:

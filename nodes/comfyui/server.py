@@ -39,7 +39,10 @@ def _server() -> PromptServer | None:
 
 
 def setting(name: str) -> object:
-    """What the frontend stored under this name; None if nothing. With --multi-user nobody knows whose prompt runs: None."""
+    """What the frontend stored under this name; None if nothing.
+
+    With --multi-user nobody knows whose prompt runs: None.
+    """
     settings = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no file, no JSON, no settings in it
         return json.loads(settings.read_text(encoding="utf-8")).get(name)

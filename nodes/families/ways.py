@@ -89,8 +89,8 @@ class ExactWithRoom(Way):
 
     def decode(self, job: Job) -> None:
         say(
-            f"out of memory after {job.seconds:.1f} s, starting again with other models unloaded and 2 slots of 1 frame "
-            f"instead of {lanes.SLOTS} of {self.exact.frames_per_slot}",
+            f"out of memory after {job.seconds:.1f} s, starting again with other models unloaded and 2 slots of "
+            f"1 frame instead of {lanes.SLOTS} of {self.exact.frames_per_slot}",
             logging.WARNING,
         )
         memory.make_room()

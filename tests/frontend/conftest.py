@@ -42,7 +42,10 @@ NODES_2 = "/settings/Comfy.VueNodes.Enabled"
 expect.set_options(timeout=PATIENCE_MS)
 
 # The default graph comes last in the frontend's own start; what is loaded before it would be replaced by it.
-READY = "() => window.app?.vueAppReady && app.extensionManager && !app.extensionManager.spinner && app.rootGraph.nodes.length"
+READY = (
+    "() => window.app?.vueAppReady && app.extensionManager && !app.extensionManager.spinner"
+    " && app.rootGraph.nodes.length"
+)
 
 
 class Editor:
@@ -100,7 +103,8 @@ class Editor:
     def missing_node_types(self) -> list[str]:
         """Types in the graph that the frontend does not know and shows in red."""
         return self.page.evaluate(
-            """() => app.rootGraph.nodes.filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types))
+            """() => app.rootGraph.nodes
+                .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types))
                 .map(node => node.type)"""
         )
 

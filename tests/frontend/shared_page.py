@@ -9,7 +9,8 @@ STATE = """() => {
     const { setting, workflow, sidebarTab, bottomPanel, lastNodeErrors, lastExecutionError } = app.extensionManager
     const { nodes, links, groups, definitions } = app.rootGraph.serialize()
     return {
-        settings: Object.fromEntries(Object.keys(setting.settings).map(id => [id, JSON.stringify(setting.get(id)) ?? ''])),
+        settings: Object.fromEntries(
+            Object.keys(setting.settings).map(id => [id, JSON.stringify(setting.get(id)) ?? ''])),
         tabs: workflow.openWorkflows.length,
         graph: [nodes, links, groups, definitions?.subgraphs ?? []].map(list => list.length),
         in_subgraph: app.canvas.graph !== app.rootGraph,
@@ -37,7 +38,8 @@ RESET = """async ([settings, storage]) => {
     for (const [id, value] of Object.entries(settings))
         if (value && JSON.stringify(setting.get(id)) !== value) await setting.set(id, JSON.parse(value))
     await command.execute('Comfy.NewBlankWorkflow')
-    for (const tab of [...workflow.openWorkflows]) if (tab !== workflow.activeWorkflow) await workflow.closeWorkflow(tab)
+    for (const tab of [...workflow.openWorkflows])
+        if (tab !== workflow.activeWorkflow) await workflow.closeWorkflow(tab)
     app.clean()
     app.canvas.deselectAll()
     Object.assign(app.canvas.ds, { scale: 1, offset: [0, 0] })

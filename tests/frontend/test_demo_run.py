@@ -47,7 +47,8 @@ def test_the_video_plays_in_the_node(demo: Watched, saved: dict):
     # 1: the browser has read the file's header and can play it.
     page.wait_for_function("() => document.querySelector('video')?.readyState >= 1")
     preview = page.evaluate(
-        "() => [...document.querySelectorAll('video')].map(v => ({src: v.src, size: [v.videoWidth, v.videoHeight], seconds: v.duration}))"
+        "() => [...document.querySelectorAll('video')]"
+        ".map(v => ({src: v.src, size: [v.videoWidth, v.videoHeight], seconds: v.duration}))"
     )
     assert len(preview) == 1, "one saver, one preview"
     shown = urllib.parse.parse_qs(urllib.parse.urlparse(preview[0]["src"]).query)

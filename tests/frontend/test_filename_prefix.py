@@ -12,7 +12,8 @@ def test_placeholders_are_filled_in_when_queued(editor: Editor):
     editor.page.evaluate(
         """() => {
             const saver = app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming')
-            saver.widgets.find(widget => widget.name === 'filename_prefix').value = '%date:yyyy-MM-dd%/%AsyncVAEDecodeToVideo.fps%fps'
+            saver.widgets.find(widget => widget.name === 'filename_prefix').value =
+                '%date:yyyy-MM-dd%/%AsyncVAEDecodeToVideo.fps%fps'
         }"""
     )
     exported = editor.exported()

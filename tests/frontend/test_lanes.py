@@ -40,7 +40,8 @@ CONTRAST = """([element, property, behind]) => {
     }
     const panel = getComputedStyle(element.closest('.afp-lanes')).backgroundColor
     const ground = behind ? [panel, getComputedStyle(element.closest(behind)).backgroundColor] : [panel]
-    const [dark, light] = [luminance(...ground), luminance(...ground, getComputedStyle(element)[property])].sort((a, b) => a - b)
+    const [dark, light] = [luminance(...ground), luminance(...ground, getComputedStyle(element)[property])]
+        .sort((a, b) => a - b)
     return (light + 0.05) / (dark + 0.05)
 }"""
 
@@ -228,7 +229,8 @@ def test_nothing_is_cut_off_at_any_width(demo: Watched, renderer: str, width: in
                 .filter(element => element.checkVisibility() && element.getAttribute('role') !== 'status')
                 .filter(element => {
                     const inside = element.getBoundingClientRect(), outside = panel.getBoundingClientRect()
-                    return inside.right > outside.right + 1 || inside.bottom > outside.bottom + 1 || element.scrollWidth > element.clientWidth + 1
+                    return inside.right > outside.right + 1 || inside.bottom > outside.bottom + 1
+                        || element.scrollWidth > element.clientWidth + 1
                         && getComputedStyle(element).display !== 'inline'
                 }).map(element => element.className?.baseVal ?? element.className + element.textContent)"""
         )
@@ -362,7 +364,8 @@ def test_a_decode_that_goes_the_stock_way_says_why(editor: Editor, frontend: Ser
     editor.clear()
     editor.page.evaluate(
         """() => {
-            const [vae, latent, decode, preview] = ['VAELoader', 'EmptyLatentImage', 'AsyncVAEDecodeVideo', 'PreviewImage'].map((type, n) => {
+            const types = ['VAELoader', 'EmptyLatentImage', 'AsyncVAEDecodeVideo', 'PreviewImage']
+            const [vae, latent, decode, preview] = types.map((type, n) => {
                 const node = LiteGraph.createNode(type)
                 node.pos = [50 + 350 * n, 100]
                 app.rootGraph.add(node)

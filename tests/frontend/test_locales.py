@@ -95,7 +95,8 @@ def test_the_server_hands_out_every_language(server: Server):
 SHOWN = """async types => {
     await app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')
     // Those that are named by their type are translated by the frontend itself.
-    const names = slots => slots.filter(slot => slot.name !== slot.type).map(slot => [slot.name, slot.localized_name]).sort()
+    const names = slots => slots.filter(slot => slot.name !== slot.type)
+        .map(slot => [slot.name, slot.localized_name]).sort()
     return Object.fromEntries(types.map(type => {
         const node = LiteGraph.createNode(type)
         const {display_name, description} = node.constructor.nodeData
@@ -106,7 +107,9 @@ SHOWN = """async types => {
 
 @pytest.fixture(scope="module")
 def shown_in(open_editor: Callable[..., Editor], server: Server) -> Iterator[Callable[[str, dict], dict]]:
-    """Switches an editor to a language, and returns what it shows of our nodes once that is as expected, or 20 s later."""
+    """Switches an editor to a language,
+    and returns what it shows of our nodes once that is as expected, or 20 s later.
+    """
     editor = open_editor(server)
     # The choice stays in this page: other tests use the same server.
     kept_here = {"status": 200, "content_type": "application/json", "body": "null"}
@@ -180,7 +183,8 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
             })
             decode.connect(0, video, video.findInputSlot('images'))
             const items = [decode, ours].flatMap(node => app.collectNodeMenuItems(node)).map(item => item?.content)
-            const commands = app.extensionManager.command.commands.filter(command => command.id.startsWith('AsyncFramePipeline.'))
+            const commands = app.extensionManager.command.commands
+                .filter(command => command.id.startsWith('AsyncFramePipeline.'))
             return [commands.map(command => command.label), items.filter(item => item?.match(/Async|stock/))]
         }"""
     )

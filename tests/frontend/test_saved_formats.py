@@ -47,7 +47,9 @@ FIRST, LAST = (0x20, 0x80, 0x40), (0xC0, 0x30, 0x20)
 
 @pytest.fixture(scope="module")
 def saved(server: Server) -> dict:
-    """(format, inputs as text) -> the first file's entry in the node's report: all from one prompt, with one workflow."""
+    """(format, inputs as text) -> the first file's entry in the node's report:
+    all from one prompt, with one workflow.
+    """
     numbers = {"width": WIDTH, "height": HEIGHT, "batch_size": FRAMES // 2}
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": numbers | {"color": int.from_bytes(FIRST, "big")}},
@@ -116,7 +118,8 @@ PLAY_ALL = """async ([addresses, frameSeconds, lastFrame]) => {
         video.src = address
         if (!await event(video, 'loadeddata').then(() => true, () => false)) return null
         if (!video.videoWidth) return null  // of some it plays the sound alone
-        const canvas = Object.assign(document.createElement('canvas'), {width: video.videoWidth, height: video.videoHeight})
+        const size = {width: video.videoWidth, height: video.videoHeight}
+        const canvas = Object.assign(document.createElement('canvas'), size)
         const context = canvas.getContext('2d')
         // "seeked" and "ended" may come before the frame does; this tells which frame is shown.
         const colourAt = async seconds => {
@@ -156,7 +159,9 @@ PLAY_ALL = """async ([addresses, frameSeconds, lastFrame]) => {
 
 @pytest.fixture(scope="module")
 def played(saved, share_editor: ShareEditor, server: Server) -> dict:
-    """(format, inputs as text) -> what the browser makes of the video, None where it plays none; all from a few elements."""
+    """(format, inputs as text) -> what the browser makes of the video, None where it plays none;
+    all from a few elements.
+    """
     wanted = [(format, str(more)) for format, more in OFFERED]
     with share_editor(server) as editor:
         addresses = [url(server, saved[key]) for key in wanted]
@@ -256,7 +261,8 @@ def build(editor: Editor, renderer: str, format: str, preview: bool) -> None:
                 const node = LiteGraph.createNode(type)
                 app.rootGraph.add(node)
                 node.pos = [x, 0]
-                for (const [name, value] of Object.entries(values)) node.widgets.find(w => w.name === name).value = value
+                for (const [name, value] of Object.entries(values))
+                    node.widgets.find(w => w.name === name).value = value
                 return node
             }
             const image = make('EmptyImage', 0, {width, height, batch_size: 4})
@@ -294,7 +300,8 @@ def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: 
     if element == "img" and renderer == "canvas":
         # Pictures are fetched when the node is drawn.
         page.wait_for_function(
-            "width => { app.canvas.setDirty(true, true); return app.rootGraph.nodes.at(-1).imgs?.[0]?.naturalWidth === width }",
+            "width => { app.canvas.setDirty(true, true);"
+            " return app.rootGraph.nodes.at(-1).imgs?.[0]?.naturalWidth === width }",
             arg=WIDTH,
         )
         assert page.locator("img[src*='/view?']").count() == 0, "drawn, not laid over the canvas"
@@ -335,7 +342,8 @@ def test_the_node_does_not_go_on_showing_an_older_video(editor: Editor, server: 
     )
     if format == "gif" and renderer == "canvas":
         page.wait_for_function(
-            "name => { app.canvas.setDirty(true, true); return app.rootGraph.nodes.at(-1).imgs?.[0]?.src.includes(name) }",
+            "name => { app.canvas.setDirty(true, true);"
+            " return app.rootGraph.nodes.at(-1).imgs?.[0]?.src.includes(name) }",
             arg=newer,
         )
 
@@ -345,7 +353,10 @@ def test_inputs_that_few_need_are_folded_away(editor: Editor, server: Server):
     always = [name for name, more in options.items() if not more.get("advanced")]
     assert always == ["video", "filename_prefix", "format", "quality"]
     editor.add("SaveVideoStreaming")
-    look = "() => { const node = app.rootGraph.nodes[0]; return [node.widgets.filter(w => node.isWidgetVisible(w)).length, node.size[1]] }"
+    look = (
+        "() => { const node = app.rootGraph.nodes[0];"
+        " return [node.widgets.filter(w => node.isWidgetVisible(w)).length, node.size[1]] }"
+    )
     editor.page.wait_for_function("() => app.rootGraph.nodes[0].widgets[0].last_y > 0")
     few, low = editor.page.evaluate(look)
     assert few == 3 and low < 200

@@ -280,7 +280,9 @@ def feeds_inactive_nodes(workflow: dict, changes: list) -> bool:
 
 
 def bare(prompt: dict) -> dict:
-    """A prompt without what only people and the reverse of a swap read, and without the default that the editor spells out."""
+    """A prompt without what only people and the reverse of a swap read,
+    and without the default that the editor spells out.
+    """
     return {
         id: {
             "class_type": node.get("class_type"),

@@ -13,7 +13,8 @@ RECORD = """async () => {
     const { api } = await import('/scripts/api.js')
     window.lanes = []
     const panels = graph => graph.nodes.flatMap(node => [
-        ...(node.widgets ?? []).filter(widget => widget.name === 'async_frame_pipeline_lanes').map(widget => widget.element),
+        ...(node.widgets ?? []).filter(widget => widget.name === 'async_frame_pipeline_lanes')
+            .map(widget => widget.element),
         ...(node.subgraph ? panels(node.subgraph) : [])
     ])
     api.addEventListener('async-frame-pipeline.lanes', ({ detail }) => {

@@ -97,7 +97,9 @@ def refusal(server: host.Server, graph: Graph) -> str:
 
 
 def state(server: host.Server, **wanted: bool) -> dict:
-    """Threads of the server's process; decoder calls and hooks of each watched VAE; what is `wanted` beside (pack/probes.py)."""
+    """Threads of the server's process; decoder calls and hooks of each watched VAE;
+    what is `wanted` beside (pack/probes.py).
+    """
     graph = Graph()
     probe = graph("AFPTestState", **wanted)
     return run(server, graph).ui(probe)["state"][0]

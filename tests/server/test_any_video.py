@@ -1,4 +1,6 @@
-"""Any size, length, frame rate and sound, from any source, through the real nodes: a correct file or a clear refusal."""
+"""Any size, length, frame rate and sound, from any source, through the real nodes:
+a correct file or a clear refusal.
+"""
 
 import itertools
 import math

@@ -134,7 +134,9 @@ def test_deterministic_server_takes_the_stock_way(deterministic_server, seed):
 
 
 def test_out_of_memory_falls_back_to_stock_tiling(server, seed):
-    """Both nodes run out of memory at chunk 2, ours in its second attempt too; the third decode shows that tiling differs."""
+    """Both nodes run out of memory at chunk 2, ours in its second attempt too;
+    the third decode shows that tiling differs.
+    """
     graph = Graph()
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=5, height=6, width=48, seed=seed)
     failing = [

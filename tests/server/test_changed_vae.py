@@ -56,7 +56,9 @@ def test_a_selected_device(server, seed, kind, channels, size, selected):
 
 @both_versions
 def test_moved_to_the_cpu(server, seed, kind, channels, size):
-    """As some packs do, past ComfyUI, which with dynamic VRAM does not survive it: so this is for servers on the CPU."""
+    """As some packs do, past ComfyUI, which with dynamic VRAM does not survive it:
+    so this is for servers on the CPU.
+    """
     graph = Graph()
     vae = graph("AFPTestChangeVAE", vae=graph("AFPTestVAE", kind=kind, seed=seed), change="to_cpu")
     outcome = decoded_as_stock(server, graph, vae, channels, size, seed)

@@ -6,7 +6,10 @@ import pytest
 from graph import Graph, assert_clean, run
 from resume import disarm
 
-AGAIN = r"out of memory after \d+\.\d s, starting again with other models unloaded and 2 slots of 1 frame instead of 4 of [24]"
+AGAIN = (
+    r"out of memory after \d+\.\d s, starting again with other models unloaded "
+    r"and 2 slots of 1 frame instead of 4 of [24]"
+)
 
 
 def both(server, seed: int, kind: str = "wan 2.1", lane: str | None = None, at: int = 1, **in_decoder: int):

@@ -1,8 +1,9 @@
 """Every lane, at its first, middle and last chunk and at the close, with every fault it can meet.
 
-What the engine itself makes of them is in tests/unit/test_engine_faults.py, so of each lane's moments one fault is met here
-before a merge, and all of them at night. Each cell says what the user is to see: the error in the node that caused it and a file to resume from; or, where the
-pack can go on by another way, the video. In every cell nothing of the lanes stays behind, and the next prompt works.
+What the engine itself makes of them is in tests/unit/test_engine_faults.py, so of each lane's moments one fault is met
+here before a merge, and all of them at night. Each cell says what the user is to see: the error in the node that caused
+it and a file to resume from; or, where the pack can go on by another way, the video. In every cell nothing of the lanes
+stays behind, and the next prompt works.
 """
 
 import dataclasses

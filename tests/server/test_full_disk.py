@@ -1,7 +1,8 @@
-"""A disk that is full before the video is: in mid-file, between pictures, and at the end of a file that is put together last.
+"""A disk that is full before the video is: in mid-file, between pictures,
+and at the end of a file that is put together last.
 
-Once really, with a small file system as output folder, which takes a system that lets tests mount one; and once by a limit
-on the size of the server's files, which any system has.
+Once really, with a small file system as output folder, which takes a system that lets tests mount one; and once by a
+limit on the size of the server's files, which any system has.
 """
 
 import contextlib
@@ -49,7 +50,9 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[None]:
 
 
 def save(seed: int, format: str, latent_frames: int, size: int, **more) -> tuple[Graph, Link]:
-    """Always the same pictures, which do not compress well; some seeds' have one colour. The test's seed is in the file's name."""
+    """Always the same pictures, which do not compress well; some seeds' have one colour.
+    The test's seed is in the file's name.
+    """
     graph = Graph()
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=latent_frames, height=size, width=size, seed=5)
     video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=graph("AFPTestVAE", kind="wan 2.1", seed=1), fps=16)

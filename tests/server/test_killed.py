@@ -66,7 +66,8 @@ def test_what_a_killed_server_leaves_plays_up_to_the_last_second(server, seed, t
     assert_clean(server)
     unfinished.unlink()
     assert path.stem == f"killed_{seed}_00001_.unfinished"
-    # Frames leave the encoder in another order than they are shown in: those before the first that is missing can be played.
+    # Frames leave the encoder in another order than they are shown in:
+    # those before the first that is missing can be played.
     whole = next(i for i in range(FRAMES) if i not in left_encoder)
     assert FRAMES / 3 < whole < FRAMES, "it should be in the middle"
 

@@ -1,7 +1,8 @@
-"""Every lane, at its first, middle and last chunk, with every fault it can meet: what comes out, and that nothing is left.
+"""Every lane, at its first, middle and last chunk, with every fault it can meet:
+what comes out, and that nothing is left.
 
-The server's side of it, with a message, a file to resume from and the next prompt, is in tests/server/test_faults.py; what
-is left in a folder by real files, in test_video_file.py.
+The server's side of it, with a message, a file to resume from and the next prompt, is in tests/server/test_faults.py;
+what is left in a folder by real files, in test_video_file.py.
 """
 
 import threading

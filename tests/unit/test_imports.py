@@ -1,4 +1,6 @@
-"""What may import what: `pipeline` nothing of the nodes and of ComfyUI, and the nodes ComfyUI's insides in one place."""
+"""What may import what: `pipeline` nothing of the nodes and of ComfyUI,
+and the nodes ComfyUI's insides in one place.
+"""
 
 import ast
 from pathlib import Path
@@ -29,7 +31,9 @@ API = "comfy_api.latest"
 
 
 def imports(path: Path) -> set[str]:
-    """Full names of the modules that a file imports; of this pack's own from its root on, such as "/pipeline.engine"."""
+    """Full names of the modules that a file imports;
+    of this pack's own from its root on, such as "/pipeline.engine".
+    """
     package = path.relative_to(ROOT).parent.parts
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -44,7 +44,8 @@ ENCODER = {"writer": "the encoder", "advice": "a lower quality"}
         pytest.param(
             dict(total_seconds=6.0, span_seconds=5.2, stalled_seconds=1.2, write_seconds=5.0, tail_seconds=0.8),
             "write",
-            "The encoder was the limit: the GPU waited 1.2 s for it and it ended 0.80 s after the GPU; a lower quality would help.",
+            "The encoder was the limit: the GPU waited 1.2 s for it and it ended 0.80 s after the GPU; "
+            "a lower quality would help.",
             id="the encoder, and its tail",
         ),
         pytest.param(

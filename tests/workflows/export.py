@@ -58,12 +58,15 @@ CARDS = {
 STYLE = """
     body { margin: 0; width: 512px; height: 512px; background: #14171c; color: #f2f4f7; overflow: hidden;
            font-family: "DejaVu Sans", sans-serif; display: flex; flex-direction: column }
-    h1 { margin: 26px 28px 0; font-size: 50px } h2 { margin: 4px 28px 22px; font-size: 27px; font-weight: normal; color: #9db4cc }
-    .graph { width: 512px; filter: brightness(1.4) } .rest { flex: 1; display: flex; flex-direction: column; justify-content: center }
+    h1 { margin: 26px 28px 0; font-size: 50px }
+    h2 { margin: 4px 28px 22px; font-size: 27px; font-weight: normal; color: #9db4cc }
+    .graph { width: 512px; filter: brightness(1.4) }
+    .rest { flex: 1; display: flex; flex-direction: column; justify-content: center }
     .row { position: relative; height: 38px; margin-left: 28px; font-size: 20px; line-height: 28px; color: #9db4cc }
     .row i, .row b { position: absolute; height: 26px; border-radius: 5px } .row b { color: #f2f4f7 }
     .boxes { justify-content: space-evenly; flex-direction: row; align-items: center }
-    .boxes div { background: #2f6fb0; border-radius: 10px; padding: 14px; font-size: 20px; text-align: center; line-height: 1.4 }
+    .boxes div { background: #2f6fb0; border-radius: 10px; padding: 14px; font-size: 20px; text-align: center;
+                 line-height: 1.4 }
     .frames { position: relative; width: 512px; height: 460px; overflow: hidden } .frames img { position: absolute }
     .frames img + img { right: 14px; bottom: 14px; border: 3px solid #f2f4f7; border-radius: 6px }
     .caption { line-height: 52px; text-align: center; font-size: 24px; background: #191919 }
@@ -120,7 +123,8 @@ def picture(
     height = page.evaluate(
         """async ([wanted, width, margin]) => {
             const nodes = app.rootGraph.nodes.filter(eval(wanted))
-            const inside = ([x, y, w, h], node) => node.pos[0] >= x && node.pos[1] >= y && node.pos[0] < x + w && node.pos[1] < y + h
+            const inside = ([x, y, w, h], node) =>
+                node.pos[0] >= x && node.pos[1] >= y && node.pos[0] < x + w && node.pos[1] < y + h
             const groups = app.rootGraph.groups.filter(group => nodes.some(node => inside(group._bounding, node)))
             const boxes = [...nodes.map(node => [...node.getBounding()]), ...groups.map(group => [...group._bounding])]
             const left = Math.min(...boxes.map(b => b[0])) - margin, top = Math.min(...boxes.map(b => b[1])) - margin
@@ -207,9 +211,11 @@ def show(editor: Editor, nodes: dict[str, tuple], links: list[tuple[str, int, st
                 node.pos = pos
                 node.setSize(size)
                 if (widgets === 'collapsed') node.collapse()
-                else for (const [key, value] of Object.entries(widgets)) node.widgets.find(w => w.name === key).value = value
+                else for (const [key, value] of Object.entries(widgets))
+                    node.widgets.find(w => w.name === key).value = value
             }
-            for (const [from, output, to, input] of links) made[from].connect(output, made[to], made[to].findInputSlot(input))
+            for (const [from, output, to, input] of links)
+                made[from].connect(output, made[to], made[to].findInputSlot(input))
         }""",
         [nodes, links],
     )

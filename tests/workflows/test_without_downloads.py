@@ -1,4 +1,6 @@
-"""The workflow that needs no model, and that test_demo_run.py does not run: as it is, but for the clip's length and size."""
+"""The workflow that needs no model, and that test_demo_run.py does not run:
+as it is, but for the clip's length and size.
+"""
 
 from __future__ import annotations
 

@@ -185,8 +185,8 @@ def depth_to_space(
     """Spread four output phases over a frame of twice the size, adding bias and an upsampled shortcut.
 
     Args:
-        phases: (T, H + 1, W + 1, 4 * C): what a 2x2 convolution with a padding of 1 gives. Large pixel (2 i + y, 2 j + x)
-            is found at (i + y, j + x), in the channels of phase 2 y + x.
+        phases: (T, H + 1, W + 1, 4 * C): what a 2x2 convolution with a padding of 1 gives.
+            Large pixel (2 i + y, 2 j + x) is found at (i + y, j + x), in the channels of phase 2 y + x.
         bias: (C,) float32.
         out: (T_out, 2 H, 2 W, C); frame t of `phases` goes to frame offset + t * step.
         shortcut: (T, H, W, C_in) input of Wan 2.2's upsampling block, or None.
@@ -316,7 +316,8 @@ if triton is not None:
         BLOCK: tl.constexpr,
         PAIRS: tl.constexpr,
     ):
-        # A program makes two frames (one, where there is only one): of the four it reads, the middle two count for both.
+        # A program makes two frames (one, where there is only one):
+        # of the four it reads, the middle two count for both.
         x = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
         y, t = tl.program_id(1), tl.program_id(2).to(tl.int64) * (2 if PAIRS else 1)
         channel, output = tl.arange(0, BLOCK), tl.arange(0, 16)

@@ -66,7 +66,9 @@ class Armed:
 
 
 class FaultyContainer:
-    """A PyAV container, with a fault in one of its methods; `<base>/packets.txt` lists the times of frames it was given."""
+    """A PyAV container, with a fault in one of its methods;
+    `<base>/packets.txt` lists the times of frames it was given.
+    """
 
     def __init__(self, container, method: str, armed: Armed):
         self._container, self._method, self._armed = container, method, armed

@@ -72,7 +72,9 @@ class DumpImages(Probe):
 
 
 class State(Probe):
-    """Threads of this process; calls and hooks of every watched VAE; on demand what the lanes hold, and what memory is held."""
+    """Threads of this process; calls and hooks of every watched VAE;
+    on demand what the lanes hold, and what memory is held.
+    """
 
     @classmethod
     def INPUT_TYPES(cls):
