@@ -205,9 +205,8 @@ class Case:
 
     def our_file(self, decoder="exact"):
         self._restart()
-        saver = ours("SaveVideoStreaming")
-        sink = saver.file_sink(self.path("ours"), saver.VideoOptions(Fraction(16)))
-        return decoding().decode_into(self.vae, self.samples, [sink], None, decoder)
+        video = ours("AsyncVAEDecodeToVideo").LatentVideo(self.vae, self.samples, Fraction(16), decoder=decoder)
+        video.save_to(self.path("ours"))
 
 
 class BenchDecodeSave:
