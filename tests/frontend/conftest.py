@@ -175,7 +175,13 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def open_editor(browser: Browser) -> Callable[..., Editor]:
     """Opens the frontend of a server in a fresh page, for who looks at loading or keeps the page."""
-    return lambda server, **context: Editor.open(browser, server.url, **context)
+
+    def open(server: Server, nodes_2: bool = False, **context: object) -> Editor:
+        # The server keeps this for the next page, whoever set it.
+        server.post(NODES_2, nodes_2)
+        return Editor.open(browser, server.url, **context)
+
+    return open
 
 
 @pytest.fixture(scope="session")
@@ -191,8 +197,7 @@ def share_editor(open_editor: Callable[..., Editor]) -> ShareEditor:
         key = server.url, nodes_2, *context.items()
         page = pages.pop(key, None)
         if page is None:
-            server.post(NODES_2, nodes_2)
-            page = SharedPage(open_editor(server, **context).page)
+            page = SharedPage(open_editor(server, nodes_2, **context).page)
             server.post(NODES_2, False)
         try:
             yield Editor(page.page)
