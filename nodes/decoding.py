@@ -128,4 +128,4 @@ def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink], spectators: S
         images.feed(frames_thwc, submit, device)
 
     with lanes.reading():
-        return lanes.run(feed, spec, sinks, images.CHUNK_FRAMES, ready=True, spectators=spectators)
+        return lanes.run(feed, spec, sinks, images.CHUNK_FRAMES, already_decoded=True, spectators=spectators)

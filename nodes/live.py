@@ -47,14 +47,14 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watch(sinks: Sequence[Sink], ready: bool) -> Iterator[Watch]:
+def watch(sinks: Sequence[Sink], already_decoded: bool) -> Iterator[Watch]:
     """For the length of one run, show it to whoever queued the prompt.
 
     Args:
         sinks: of the run.
-        ready: see `Report`.
+        already_decoded: see `Report`.
     """
-    report = Report(ready=ready)
+    report = Report(already_decoded=already_decoded)
     client = server.listener(EVENT)
     if client is None:
         yield Watch(report)

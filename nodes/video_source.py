@@ -82,7 +82,7 @@ def _run(source: Source, sinks: Sequence[Sink], frames: int, spectators: Sequenc
             spec_of(source),
             sinks,
             source.chunk_frames,
-            ready=source.frames_thwc is not None,
+            already_decoded=source.frames_thwc is not None,
             spectators=spectators,
             frames=part,
         )

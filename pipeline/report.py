@@ -20,7 +20,7 @@ class Report:
         frames, chunks: what went through the lanes.
         slots: size of the ring.
         device: "cuda" or "cpu", where the frames came from.
-        ready: the frames were there before the run, so there was nothing to decode.
+        already_decoded: the frames were there before the run, so there was nothing to decode.
         writer, advice: the first sink's `name` and `advice`.
         span_seconds: from the start of decoding to the last decoded chunk, on the GPU's own clock
             (on the CPU: the wall clock).
@@ -43,7 +43,7 @@ class Report:
     chunks: int = 0
     slots: int = 0
     device: str = "cuda"
-    ready: bool = False
+    already_decoded: bool = False
     writer: str = "the writer"
     advice: str = ""
     span_seconds: float = 0.0
@@ -99,7 +99,7 @@ class Report:
             "left": left,
             "busy_share": timeline.busy_share,
             "device": self.device,
-            "ready": self.ready,
+            "already_decoded": self.already_decoded,
             "chart": timeline.chart(),
         }
 
@@ -111,13 +111,13 @@ class Report:
         decoder the longest of those would remain.
         """
         longest = max(self.write_seconds, self.copy_seconds)
-        if not self.ready and self.stalled_seconds + self.tail_seconds <= self.total_seconds - longest:
+        if not self.already_decoded and self.stalled_seconds + self.tail_seconds <= self.total_seconds - longest:
             return "decode"
         return "copy" if self.copy_seconds > self.write_seconds else "write"
 
     def verdict(self) -> str:
         """What limited the run, in a sentence or two, from these figures and nothing else."""
-        if self.ready:
+        if self.already_decoded:
             return f"The frames were already decoded. Writing them took {_seconds(self.write_seconds)}."
         decoder = "the GPU" if self.device == "cuda" else "the decoder"
         noteworthy = NOTEWORTHY_SHARE * self.total_seconds

@@ -25,15 +25,15 @@ def run(
     spec: VideoSpec,
     sinks: Sequence[Sink],
     frames_per_slot: int,
-    ready: bool = False,
+    already_decoded: bool = False,
     slots: int | None = None,
     spectators: Sequence[Sink] = (),
     frames: tuple[int, int] | None = None,
 ) -> Report:
-    """`engine.run`; `ready` is that of a `Report`, and `slots` are SLOTS unless given."""
+    """`engine.run`; `already_decoded` is that of a `Report`, and `slots` are SLOTS unless given."""
     first, stop = frames or (0, spec.frames)
     bar = comfy.utils.ProgressBar(stop - first)
-    with live.watch(sinks, ready) as watch:
+    with live.watch(sinks, already_decoded) as watch:
 
         def check():
             # Raises in this thread and clears ComfyUI's flag, which is why no other thread may call it.

@@ -69,7 +69,7 @@ def teller_threads():
 
 
 def run_watched(live, frames, sinks, decode=None):
-    with live.watch(sinks, ready=False) as watch:
+    with live.watch(sinks, already_decoded=False) as watch:
         return engine.run(
             decode or in_chunks(frames, 1),
             VideoSpec(*frames.shape[1:], CPU),
@@ -96,7 +96,7 @@ def use_no_server(server):
 def test_where_nobody_listens_nothing_is_counted_made_or_sent(live, server, leave, tmp_path):
     leave(server)
     sink = VideoFileSink(tmp_path / "out.mp4", VideoOptions(Fraction(16), H264))
-    with live.watch([sink], ready=False) as watch:
+    with live.watch([sink], already_decoded=False) as watch:
         assert watch.report.timeline is None
         assert list(watch.spectators) == []
         assert not teller_threads()
@@ -273,7 +273,7 @@ def test_where_the_latest_frame_cannot_be_taken_the_file_is_saved(live, server, 
 
 
 def test_an_image_is_not_a_file(live):
-    with live.watch([TensorSink()], ready=False) as watch:
+    with live.watch([TensorSink()], already_decoded=False) as watch:
         assert not any(isinstance(sink, LatestFrame) for sink in watch.spectators)
 
 
@@ -293,6 +293,6 @@ def test_the_setting_turns_the_latest_frame_off(live, server, tmp_path, video_si
         (tmp_path / "default").mkdir()
         text = settings if isinstance(settings, str) else json.dumps(settings)
         (tmp_path / "default" / "comfy.settings.json").write_text(text)
-    with live.watch([video_sink], ready=False) as watch:
+    with live.watch([video_sink], already_decoded=False) as watch:
         assert any(isinstance(sink, LatestFrame) for sink in watch.spectators) == shown
         watch.report.timeline.begin(None)

@@ -100,7 +100,7 @@ ENCODER = {"writer": "the encoder", "advice": "a lower quality"}
             id="a sink nobody can speed up",
         ),
         pytest.param(
-            dict(ready=True, total_seconds=3.0, span_seconds=2.9, stalled_seconds=2.8, write_seconds=2.95),
+            dict(already_decoded=True, total_seconds=3.0, span_seconds=2.9, stalled_seconds=2.8, write_seconds=2.95),
             "write",
             "The frames were already decoded. Writing them took 3.0 s.",
             id="an IMAGE",
@@ -112,7 +112,7 @@ def test_the_verdict_names_the_lane_that_the_run_waited_for(figures, limit, verd
     assert (report.limit, report.verdict()) == (limit, verdict)
 
 
-@pytest.mark.parametrize("figures", [{}, {"ready": True}, {"device": "cpu"}])
+@pytest.mark.parametrize("figures", [{}, {"already_decoded": True}, {"device": "cpu"}])
 def test_a_report_without_figures_has_a_verdict(figures):
     """Reports are shown of runs too short for any clock."""
     assert Report(**figures).verdict()

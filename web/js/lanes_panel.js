@@ -82,14 +82,14 @@ export class LanesPanel {
   }
 
   /** Draws the lanes with one figure each, and says the same in words. */
-  setChart({ chart, device, ready, busy_share, limit }, figures, unit) {
+  setChart({ chart, device, already_decoded: alreadyDecoded, busy_share, limit }, figures, unit) {
     this.chart.hidden = false
     const words = []
     for (const lane of LANES) {
       const row = this.rows[lane]
       row.element.hidden = lane === 'copy' && device === 'cpu' // nothing is copied there
       if (row.element.hidden) continue
-      const name = laneName(lane, ready)
+      const name = laneName(lane, alreadyDecoded)
       row.name.textContent = name
       row.figure.textContent = figures[lane]
       row.element.classList.toggle('afp-lanes-limit', lane === limit)
@@ -97,7 +97,7 @@ export class LanesPanel {
       row.svg.setAttribute('viewBox', `0 0 ${chart?.[lane].length || 1} 100`)
       words.push(`${name} ${figures[lane]}${unit === 'frames' ? ' frames' : ''}${lane === limit ? ', the limit' : ''}`)
     }
-    const idle = ready || (chart && !chart.seconds) // nothing is decoded, or yet
+    const idle = alreadyDecoded || (chart && !chart.seconds) // nothing is decoded, or yet
     const share = idle ? '' : `${device === 'cpu' ? 'Decoder' : 'GPU'} busy ${Math.round(100 * busy_share)}%`
     this.axis.replaceChildren(...[chart ? '0 s' : '', share, chart ? seconds(chart.seconds) : ''].map(span))
     this.axis.hidden = chart ? !chart.seconds : idle
@@ -129,8 +129,8 @@ function bars(shares) {
   return `M0 100${steps.join('')}V100Z`
 }
 
-function laneName(lane, ready) {
-  if (lane === 'decode') return ready ? 'Convert' : 'Decode'
+function laneName(lane, alreadyDecoded) {
+  if (lane === 'decode') return alreadyDecoded ? 'Convert' : 'Decode'
   return lane === 'copy' ? 'Copy' : 'Write'
 }
 
