@@ -19,6 +19,8 @@ def climb_down(job: Job) -> None:
     Raises:
         What the last way raises, or a lane whichever the way, but for memory that ran out.
     """
+    if job.decoder == "fast" and all(way.name != "fast" for way in job.family.ways):
+        say(f"the fast decoder cannot be used: there is none for {job.family.name}", logging.WARNING)
     for way in job.family.ways:
         if way.after_out_of_memory and job.reason != OUT_OF_MEMORY:
             continue
@@ -35,20 +37,24 @@ def climb_down(job: Job) -> None:
 def _failure(way: Way, job: Job) -> str | None:
     """Decode; None, or why that failed: as text, since an error holds the memory of every frame it passed through."""
     began_seconds = time.perf_counter()
+    cause = None
     try:
         with memory.device_context(job.vae):
             way.decode(job)
         return None
     except engine.DecodeError as error:
+        if way.last:
+            raise
         cause = error.__cause__ or error
         if lanes.is_cancel(cause):  # which older ComfyUIs' operations raise as an Exception
             raise cause from cause.__cause__
-        return OUT_OF_MEMORY if memory.is_oom(cause) else f"streaming this VAE failed: {error}"
+        return OUT_OF_MEMORY if memory.is_oom(cause) else f"{way.name} failed: {error}"
     except Exception as error:
         if way.last or not memory.is_oom(error):
             raise
         return OUT_OF_MEMORY
     finally:
+        cause = None  # it leads back to this frame by its traceback: a circle that would hold the decoder's memory
         job.seconds = time.perf_counter() - began_seconds
 
 

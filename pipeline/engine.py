@@ -46,12 +46,12 @@ STOP_SECONDS = 10
 STUCK_SECONDS = 30
 
 _under_way: set[_Lanes] = set()
-# Runs that ended while a sink was stuck: their slots belong to it until it returns.
+# Runs that ended while a sink was stuck: their slots belong to it until it returns, and a next run takes them back.
 _stuck: set[_Lanes] = set()
 
 
 class DecodeError(RuntimeError):
-    """The decoder failed, and neither a lane nor a check had; its own error is the `__cause__`."""
+    """The decoder failed, and neither a lane nor a check had; its own error, if it raised one, is the `__cause__`."""
 
 
 class FrameCountError(DecodeError):
@@ -107,9 +107,9 @@ def run(
     Returns:
         The report, after every sink has been published.
     Raises:
-        The run's first error, with its own traceback; all sinks are then aborted. Where there are several,
-        a lane's (a sink, a conversion, a copy, memory for them) comes before a check's, and that before the
-        decoder's. A decoder cannot hide the first two: whatever it makes of an error of `submit`, that error
+        The run's first error, with its own traceback; all sinks that were opened are then aborted. Where there
+        are several, a lane's (a sink, a conversion, a copy, memory for them) comes before a check's, and that before
+        the decoder's. A decoder cannot hide the first two: whatever it makes of an error of `submit`, that error
         comes out.
         DecodeError: the decoder itself raised an Exception, its `__cause__`. What is no Exception, such as
             KeyboardInterrupt or a host's own cancel, comes out as it is.
@@ -186,6 +186,7 @@ class _Lanes:
             stack.push(self._abort)
             spec = replace(self._spec, frames=report.total_frames)
             for sink in self._sinks:
+                self.thread.begun.append(sink)
                 sink.open(spec)
             self.thread.start()
             self._decode_began, self._decode_ended = make_event(device), make_event(device)
@@ -331,10 +332,9 @@ class _Lanes:
             if not returned:
                 _stuck.add(self)
                 logging.warning(
-                    "async-frame-pipeline: %s has not returned for %g s and is left behind; what it wrote is given up "
-                    "when it does",
+                    "async-frame-pipeline: %s has not returned and is left behind; what it wrote is given up when it "
+                    "does",
                     self.thread.inside or "the writer",
-                    STUCK_SECONDS,
                 )
         if self._copy_stream is not None:
             try:
@@ -382,5 +382,6 @@ def _stop_all() -> None:
     for lanes in list(_under_way):
         lanes.stopped.set()
     deadline = time.monotonic() + STOP_SECONDS
-    while _under_way and time.monotonic() < deadline:
+    # Also for sinks that were left behind: they give up their files when they return.
+    while (_under_way or any(lanes.thread.is_alive() for lanes in _stuck)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

@@ -40,6 +40,8 @@ class SinkThread(threading.Thread):
         self._filled: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
         self._abandoned = threading.Event()
         self._aborted = False
+        # The sinks that this run has begun to open: the others have nothing of it to give up.
+        self.begun: list[Sink] = []
 
     def put(self, slot: Slot) -> None:
         """Hand over a filled slot whose copy has been queued."""
@@ -100,7 +102,7 @@ class SinkThread(threading.Thread):
         began = time.perf_counter()
         for sink in self._sinks:
             if self._abandoned.is_set():
-                return
+                break
             self.inside = sink.name
             drive(sink)
         self.inside = ""
@@ -113,4 +115,4 @@ class SinkThread(threading.Thread):
         """Once, by whichever thread comes to it; never by two at a time, since one has waited for the other's end."""
         if not self._aborted:
             self._aborted = True
-            abort_all(self._sinks)
+            abort_all(self.begun)

@@ -50,11 +50,15 @@ def why_too_small(vae, bytes_needed: int) -> str | None:
 
 def is_oom(error: BaseException) -> bool:
     """Whether ComfyUI counts this error as out of memory."""
+    traceback, context = error.__traceback__, error.__context__
     try:
         model_management.raise_non_oom(error)
+        return True
     except Exception:
         return False
-    return True
+    finally:
+        # It was raised once more: with the frames of that, and whatever is handled now, it would hold itself.
+        error.__traceback__, error.__context__ = traceback, context
 
 
 def copies_are_safe(device: torch.device) -> bool:
@@ -65,7 +69,8 @@ def copies_are_safe(device: torch.device) -> bool:
 def device_context(vae):
     """Makes the device of a VAE on a second GPU the current one for its kernels; older ComfyUIs have no such thing."""
     context, device = getattr(model_management, "cuda_device_context", None), getattr(vae, "device", None)
-    return context(device) if context is not None and device is not None else contextlib.nullcontext()
+    known = context is not None and isinstance(device, torch.device)  # a stranger's VAE may say it in words
+    return context(device) if known else contextlib.nullcontext()
 
 
 def pin_or_say() -> Callable[[torch.Tensor], bool]:

@@ -69,7 +69,8 @@ def why_not_known(vae) -> str | None:
     """Why `first_stage_model.decode(latent)` may not be called in the place of `VAE.decode`; None if it may."""
     if not (_is_cores_own(vae) and _is_cores_own(vae.first_stage_model)):
         return "another node or pack replaced the VAE's decode"
-    decode = type(vae).decode
+    # What is done around a model may depend on which it is.
+    decode = type(vae).decode, type(vae.first_stage_model)
     if decode not in _is_known:
         _is_known[decode] = _rehearse(vae)
     if not _is_known[decode]:

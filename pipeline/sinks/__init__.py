@@ -52,8 +52,8 @@ class Sink(Protocol):
         """Leave nothing behind.
 
         On the sink thread, or on the caller's where that has ended or never began; one after another in any case. Must
-        not raise. May come at any time: before `open`, after it failed, or after `publish` where that of another sink
-        failed.
+        not raise. May come at any time from `open` on: also after that failed, or after `publish` where that of another
+        sink failed.
         """
 
 

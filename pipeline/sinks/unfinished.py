@@ -84,13 +84,14 @@ class Unfinished:
         """
         self._beside, self._published = {}, []
         for final in self._candidates():
-            path = self._unfinished_name(final)
-            self.final, self.path = final, path
+            self.final, path = final, self._unfinished_name(final)
             try:
                 if self._is_folder:
                     os.mkdir(path)
                 else:
                     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                self.path = path  # from here on it is ours to remove
+                if not self._is_folder:
                     _check_room(path)
                 return path
             except FileExistsError:
@@ -98,7 +99,8 @@ class Unfinished:
             except OSError as error:
                 self.discard()
                 raise OSError(error.errno, f"cannot write {final}: {error.strerror}") from error
-        raise FileExistsError(errno.EEXIST, f"cannot write {self.final}: there is already {self.path}")
+        # Only for a name that is given: numbers never end.
+        raise FileExistsError(errno.EEXIST, f"cannot write {final}: there is already {path}")
 
     def write_beside(self, extension: str, data: bytes) -> None:
         """Write a file that gets its name, the finished one's with this extension, at the same time.
@@ -139,7 +141,8 @@ class Unfinished:
                 if isinstance(error, FileExistsError) and isinstance(self.target, Numbered):
                     continue
                 raise OSError(error.errno, f"cannot write {final}: {error.strerror}") from error
-        self.path, self._beside = None, {}
+        self.path = None
+        self.discard()  # what could not be put beside it
         self.discard_kept()
         return self.final
 

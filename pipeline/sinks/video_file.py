@@ -194,7 +194,10 @@ class VideoFileSink:
             with _logging_failures():
                 container.close()  # writes a trailer, which fails again on a full disk or a dead encoder
         if self._finished is not None and self._finished is not self._place:
-            self._finished.discard()  # the other one is kept
+            self._finished.discard()  # the fragments are kept, where they still are
+            if self.path is not None and isinstance(self._place, Unfinished):
+                logging.warning("async-frame-pipeline: the video of a run that failed is kept in %s", self.path)
+                self._place.kept.append(self.path)
         self._place.give_up(any_frames)
         self._finished = self.path = None
 

@@ -7,8 +7,8 @@ FRAMES = 17
 REASONS = {
     "another_class": "LaterWanVAE is not a VAE of Wan 2.1",
     "another_decode": "another node or pack replaced the VAE's decode",
-    "no_head": "streaming this VAE failed: AttributeError",
-    "more_frames": "streaming this VAE failed: the decoder delivered",
+    "no_head": "exact failed: AttributeError",
+    "more_frames": "exact failed: the decoder delivered",
 }
 both_versions = pytest.mark.parametrize("kind, channels, size", [("wan 2.1", 16, 4), ("wan 2.2", 48, 2)])
 

@@ -592,7 +592,7 @@ def test_a_sink_that_never_returns_holds_up_no_cancel(monkeypatch, caplog, step)
     with pytest.raises(Cancelled):
         engine.run(in_chunks(frames, 1), spec_of(frames), [other, sink], check=check)
     assert caplog.messages == [
-        "async-frame-pipeline: the stuck one has not returned for 0 s and is left behind; "
+        "async-frame-pipeline: the stuck one has not returned and is left behind; "
         "what it wrote is given up when it does"
     ]
     assert "abort" not in sink.calls + other.calls, "nobody touches a sink that another thread is inside of"

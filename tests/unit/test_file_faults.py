@@ -168,3 +168,39 @@ def test_giving_up_does_what_it_can_where_nothing_works(tmp_path, monkeypatch, k
     with pytest.raises(engine.DecodeError, match="the first error"):
         engine.run(decode, spec, [file, frames], spectators=[preview])
     assert frames.frames_thwc is None and preview._file._container is None, "they were given up all the same"
+
+
+class Unopenable(TensorSink):
+    def open(self, spec):
+        raise RuntimeError("injected by the test")
+
+
+class Unpublishable(TensorSink):
+    def publish(self):
+        raise RuntimeError("injected by the test")
+
+
+def run(*sinks) -> None:
+    engine.run(in_chunks(FRAMES, 2), VideoSpec(8, 64, 96, torch.device("cpu")), sinks)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_failed_run_takes_nothing_from_an_earlier_one_of_the_same_sink(tmp_path, keep):
+    options = VideoOptions(Fraction(16), Choice(FORMATS["mkv (h264)"], "low"), keep_unfinished=keep)
+    sink = VideoFileSink(Numbered(tmp_path, "clip", 1, "mkv"), options)
+    run(sink)
+    with pytest.raises(RuntimeError, match="injected"):
+        run(Unopenable(), sink)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip_00001_.mkv"] and sink.kept == []
+
+
+@pytest.mark.parametrize("format", ["mkv (h264)", "mp4 (h264)"])
+def test_what_is_kept_of_a_run_that_failed_after_it_had_its_name_is_told(tmp_path, format):
+    choice = Choice(FORMATS[format], "low")
+    target = Numbered(tmp_path, "clip", 1, choice.format.extension)
+    sink = VideoFileSink(target, VideoOptions(Fraction(16), choice, keep_unfinished=True))
+    with pytest.raises(RuntimeError, match="injected"):
+        run(sink, Unpublishable())
+    assert sink.kept == list(tmp_path.iterdir()) and len(sink.kept) == 1
+    run(sink)
+    assert [path.name for path in tmp_path.iterdir()] == [sink.path.name], "what was kept is gone with the whole"

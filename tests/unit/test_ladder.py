@@ -1,6 +1,8 @@
 """The ladder: which way is taken, what is said, and what of an error the user sees."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -80,7 +82,7 @@ def test_the_first_that_can_is_taken_and_said(climb):
 def test_what_fails_is_followed_by_the_next_which_knows_why(climb):
     job = climb(Step("exact", failed(ValueError("x"))), Step("stock", last=True))
     assert climb.tried == ["exact", "stock"]
-    assert job.reason == "streaming this VAE failed: ValueError: x"
+    assert job.reason == "exact failed: ValueError: x"
     assert climb.said == [], "the last way says itself why it was taken"
 
 
@@ -113,7 +115,33 @@ def test_an_error_of_a_lane_is_the_users(climb, error):
     assert climb.tried == ["exact"]
 
 
-@pytest.mark.parametrize("error", [OOM, ValueError("x")])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, ValueError])
+def test_what_failed_holds_no_memory_while_the_next_way_runs(climb, error):
+    held = []
+
+    class Fails(Step):
+        def decode(self, job):
+            activations = torch.zeros(8)
+            held.append(weakref.ref(activations))
+            try:
+                raise error("x")
+            except error as own:
+                raise engine.DecodeError("x") from own
+
+    class Looks(Step):
+        def decode(self, job):
+            assert held[0]() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        climb(Fails("exact"), Looks("again", after_out_of_memory=error is torch.OutOfMemoryError, last=True))
+    finally:
+        gc.enable()
+    assert held
+
+
+@pytest.mark.parametrize("error", [OOM, ValueError("x"), failed(ValueError("x"))])
 def test_an_error_of_the_last_way_is_the_users(climb, error):
     with pytest.raises(type(error)):
         climb(
@@ -140,6 +168,18 @@ def test_what_does_not_fit_is_not_tried(climb):
 def test_fast_in_vain_is_a_warning(climb):
     climb(Step("fast", "no GPU"), Step("exact"), decoder="fast")
     assert climb.said[0] == "the fast decoder cannot be used: no GPU"
+
+
+def test_fast_where_a_family_has_none_is_a_warning(climb):
+    climb(Step("exact"), decoder="fast")
+    assert climb.said[0] == "the fast decoder cannot be used: there is none for Test"
+
+
+def test_a_vae_of_strangers_may_name_its_device_in_words(climb, monkeypatch):
+    """Theirs goes the stock way, whatever else it is."""
+    monkeypatch.setattr(Vae, "device", "cuda")
+    climb(Step("stock", last=True))
+    assert climb.tried == ["stock"]
 
 
 def test_an_unknown_vae_has_the_stock_way_alone():

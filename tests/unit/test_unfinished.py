@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from async_frame_pipeline.pipeline.sinks import unfinished
 from async_frame_pipeline.pipeline.sinks.unfinished import Numbered, Unfinished
 
 
@@ -296,3 +297,29 @@ def test_a_finished_file_is_not_given_up_by_the_next_run(tmp_path):
             file.publish()
     file.give_up(any_frames=True)
     assert names(tmp_path) == ["clip_00001_.mp4"]
+
+
+def test_a_name_that_is_taken_costs_nobody_their_file(tmp_path):
+    theirs = tmp_path / "video.unfinished.mp4"
+    theirs.write_bytes(b"theirs")
+    mine = Unfinished(tmp_path / "video.mp4", keep=True)
+    with pytest.raises(FileExistsError, match=r"already .*video\.unfinished\.mp4"):
+        mine.create()
+    mine.give_up(False)
+    assert theirs.read_bytes() == b"theirs"
+
+
+def test_what_cannot_have_its_name_beside_the_file_is_removed(tmp_path, monkeypatch):
+    real = unfinished._take
+
+    def take(path, final):
+        if final.suffix == ".png":
+            raise PermissionError(13, "Permission denied")
+        real(path, final)
+
+    monkeypatch.setattr(unfinished, "_take", take)
+    file = Unfinished(Numbered(tmp_path, "video", 1, "mkv", ("png",)))
+    file.create().write_bytes(b"frames")
+    file.write_beside("png", b"picture")
+    file.publish()
+    assert [path.name for path in tmp_path.iterdir()] == ["video_00001_.mkv"]
