@@ -15,7 +15,7 @@ import torch
 import nodes as core_nodes
 
 # By the function that a VAE's class decodes with: whether it does what `_rehearse` looks for.
-_is_known: dict[Callable, bool] = {}
+_is_known: dict[tuple[Callable, type], bool] = {}
 
 
 def model_name(vae) -> str:
@@ -109,24 +109,21 @@ def _rehearse(vae) -> bool:
     It is played through on the CPU, with a model that decodes nothing and no model loaded. So a ComfyUI whose `decode`
     has more parameters, or does more around it, is known as long as it does this.
     """
-    latent = torch.linspace(-1.0, 1.0, vae.latent_channels * 24).view(1, -1, 2, 3, 4)
-    decoded = torch.linspace(-1.5, 1.5, 630).view(1, 3, 5, 6, 7).to(vae.vae_dtype)
     calls = []
-    stand_in, model = copy.copy(vae), copy.copy(vae.first_stage_model)
-    model.decode = lambda *args, **kwargs: calls.append((args, kwargs)) or decoded.clone()
-    stand_in.first_stage_model, stand_in.device, stand_in.output_device = (
-        model,
-        torch.device("cpu"),
-        torch.device("cpu"),
-    )
-    stand_in.process_output = lambda frames: frames.mul_(0.25)
     try:
+        latent = torch.linspace(-1.0, 1.0, vae.latent_channels * 24).view(1, -1, 2, 3, 4)
+        decoded = torch.linspace(-1.5, 1.5, 630).view(1, 3, 5, 6, 7).to(vae.vae_dtype)
+        stand_in, model = copy.copy(vae), copy.copy(vae.first_stage_model)
+        model.decode = lambda *args, **kwargs: calls.append((args, kwargs)) or decoded.clone()
+        stand_in.first_stage_model = model
+        stand_in.device = stand_in.output_device = torch.device("cpu")
+        stand_in.process_output = lambda frames: frames.mul_(0.25)
         frames_thwc = _with_nothing_loaded(type(vae).decode)(stand_in, latent)
         [((given,), options)] = calls
-    except Exception:
+        expected = decoded.to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
+        return torch.equal(given, latent.to(vae.vae_dtype)) and not options and torch.equal(frames_thwc, expected)
+    except Exception:  # whatever it is that this VAE does not have
         return False
-    expected = decoded.to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
-    return torch.equal(given, latent.to(vae.vae_dtype)) and not options and torch.equal(frames_thwc, expected)
 
 
 def _with_nothing_loaded(decode: Callable) -> Callable:
