@@ -66,7 +66,7 @@ class Outcome:
     @property
     def exact_decodes(self) -> list[str]:
         """The lines about decodes that took the exact path."""
-        return [line for line in self.our_log if re.search(r"\bexact\b", line)]
+        return [line for line in self.our_log if re.search(r"\bexact [\w. ]+ decode\b", line)]
 
     @property
     def stock_decodes(self) -> list[str]:
