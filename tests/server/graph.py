@@ -7,9 +7,28 @@ import json
 import re
 
 import host
+import numpy as np
 import pytest
 
 LOG_PREFIX = re.compile(r"async-frame-pipeline( [\d.]+)?: ")  # the engine's lines have no version
+
+# Of AFPTestPatches: which colour the patch at the top left has tells which frame it is.
+COLOURS = np.array(
+    [
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        (0.75, 0.0, 0.0),
+        (0.0, 0.75, 0.0),
+        (0.0, 0.0, 0.75),
+        (0.5, 0.5, 0.5),
+        (0.75, 0.5, 0.25),
+        (0.25, 0.5, 0.75),
+        (1.0, 1.0, 0.0),
+        (0.0, 1.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (0.2, 0.2, 0.2),
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

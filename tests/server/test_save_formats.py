@@ -14,7 +14,7 @@ import av
 import host
 import numpy as np
 import pytest
-from graph import Graph, Link, Outcome, run
+from graph import COLOURS, Graph, Link, Outcome, run
 from PIL import Image, ImageSequence
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -29,22 +29,6 @@ FRAMES, WIDTH, FPS, PATCH = 9, 80, 16, 16
 PATCHES, WAVES = 48, 48
 HEIGHT = PATCHES + WAVES
 SECONDS = Fraction(FRAMES, FPS)
-COLOURS = np.array(
-    [
-        (0.0, 0.0, 0.0),
-        (1.0, 1.0, 1.0),
-        (0.75, 0.0, 0.0),
-        (0.0, 0.75, 0.0),
-        (0.0, 0.0, 0.75),
-        (0.5, 0.5, 0.5),
-        (0.75, 0.5, 0.25),
-        (0.25, 0.5, 0.75),
-        (1.0, 1.0, 0.0),
-        (0.0, 1.0, 1.0),
-        (1.0, 0.0, 1.0),
-        (0.2, 0.2, 0.2),
-    ]
-)
 SAVING = Path(__file__).resolve().parent.parent.parent / "docs" / "saving.md"
 WORKFLOW = {"nodes": [{"id": 1, "type": 'Ünïcode "quoted" 日本語'}], "version": 0.4}
 

@@ -10,7 +10,7 @@ import av
 import host
 import numpy as np
 import pytest
-from graph import Graph, Link, Outcome, linked, refusal, run
+from graph import COLOURS, Graph, Link, Outcome, linked, refusal, run
 from resume import disarm
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -18,23 +18,6 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 import ffmpeg
 
 FPS = 8
-# Of AFPTestPatches: which colour the patch at the top left has tells which frame it is.
-COLOURS = np.array(
-    [
-        (0.0, 0.0, 0.0),
-        (1.0, 1.0, 1.0),
-        (0.75, 0.0, 0.0),
-        (0.0, 0.75, 0.0),
-        (0.0, 0.0, 0.75),
-        (0.5, 0.5, 0.5),
-        (0.75, 0.5, 0.25),
-        (0.25, 0.5, 0.75),
-        (1.0, 1.0, 0.0),
-        (0.0, 1.0, 1.0),
-        (1.0, 0.0, 1.0),
-        (0.2, 0.2, 0.2),
-    ]
-)
 
 
 def clip(
