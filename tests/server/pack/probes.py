@@ -1,9 +1,11 @@
 """Output nodes that report to the test, through the prompt's history, what is only visible inside the server."""
 
+import contextlib
 import ctypes
 import gc
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -96,11 +98,17 @@ class State(Probe):
             kind = lane_classes()["slot"]
             slots = [thing for thing in gc.get_referrers(kind) if isinstance(thing, kind)]
             state["slot_bytes"] = sum(host.nbytes for slot in slots for host in slot.host.values())
-            links = (os.path.realpath(link).removesuffix(" (deleted)") for link in Path("/proc/self/fd").iterdir())
-            state["open_files"] = [path for path in links if path.endswith((".mp4", ".part", ".latent"))]
+            state["open_files"] = [path for path in _open_files() if path.endswith((".mp4", ".part", ".latent"))]
         if memory:
             state["memory_bytes"] = _memory_held()
         return {"ui": {"state": [state]}}
+
+
+def _open_files() -> Iterator[str]:
+    """What this process has open; the server's other threads close some while this reads."""
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(link).removesuffix(" (deleted)")
 
 
 def _memory_held() -> int:
