@@ -1,4 +1,4 @@
-"""Save Video (Streaming): any VIDEO into a file, through the lanes."""
+"""Save Video (Streaming): any VIDEO, or images with a frame rate, into a file, through the lanes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,23 @@ from comfy_api.latest import InputImpl, io, ui
 from ..pipeline.sinks import formats
 from ..pipeline.sinks.audio import CODECS
 from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
-from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS, Choice, FileSink, Format
+from ..pipeline.sinks.formats import CHROMAS, FORMATS, Choice, FileSink, Format
 from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
-from . import rescue
+from . import rescue, saver_inputs
 from .comfyui import lanes, server
-from .latent_video import LatentVideo
+from .latent_video import LatentVideo, checked_audio
 from .log import say
+from .saver_inputs import AUTO, BIT_DEPTHS, BY_QUALITY, COLOURS, LENGTHS, SaverInputs
 from .version import described, signed
-from .video_source import image_sink, run, source_of
+from .video_source import image_sink, run, source_of, video_of
 
-AUTO = "auto"
-BIT_DEPTHS = (AUTO, *map(str, DEPTHS))
-COLOURS = {
-    "BT.709": ("bt709", False),
-    "BT.709 full range": ("bt709", True),
-    "BT.601": ("bt601", False),
-    "BT.601 full range": ("bt601", True),
-}
-LENGTHS = ("video", "longest", "shortest")
 NOT_KEPT = "Save Video (Streaming) kept no frames: switch on keep_frames to use its frames output."
+NOTHING_CONNECTED = "there is nothing to save: connect a video, or images"
+BOTH_CONNECTED = "a video and images are connected, and one node saves one of them: disconnect the other"
+_NOT_GIVEN = object()
 
 
 class SaveVideoStreaming(io.ComfyNode):
@@ -69,7 +64,8 @@ class SaveVideoStreaming(io.ComfyNode):
                 "async",
             ],
             inputs=[
-                io.Video.Input("video", tooltip="The video to save."),
+                # Optional: all that a prompt may leave out, also what was added since it was made.
+                io.Video.Input("video", optional=True, tooltip="The video to save. In its place, images may be."),
                 io.String.Input(
                     "filename_prefix",
                     default="video/ComfyUI",
@@ -80,16 +76,18 @@ class SaveVideoStreaming(io.ComfyNode):
                     "format",
                     options=list(formats.available_formats()),
                     default="mp4 (h264)",
+                    optional=True,
                     tooltip="Container and codec of the file.",
                 ),
                 io.Combo.Input(
                     "quality",
                     options=list(QUALITIES),
                     default="high",
+                    optional=True,
                     tooltip="Higher looks better and makes larger files. Medium is what Save Video does. "
                     "Lossless changes nothing that is stored; not every format has it.",
                 ),
-                # Below, what few need. Optional: prompts made before an input was added go on working.
+                # Below, what few need.
                 io.Combo.Input(
                     "speed",
                     options=list(SPEEDS),
@@ -192,18 +190,58 @@ class SaveVideoStreaming(io.ComfyNode):
                     advanced=True,
                     tooltip="Also give out the frames as images, from the same decode. All of them are then in memory.",
                 ),
+                # After all others: saved workflows hold widgets by position.
+                io.Image.Input("images", optional=True, tooltip="Frames to save, in place of a video."),
+                io.Float.Input(
+                    "fps",
+                    default=24.0,
+                    min=0.01,
+                    max=1000.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip="Frames per second of the images. A video has its own.",
+                ),
+                io.Audio.Input("audio", optional=True, tooltip="Sound for images, or in place of the video's own."),
+                io.Float.Input(
+                    "crf",
+                    default=BY_QUALITY,
+                    min=BY_QUALITY,
+                    max=saver_inputs.LARGEST_CRF,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="In place of quality, on the encoder's own scale: lower looks better and makes larger "
+                    "files. -1: what quality says.",
+                ),
+                io.Boolean.Input(
+                    "save_output",
+                    default=True,
+                    optional=True,
+                    tooltip="Off: the file goes into the temp folder, which ComfyUI empties when it starts.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
             outputs=[
                 io.Video.Output(tooltip="The saved file; for a PNG sequence, the video that came in."),
                 io.Image.Output(display_name="frames", tooltip="The frames, if keep_frames is on."),
+                io.String.Output(display_name="path", tooltip="Where the file, or the folder of pictures, is."),
             ],
         )
 
     @classmethod
     def validate_inputs(
-        cls, filename_prefix=None, format=None, quality=None, bit_depth=AUTO, chroma=AUTO, audio_codec=AUTO, repeat=0
+        cls,
+        video=_NOT_GIVEN,
+        images=_NOT_GIVEN,
+        filename_prefix=None,
+        format=None,
+        quality=None,
+        bit_depth=None,
+        chroma=None,
+        audio_codec=None,
+        repeat=None,
+        crf=None,
     ) -> bool | str:
         """Refuse when the prompt is queued what cannot be saved;
         what another node will give is None, and checked later.
@@ -211,83 +249,73 @@ class SaveVideoStreaming(io.ComfyNode):
         Named here, these inputs are not looked up in their lists:
         formats that only another machine has are let through.
         """
+        if video is images is _NOT_GIVEN:
+            return NOTHING_CONNECTED
+        if _NOT_GIVEN not in (video, images):
+            return BOTH_CONNECTED
+        given = {
+            "filename_prefix": filename_prefix,
+            "format": format,
+            "quality": quality,
+            "bit_depth": bit_depth,
+            "chroma": chroma,
+            "audio_codec": audio_codec,
+            "repeat": repeat,
+            "crf": crf,
+        }
         try:
-            if filename_prefix is not None:
-                server.check_prefix(filename_prefix)
-            _check(format, quality, bit_depth, chroma, audio_codec, repeat)
+            known = {name: saver_inputs.convert(name, value) for name, value in given.items() if value is not None}
+            saver_inputs.check_together(known)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def execute(cls, video, keep_frames=False, **inputs) -> io.NodeOutput:
-        if not keep_frames and cls._frames_are_used():
-            raise ValueError(NOT_KEPT)
+    def execute(cls, video=None, images=None, fps=24.0, audio=None, **given) -> io.NodeOutput:
         with video.rescuing() if isinstance(video, LatentVideo) else contextlib.nullcontext():
-            for name, value in inputs.items():
-                if value is None:
-                    raise ValueError(f"{name} is None: the node that it comes from gives nothing")
-            return cls._save(video, keep_frames=keep_frames, **inputs)
+            inputs = SaverInputs.of(given)
+            if not inputs.keep_frames and cls._frames_are_used():
+                raise ValueError(NOT_KEPT)
+            if video is None and images is None:
+                raise ValueError(NOTHING_CONNECTED)
+            if video is not None and images is not None:
+                raise ValueError(BOTH_CONNECTED)
+            video = video_of(images, fps, audio) if video is None else video
+            source = source_of(video)
+            if audio is not None:
+                source.sound = checked_audio(audio)
+            return cls._save(video, source, inputs)
 
     @classmethod
-    def _save(
-        cls,
-        video,
-        filename_prefix,
-        format,
-        quality,
-        speed="medium",
-        bit_depth=AUTO,
-        chroma=AUTO,
-        color="BT.709",
-        dither=False,
-        alpha=True,
-        audio_codec=AUTO,
-        audio_length="video",
-        ping_pong=False,
-        repeat=0,
-        keep_unfinished=False,
-        preview=False,
-        keep_frames=False,
-    ) -> io.NodeOutput:
-        _check(format, quality, bit_depth, chroma, audio_codec, repeat)
-        formats.check_in(color, COLOURS, "color can be")
-        formats.check_in(audio_length, LENGTHS, "audio_length can be")
-        source = source_of(video)
-        file_format = _here(FORMATS[format])
-        chroma = "" if chroma == AUTO else chroma
-        with_alpha = alpha and source.alpha and bool(file_format.alpha) and (not chroma or chroma in file_format.alpha)
-        depth_chroma = chroma or file_format.chroma(with_alpha)
-        depth = (
-            formats.nearest_depth(file_format, depth_chroma, source.bit_depth) if bit_depth == AUTO else int(bit_depth)
-        )
-        matrix, full_range = COLOURS[color]
-        choice = Choice(file_format, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
+    def _save(cls, video, source, inputs: SaverInputs) -> io.NodeOutput:
+        choice = _choice(inputs, source)
+        file_format = choice.format
         frames = source.frames
-        if audio_length == "shortest" and source.sound is not None:
+        if inputs.audio_length == "shortest" and source.sound is not None:
             frames = min(frames, max(1, math.ceil(source.sound.seconds * source.fps)))
         options = VideoOptions(
             fps=source.fps,
             choice=choice,
             audio=source.sound,
-            audio_codec=None if audio_codec == AUTO else audio_codec,
-            whole_audio=audio_length == "longest",
+            audio_codec=None if inputs.audio_codec == AUTO else inputs.audio_codec,
+            whole_audio=inputs.audio_length == "longest",
             metadata=cls._metadata(),
-            repeat=repeat,
-            keep_unfinished=keep_unfinished,
+            repeat=inputs.repeat,
+            keep_unfinished=inputs.keep_unfinished,
         )
-        folder, name, number, subfolder = server.output_names(filename_prefix, source.width, source.height)
+        root = server.output_folder() if inputs.save_output else server.temp_folder()
+        folder, name, number, subfolder = server.output_names(inputs.filename_prefix, source.width, source.height, root)
         beside = () if file_format.restores or not options.metadata else ("png",)
         extension = "" if file_format.is_folder else file_format.extension
         sink = file_format.sink(Numbered(Path(folder), name, number, extension, beside), options)
         sinks, spectators = [sink], []
         small = None
-        if preview and not choice.plays:
+        if inputs.preview and not choice.plays:
             small = PreviewSink(Numbered(server.temp_folder(), name, number, "mp4"), options, sink.pixel_format)
             spectators = [small]
-        if ping_pong:
+        if inputs.ping_pong:
             sinks, spectators = [PingPong(sink)], [PingPong(each_sink) for each_sink in spectators]
-        kept = image_sink(source) if keep_frames else None
+        kept = image_sink(source) if inputs.keep_frames else None
         try:
             report = run(source, [*sinks, kept] if kept else sinks, frames, spectators)
         except Exception as error:
@@ -295,10 +323,12 @@ class SaveVideoStreaming(io.ComfyNode):
                 raise
             left = ", ".join(map(str, sink.kept))
             raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
+        place = io.FolderType.output if inputs.save_output else io.FolderType.temp
         return io.NodeOutput(
             _saved_video(video, sink, file_format),
-            _frames(source, kept, frames) if keep_frames else server.blocked(NOT_KEPT),
-            ui=_shown(sink, small, subfolder) | {"async_frame_pipeline": [report.as_dict()]},
+            _frames(source, kept, frames) if inputs.keep_frames else server.blocked(NOT_KEPT),
+            str(sink.path.absolute()),
+            ui=_shown(sink, small, subfolder, place) | {"async_frame_pipeline": [report.as_dict()]},
         )
 
     @classmethod
@@ -318,24 +348,22 @@ class SaveVideoStreaming(io.ComfyNode):
         return signed(metadata)
 
 
-def _check(format, quality, bit_depth, chroma, audio_codec, repeat) -> None:
-    """Raise a ValueError that says which input cannot be so, and what it can be; None is not known yet."""
-    if bit_depth is not None:
-        formats.check_in(str(bit_depth), BIT_DEPTHS, "bit_depth can be")
-    if repeat is not None and repeat not in range(1001):
-        raise ValueError(f"repeat can be 0 to 1000, got {repeat}")
-    if format is None:
-        return
-    if format not in list(FORMATS):
-        formats.check_in(format, formats.available_formats(), "format can be")
-    file_format = FORMATS[format]
-    # The depths depend on the chroma.
-    depth = None if chroma is None or bit_depth in (None, AUTO) else int(bit_depth)
-    file_format.check(quality, None if chroma == AUTO else chroma, depth)
-    if audio_codec not in (None, AUTO) and file_format.is_video and audio_codec not in file_format.audio:
-        raise ValueError(f"{format} can have sound as {', '.join(file_format.audio)}; got {audio_codec}")
-    if repeat is not None and repeat > 1 and file_format.is_folder:
-        raise ValueError("a png sequence cannot repeat: set repeat to 0")
+def _choice(inputs: SaverInputs, source) -> Choice:
+    """What is left open, decided by what the video has and the format can store."""
+    file_format = _here(FORMATS[inputs.format])
+    chroma = "" if inputs.chroma == AUTO else inputs.chroma
+    can_be_clear = bool(file_format.alpha) and (not chroma or chroma in file_format.alpha)
+    alpha = inputs.alpha and source.alpha and can_be_clear
+    chroma = chroma or file_format.chroma(alpha)
+    if inputs.bit_depth == AUTO:
+        depth = formats.nearest_depth(file_format, chroma, source.bit_depth)
+    else:
+        depth = int(inputs.bit_depth)
+    matrix, full_range = COLOURS[inputs.color]
+    crf = None if inputs.crf == BY_QUALITY else inputs.crf
+    return Choice(
+        file_format, inputs.quality, inputs.speed, depth, chroma, alpha, matrix, full_range, inputs.dither, crf
+    )
 
 
 def _here(file_format: Format) -> Format:
@@ -363,7 +391,7 @@ def _frames(source, kept, frames: int):
     return kept.frames_thwc if kept is not None else source.frames_thwc[:frames]
 
 
-def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
+def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str, place: io.FolderType) -> dict:
     """What the frontend shows and clients fetch: the saved files first, then a preview.
 
     Of a PNG sequence the first picture stands for all, which the frontend would load at once otherwise.
@@ -371,8 +399,8 @@ def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str) -> dict:
     path = sink.path
     if path.is_dir():
         inside = f"{subfolder}/{path.name}" if subfolder else path.name
-        return {"images": [ui.SavedResult(sorted(path.iterdir())[0].name, inside, io.FolderType.output)]}
-    saved = [ui.SavedResult(path.name, subfolder, io.FolderType.output)]
+        return {"images": [ui.SavedResult(sorted(path.iterdir())[0].name, inside, place)]}
+    saved = [ui.SavedResult(path.name, subfolder, place)]
     if path.suffix in (".gif", ".webp"):
         # "animated" would make the frontend play a GIF as a video, which no browser can,
         # and spread a WebP over its canvas.

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comfy_api.latest import InputImpl
+import torch
+from comfy_api.latest import InputImpl, Types
 
 from ..pipeline.engine import FrameCountError
 from ..pipeline.report import Report
@@ -16,7 +17,7 @@ from ..pipeline.sources import Source, spec_of
 from ..pipeline.sources.file import FileSource
 from ..pipeline.sources.images import ImageSource, check_image
 from .comfyui import lanes
-from .latent_video import LatentVideo, checked_audio
+from .latent_video import LatentVideo, checked_audio, checked_fps
 from .log import say
 
 
@@ -34,6 +35,15 @@ class LatentSource:
         self.sound = self.video.audio
         self.alpha = False
         self.frames_thwc = None
+
+
+def video_of(images: torch.Tensor, fps: float, audio: dict | None):
+    """Images, which are not copied, with their sound, as the VIDEO that the stock Create Video makes of them.
+
+    Raises:
+        ValueError: no frame rate.
+    """
+    return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, audio=audio, frame_rate=checked_fps(fps)))
 
 
 def source_of(video) -> LatentSource | Source:

@@ -82,18 +82,18 @@ def check_prefix(filename_prefix: str) -> None:
     file_names.check_prefix(filename_prefix, folder_paths.get_output_directory())
 
 
-def output_names(filename_prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
-    """Where files with this prefix go.
+def output_names(filename_prefix: str, width: int, height: int, root: Path) -> tuple[str, str, int, str]:
+    """Where files with this prefix go, inside of `root`.
 
     Returns:
-        (folder, start of the file name, number of the next file, subfolder), the folder below ComfyUI's output folder.
+        (folder, start of the file name, number of the next file, subfolder), the folder below `root`.
     Raises:
-        ValueError: the prefix leads out of the output folder.
+        ValueError: the prefix leads out of it.
     """
-    check_prefix(filename_prefix)
+    file_names.check_prefix(filename_prefix, str(root))
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), width, height
+            filename_prefix, str(root), width, height
         )
     except OSError:  # something is in the way; the error names it
         raise

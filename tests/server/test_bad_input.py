@@ -80,7 +80,7 @@ def test_prefix_that_leaves_the_output_folder(server, seed, prefix, typed):
     "inputs, expected",
     [
         ({"format": "avi"}, "format can be mp4 (h264), "),
-        ({"quality": "best"}, "mp4 (h264) has the qualities very high, high, medium, low, lossless; got best"),
+        ({"quality": "best"}, "quality can be very high, high, medium, low, lossless; got best"),
         ({"speed": "ludicrous"}, "speed can be slow, medium, fast, fastest; got ludicrous"),
         ({"bit_depth": "9"}, "bit_depth can be auto, 8, 10, 12, 16; got 9"),
         ({"format": "mp4 (av1)", "bit_depth": "12"}, "mp4 (av1) at 4:2:0 has the bit depths 8, 10; got 12"),
@@ -88,13 +88,17 @@ def test_prefix_that_leaves_the_output_folder(server, seed, prefix, typed):
         ({"color": "BT.2020"}, "color can be BT.709, BT.709 full range, BT.601, BT.601 full range; got BT.2020"),
         ({"audio_length": "half"}, "audio_length can be video, longest, shortest; got half"),
         ({"audio_codec": "mp3"}, "mp4 (h264) can have sound as aac, opus, flac; got mp3"),
-        ({"repeat": 1001}, "repeat can be 0 to 1000, got 1001"),
+        ({"repeat": 1001}, "repeat can be a whole number from 0 to 1000, got 1001"),
         # ComfyUI's worker dies of a message that cannot be logged.
         ({"format": "half\ud800"}, "got half\\ud800"),
         ({"format": ["mp4 (h264)"]}, "got ['mp4 (h264)']"),
         ({"filename_prefix": 7}, "filename_prefix 7 does not name a place"),
         ({"quality": None}, "quality is None"),
         ({"video": "clip.mp4"}, "video is str"),
+        ({"video": None}, "connect a video, or images"),
+        ({"crf": 52}, "mp4 (h264) has CRFs from 0 to 51, got 52"),
+        ({"crf": "x"}, "crf can be -1, for what quality says, or 0 to 63, got x"),
+        ({"dither": "no"}, "dither can be true or false, got no"),
     ],
     ids=str,
 )

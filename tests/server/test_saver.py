@@ -206,7 +206,7 @@ def test_a_preview_that_cannot_be_made_costs_no_video(server, seed):
 def test_nvenc_that_is_not_here_falls_back_to_software(server, seed, codec):
     if (
         f"mp4 ({codec} nvenc)"
-        in server.get("/object_info/SaveVideoStreaming")["SaveVideoStreaming"]["input"]["required"]["format"][1][
+        in server.get("/object_info/SaveVideoStreaming")["SaveVideoStreaming"]["input"]["optional"]["format"][1][
             "options"
         ]
     ):
@@ -229,16 +229,23 @@ def test_nvenc_that_is_not_here_falls_back_to_software(server, seed, codec):
         ({"format": "mp4 (h264)", "audio_codec": "pcm"}, "mp4 (h264) can have sound as aac, opus, flac; got pcm"),
         ({"format": "png sequence", "repeat": 2}, "a png sequence cannot repeat"),
         ({"bit_depth": "9"}, "bit_depth can be auto, 8, 10, 12, 16; got 9"),
-        ({"quality": "best"}, "has the qualities"),
+        ({"quality": "best"}, "quality can be"),
+        ({"format": "gif", "crf": 20}, "gif has no CRF, got 20"),
+        ({"video": None}, "connect a video, or images"),
+        ({"images": ["1", 0]}, "a video and images are connected"),
         ({"speed": "warp"}, "not in"),
     ],
     ids=str,
 )
 def test_what_a_format_does_not_have_is_refused_before_anything_runs(server, seed, inputs, message):
     graph = Graph()
+    graph("AFPTestPatches", frames=1, height=32, width=32)
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"refused {seed}")
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
-    save(graph, graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=FPS), f"refused_{seed}", **inputs)
+    video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=FPS)
+    node = save(graph, video, f"refused_{seed}", **{name: value for name, value in inputs.items() if name != "video"})
+    if "video" in inputs:
+        del graph.prompt[node.node]["inputs"]["video"]
     with pytest.raises(host.PromptRejected) as rejected:
         server.run(graph.prompt)
     assert message in str(rejected.value)
@@ -264,9 +271,12 @@ def test_every_choice_may_come_from_another_node(server, seed):
         "keep_unfinished": True,
         "preview": True,
         "keep_frames": False,
+        "fps": 12.5,
+        "crf": 30.0,
+        "save_output": True,
     }
     known = server.get("/object_info/SaveVideoStreaming")["SaveVideoStreaming"]["input"]
-    assert choices.keys() | {"video"} == known["required"].keys() | known["optional"].keys()
+    assert choices.keys() | {"video", "images", "audio"} == known["required"].keys() | known["optional"].keys()
     video = clip(graph, audio=graph("AFPTestAudio", seconds=1.0))
     node = graph("SaveVideoStreaming", video=video, **{name: linked(graph, value) for name, value in choices.items()})
     path, preview = files_of(server, run(server, graph), node)

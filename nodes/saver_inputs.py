@@ -1,0 +1,205 @@
+"""What the inputs of Save Video (Streaming) may be, alone and together.
+
+At a typed value ComfyUI has looked; one that another node gives may be of any type. Each is converted once, and what
+comes out is what is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+
+from ..pipeline.sinks import formats
+from ..pipeline.sinks.audio import CODECS
+from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
+from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS
+from .comfyui import server
+
+AUTO = "auto"
+BIT_DEPTHS = (AUTO, *map(str, DEPTHS))
+COLOURS = {
+    "BT.709": ("bt709", False),
+    "BT.709 full range": ("bt709", True),
+    "BT.601": ("bt601", False),
+    "BT.601 full range": ("bt601", True),
+}
+LENGTHS = ("video", "longest", "shortest")
+MOST_REPEATS = 1000
+BY_QUALITY = -1.0  # a CRF that is none
+LARGEST_CRF = 63.0  # on the largest of the encoders' scales
+
+
+class Refused(ValueError):
+    """An input that cannot be so; `input` is its name."""
+
+    def __init__(self, message: str, input: str = ""):
+        super().__init__(message)
+        self.input = input
+
+
+@dataclass(frozen=True, slots=True)
+class SaverInputs:
+    """The inputs that say how to save, converted; what is not given is as the node shows it."""
+
+    filename_prefix: str
+    format: str = "mp4 (h264)"
+    quality: str = "high"
+    speed: str = "medium"
+    bit_depth: str = AUTO
+    chroma: str = AUTO
+    color: str = "BT.709"
+    dither: bool = False
+    alpha: bool = True
+    audio_codec: str = AUTO
+    audio_length: str = "video"
+    ping_pong: bool = False
+    repeat: int = 0
+    keep_unfinished: bool = False
+    preview: bool = False
+    keep_frames: bool = False
+    crf: float = BY_QUALITY
+    save_output: bool = True
+
+    @classmethod
+    def of(cls, given: Mapping[str, object]) -> SaverInputs:
+        """Convert what a node was given.
+
+        Raises:
+            Refused: one of them cannot be so, or not together with another.
+        """
+        inputs = cls(**{name: convert(name, value) for name, value in given.items()})
+        check_together({field.name: getattr(inputs, field.name) for field in fields(inputs)})
+        return inputs
+
+
+def convert(name: str, value: object) -> object:
+    """The value of one input, as it is used.
+
+    Raises:
+        Refused: it cannot be that; says what it can be.
+    """
+    with _blaming(name):
+        if value is None:
+            raise ValueError(f"{name} is None: the node that it comes from gives nothing")
+        return _CONVERT[name](name, value)
+
+
+def check_together(values: Mapping[str, object]) -> None:
+    """Refuse what is right alone and wrong together. The format is never to blame: it is what the user is after.
+
+    Args:
+        values: converted ones; those that are not known yet are left out.
+    Raises:
+        Refused: something the format does not have; says what it has.
+    """
+    if "format" not in values:
+        return
+    file_format = FORMATS[values["format"]]
+    quality, chroma, crf = values.get("quality"), values.get("chroma"), values.get("crf", BY_QUALITY)
+    with _blaming("quality"):
+        file_format.check(quality, None, None)
+    with _blaming("chroma"):
+        file_format.check(None, None if chroma == AUTO else chroma, None)
+    if chroma is not None and values.get("bit_depth", AUTO) != AUTO:  # the depths depend on the chroma
+        with _blaming("bit_depth"):
+            file_format.check(None, None if chroma == AUTO else chroma, int(values["bit_depth"]))
+    if crf != BY_QUALITY:
+        with _blaming("crf"):
+            file_format.check(quality, None, None, crf)
+    codec = values.get("audio_codec", AUTO)
+    if codec != AUTO and file_format.is_video and codec not in file_format.audio:
+        can = f"{file_format.name} can have sound as {', '.join(file_format.audio)}; got {codec}"
+        raise Refused(can, "audio_codec")
+    if file_format.is_folder and values.get("repeat", 0) > 1:
+        raise Refused("a png sequence cannot repeat: set repeat to 0", "repeat")
+
+
+@contextlib.contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(str(error), name) from error
+
+
+# -- by the input's name and what was given: the value, or a ValueError ----------------------------
+
+
+def _prefix(name: str, value: object) -> object:
+    server.check_prefix(value)
+    return value
+
+
+def _format(name: str, value: object) -> str:
+    if str(value) not in FORMATS:  # another machine may have some that this one has not
+        formats.check_in(str(value), formats.available_formats(), "format can be")
+    return str(value)
+
+
+def _one_of(*allowed: str) -> Callable[[str, object], str]:
+    """Whatever reads like one of these is it: a depth may be a number."""
+
+    def convert(name: str, value: object) -> str:
+        formats.check_in(str(value), allowed, f"{name} can be")
+        return str(value)
+
+    return convert
+
+
+def _number(value: object) -> float:
+    """Any number, or text that is one; NaN if it is none."""
+    try:
+        return float(value)
+    except Exception:  # whatever a stranger's type raises
+        return math.nan
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, str) or math.isnan(_number(value)):
+        raise ValueError(f"{name} can be true or false, got {_said(value)}")
+    return bool(value)
+
+
+def _repeat(name: str, value: object) -> int:
+    number = _number(value)
+    if not (0 <= number <= MOST_REPEATS and number.is_integer()):
+        raise ValueError(f"{name} can be a whole number from 0 to {MOST_REPEATS}, got {_said(value)}")
+    return int(number)
+
+
+def _crf(name: str, value: object) -> float:
+    number = _number(value)
+    if not (number == BY_QUALITY or 0 <= number <= LARGEST_CRF):
+        raise ValueError(
+            f"{name} can be {BY_QUALITY:g}, for what quality says, or 0 to {LARGEST_CRF:g}, got {_said(value)}"
+        )
+    return number
+
+
+def _said(value: object) -> str:
+    """As text that can be logged, and is not too long for a message."""
+    return str(value).encode("ascii", "backslashreplace").decode()[:200]
+
+
+_CONVERT: dict[str, Callable[[str, object], object]] = {
+    "filename_prefix": _prefix,
+    "format": _format,
+    "quality": _one_of(*QUALITIES),
+    "speed": _one_of(*SPEEDS),
+    "bit_depth": _one_of(*BIT_DEPTHS),
+    "chroma": _one_of(AUTO, *CHROMAS),
+    "color": _one_of(*COLOURS),
+    "dither": _flag,
+    "alpha": _flag,
+    "audio_codec": _one_of(AUTO, *CODECS),
+    "audio_length": _one_of(*LENGTHS),
+    "ping_pong": _flag,
+    "repeat": _repeat,
+    "keep_unfinished": _flag,
+    "preview": _flag,
+    "keep_frames": _flag,
+    "crf": _crf,
+    "save_output": _flag,
+}

@@ -1,0 +1,162 @@
+"""Save Video (Streaming) without a server: what it takes, where it saves, and what it gives on."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from . import saver
+
+from async_frame_pipeline.nodes.save_video import SaveVideoStreaming
+from async_frame_pipeline.nodes.saver_inputs import Refused, SaverInputs
+from async_frame_pipeline.pipeline.sinks.formats import FORMATS
+from comfy_api.latest import InputImpl, Types
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path):
+    with saver.folders(tmp_path):
+        yield tmp_path
+
+
+def images(frames: int = 6, channels: int = 3) -> torch.Tensor:
+    return torch.rand(frames, 32, 48, channels, generator=torch.Generator().manual_seed(1))
+
+
+def tone(seconds: float, hertz: float = 440.0, rate: int = 44100) -> dict:
+    time = torch.arange(round(seconds * rate)) / rate
+    return {"waveform": (0.3 * torch.sin(2 * torch.pi * hertz * time))[None, None], "sample_rate": rate}
+
+
+def video(frames: int = 6, audio: dict | None = None):
+    return InputImpl.VideoFromComponents(
+        Types.VideoComponents(images=images(frames), audio=audio, frame_rate=Fraction(8))
+    )
+
+
+def hertz(path: str) -> float:
+    """Of the loudest tone in a file."""
+    with av.open(path) as container:
+        rate = container.streams.audio[0].rate
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    return float(np.abs(np.fft.rfft(samples)).argmax() * rate / len(samples))
+
+
+# ---------------------------------------------------------------------------- images in place of a video
+
+
+def test_images_with_a_frame_rate_and_sound_become_a_video(folders):
+    output = saver.save(images=images(), fps=8.0, audio=tone(0.75))
+    saved, path = output[0], output[2]
+    assert path == str(folders / "output" / "saved_00001_.mp4")
+    with av.open(path) as container:
+        assert container.streams.video[0].average_rate == 8
+        assert sum(1 for _ in container.decode(video=0)) == 6
+    assert abs(hertz(path) - 440) < 3
+    assert saved.get_frame_count() == 6
+
+
+def test_images_without_a_frame_rate_have_the_one_that_the_node_shows():
+    with av.open(saver.save(images=images())[2]) as container:
+        assert container.streams.video[0].average_rate == 24
+
+
+def test_images_are_what_create_video_would_have_made_of_them(folders):
+    """Lossless, so that every code is seen; with transparency."""
+    how = {"format": "mkv (ffv1)", "bit_depth": "16"}
+    made = InputImpl.VideoFromComponents(
+        Types.VideoComponents(images=images(channels=4), audio=None, frame_rate=Fraction(8))
+    )
+    paths = saver.save(images=images(channels=4), fps=8, **how)[2], saver.save(video=made, **how)[2]
+    assert Path(paths[0]).read_bytes()[-2000:] == Path(paths[1]).read_bytes()[-2000:]
+    with av.open(paths[0]) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "gbrap16le"
+
+
+def test_sound_of_its_own_goes_before_that_of_the_video():
+    assert abs(hertz(saver.save(video=video(), audio=tone(0.75))[2]) - 440) < 3
+    assert abs(hertz(saver.save(video=video(audio=tone(0.75, 1000.0)))[2]) - 1000) < 3
+    assert abs(hertz(saver.save(video=video(audio=tone(0.75, 1000.0)), audio=tone(0.75))[2]) - 440) < 3
+
+
+def test_a_video_or_images_and_not_both():
+    with pytest.raises(ValueError, match="connect a video, or images"):
+        saver.save()
+    with pytest.raises(ValueError, match="connect a video, or images"):
+        saver.save(video=None, images=None)  # what a switch gives of an input that is not there
+    with pytest.raises(ValueError, match="a video and images are connected"):
+        saver.save(video=video(), images=images())
+    assert saver.save(video=None, images=images())[2] and saver.save(video=video(), images=None)[2]
+
+
+@pytest.mark.parametrize("fps", [0, float("nan"), 1e9])
+def test_images_need_a_frame_rate_that_can_be(fps, folders):
+    with pytest.raises(ValueError, match="fps must be"):
+        saver.save(images=images(), fps=fps)
+    assert list((folders / "output").iterdir()) == []
+
+
+# ---------------------------------------------------------------------------- where it goes
+
+
+def test_with_save_output_off_it_goes_into_the_temp_folder(folders):
+    output = saver.save(images=images(), filename_prefix="shots/it", save_output=False)
+    assert output[2] == str(folders / "temp" / "shots" / "it_00001_.mp4") and Path(output[2]).is_file()
+    [shown] = output.ui["images"]
+    assert (shown["filename"], shown["subfolder"], shown["type"]) == ("it_00001_.mp4", "shots", "temp")
+    assert list((folders / "output").iterdir()) == []
+    assert output[0].get_frame_count() == 6
+
+
+def test_a_prefix_leads_out_of_the_temp_folder_neither(folders):
+    (folders / "temp" / "link").symlink_to(folders / "input")
+    with pytest.raises(ValueError, match="does not name a place inside"):
+        saver.save(images=images(), filename_prefix="link/x", save_output=False)
+    assert list((folders / "input").iterdir()) == []
+
+
+def test_the_path_of_pictures_is_their_folder(folders):
+    output = saver.save(images=images(), fps=8, audio=tone(0.5), format="png sequence")
+    assert output[2] == str(folders / "output" / "saved_00001_")
+    assert len(list(Path(output[2]).iterdir())) == 6
+    passed_on = output[0].get_components()
+    assert torch.equal(passed_on.images, images()) and passed_on.frame_rate == 8 and passed_on.audio is not None
+
+
+# ---------------------------------------------------------------------------- what the inputs may be
+
+
+def test_what_is_not_given_is_as_the_node_shows_it():
+    schema = SaveVideoStreaming.define_schema()
+    shown = {each.id: getattr(each, "default", None) for each in schema.inputs}
+    ours = {name: getattr(SaverInputs("x"), name) for name in SaverInputs.__dataclass_fields__}
+    assert {name: shown[name] for name in ours if name != "filename_prefix"} == {
+        name: value for name, value in ours.items() if name != "filename_prefix"
+    }
+    assert [each.id for each in schema.inputs if not each.optional] == ["filename_prefix"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_crf_is_used_or_refused(format):
+    each = FORMATS[format]
+    if each.crf_range is None:
+        with pytest.raises(Refused, match="has no CRF") as refused:
+            SaverInputs.of({"filename_prefix": "x", "format": format, "crf": 20})
+        assert refused.value.input == "crf"
+        return
+    low, high = each.crf_range
+    for crf in (low, high):
+        assert SaverInputs.of({"filename_prefix": "x", "format": format, "crf": crf}).crf == crf
+    with pytest.raises(Refused, match=f"CRFs from {low} to {high}|crf can be -1"):
+        SaverInputs.of({"filename_prefix": "x", "format": format, "crf": high + 1})
+    if each.lossless:
+        with pytest.raises(Refused, match="lossless has no CRF"):
+            SaverInputs.of({"filename_prefix": "x", "format": format, "quality": "lossless", "crf": 20})
+
+
+def test_a_crf_stands_in_the_place_of_a_quality():
+    sizes = [Path(saver.save(images=images(12), **how)[2]).stat().st_size for how in ({"crf": 40}, {}, {"crf": 5})]
+    assert sizes[0] < sizes[1] < sizes[2]
