@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..pipeline.ends import Ends
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.formats import check_in
@@ -50,6 +51,7 @@ def decode_into(
     window: tuple[int, int] | None = None,
     decoder: str = DECODERS[0],
     spectators: Sequence[Sink] = (),
+    ends: Ends | None = None,
 ) -> Report:
     """Decode into sinks, while the GPU decodes where that is possible.
 
@@ -58,13 +60,13 @@ def decode_into(
         sinks: where the frames go.
         window: (start, stop) frames to deliver, or None for all.
         decoder: one of DECODERS.
-        spectators: see `engine.run`.
+        spectators, ends: see `engine.run`.
     Returns:
         The run's report.
     Raises:
         ValueError: see `families.check`. Otherwise what decoding or a sink raises; the sinks are aborted.
     """
-    into = _Sinks(sinks, spectators, window)
+    into = _Sinks(sinks, spectators, window, ends)
     climb_down(families.job(vae, samples, decoder, into))
     return into.report
 
@@ -72,8 +74,14 @@ def decode_into(
 class _Sinks:
     """An `Output`: through the lanes, those frames too that are decoded already."""
 
-    def __init__(self, sinks: Sequence[Sink], spectators: Sequence[Sink], window: tuple[int, int] | None):
-        self._sinks, self._spectators, self._window = sinks, spectators, window
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        spectators: Sequence[Sink],
+        window: tuple[int, int] | None,
+        ends: Ends | None,
+    ):
+        self._sinks, self._spectators, self._window, self._ends = sinks, spectators, window, ends
         self.report: Report | None = None
 
     def why_no_lanes(self, vae) -> str | None:
@@ -81,12 +89,19 @@ class _Sinks:
 
     def stream(self, decode: Callable, spec: VideoSpec, frames_per_slot: int, slots: int | None) -> None:
         self.report = lanes.run(
-            decode, spec, self._sinks, frames_per_slot, slots=slots, spectators=self._spectators, frames=self._window
+            decode,
+            spec,
+            self._sinks,
+            frames_per_slot,
+            slots=slots,
+            spectators=self._spectators,
+            frames=self._window,
+            ends=self._ends,
         )
 
     def take(self, frames_thwc: torch.Tensor) -> None:
         part = frames_thwc if self._window is None else frames_thwc[slice(*self._window)]
-        self.report = write_frames(part, self._sinks, spectators=self._spectators)
+        self.report = write_frames(part, self._sinks, self._spectators, self._ends)
 
 
 class _Image:
@@ -112,11 +127,13 @@ class _Image:
         self.frames_thwc = frames_thwc
 
 
-def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink], spectators: Sequence[Sink] = ()) -> Report:
+def write_frames(
+    frames_thwc: torch.Tensor, sinks: Sequence[Sink], spectators: Sequence[Sink] = (), ends: Ends | None = None
+) -> Report:
     """Send an IMAGE, (T, H, W, >= 3) floats in [0, 1] on any device, through the lanes into sinks.
 
     Args:
-        spectators: see `engine.run`.
+        spectators, ends: see `engine.run`.
     Raises:
         ValueError: it is no such tensor. Otherwise what a sink raises; the sinks are aborted.
     """
@@ -128,4 +145,4 @@ def write_frames(frames_thwc: torch.Tensor, sinks: Sequence[Sink], spectators: S
         images.feed(frames_thwc, submit, device)
 
     with lanes.reading():
-        return lanes.run(feed, spec, sinks, images.CHUNK_FRAMES, already_decoded=True, spectators=spectators)
+        return lanes.run(feed, spec, sinks, images.CHUNK_FRAMES, already_decoded=True, spectators=spectators, ends=ends)

@@ -9,6 +9,7 @@ from fractions import Fraction
 import torch
 from comfy_api.latest import Input, Types
 
+from ..pipeline.ends import Ends
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.audio import Audio
@@ -118,14 +119,20 @@ class LatentVideo(Input.Video):
             images = sink.frames_thwc
         return Types.VideoComponents(images=images, audio=self._audio_dict, frame_rate=self._fps)
 
-    def decode_into(self, sinks: Sequence[Sink], frames: int | None = None, spectators: Sequence[Sink] = ()) -> Report:
-        """Decode all frames, or the first few, into sinks; for spectators see `engine.run`."""
+    def decode_into(
+        self,
+        sinks: Sequence[Sink],
+        frames: int | None = None,
+        spectators: Sequence[Sink] = (),
+        ends: Ends | None = None,
+    ) -> Report:
+        """Decode all frames, or the first few, into sinks; for spectators and ends see `engine.run`."""
         window = self._window
         if frames is not None and frames < self.get_frame_count():
             first = window[0] if window else 0
             window = (first, first + frames)
         with self.rescuing(self._save_first):
-            return decoding.decode_into(self._vae, self._samples, sinks, window, self._decoder, spectators)
+            return decoding.decode_into(self._vae, self._samples, sinks, window, self._decoder, spectators, ends)
 
     def image_dtype(self) -> torch.dtype:
         """What the frames are as an IMAGE."""

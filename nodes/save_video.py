@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 from comfy_api.latest import InputImpl, io, ui
 
+from ..pipeline.ends import Ends
 from ..pipeline.sinks import formats
 from ..pipeline.sinks.audio import CODECS
 from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
@@ -23,7 +24,7 @@ from .latent_video import LatentVideo, checked_audio
 from .log import say
 from .saver_inputs import AUTO, BIT_DEPTHS, BY_QUALITY, COLOURS, LENGTHS, SaverInputs
 from .version import described, signed
-from .video_source import image_sink, run, source_of, video_of
+from .video_source import image_dtype, image_sink, run, source_of, video_of
 
 NOT_KEPT = "Save Video (Streaming) kept no frames: switch on keep_frames to use its frames output."
 NOTHING_CONNECTED = "there is nothing to save: connect a video, or images"
@@ -226,6 +227,10 @@ class SaveVideoStreaming(io.ComfyNode):
                 io.Video.Output(tooltip="The saved file; for a PNG sequence, the video that came in."),
                 io.Image.Output(display_name="frames", tooltip="The frames, if keep_frames is on."),
                 io.String.Output(display_name="path", tooltip="Where the file, or the folder of pictures, is."),
+                io.Image.Output(
+                    display_name="last_frame", tooltip="The last frame, as decoded: to go on from, image to video."
+                ),
+                io.Image.Output(display_name="first_frame", tooltip="The first frame, as decoded."),
             ],
         )
 
@@ -316,18 +321,22 @@ class SaveVideoStreaming(io.ComfyNode):
         if inputs.ping_pong:
             sinks, spectators = [PingPong(sink)], [PingPong(each_sink) for each_sink in spectators]
         kept = image_sink(source) if inputs.keep_frames else None
+        ends = Ends(image_dtype(source))
         try:
-            report = run(source, [*sinks, kept] if kept else sinks, frames, spectators)
+            report = run(source, [*sinks, kept] if kept else sinks, frames, spectators, ends)
         except Exception as error:
             if not sink.kept or lanes.is_cancel(error):
                 raise
             left = ", ".join(map(str, sink.kept))
             raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
+        first_frame, last_frame = ends.images()
         place = io.FolderType.output if inputs.save_output else io.FolderType.temp
         return io.NodeOutput(
             _saved_video(video, sink, file_format),
             _frames(source, kept, frames) if inputs.keep_frames else server.blocked(NOT_KEPT),
             str(sink.path.absolute()),
+            last_frame,
+            first_frame,
             ui=_shown(sink, small, subfolder, place) | {"async_frame_pipeline": [report.as_dict()]},
         )
 

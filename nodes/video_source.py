@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from comfy_api.latest import InputImpl, Types
 
+from ..pipeline.ends import Ends
 from ..pipeline.engine import FrameCountError
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
@@ -63,28 +64,39 @@ def source_of(video) -> LatentSource | Source:
     return _components_of(video)
 
 
-def run(source: LatentSource | Source, sinks: Sequence[Sink], frames: int, spectators: Sequence[Sink] = ()) -> Report:
+def run(
+    source: LatentSource | Source,
+    sinks: Sequence[Sink],
+    frames: int,
+    spectators: Sequence[Sink] = (),
+    ends: Ends | None = None,
+) -> Report:
     """Send the first `frames` frames through the lanes; what a sink has no place for, such as alpha, is left out."""
     if isinstance(source, LatentSource):
-        return source.video.decode_into(sinks, frames, spectators)
+        return source.video.decode_into(sinks, frames, spectators, ends)
     try:
-        return _run(source, sinks, frames, spectators)
+        return _run(source, sinks, frames, spectators, ends)
     except FrameCountError as error:
         if not isinstance(source, FileSource):
             raise
         say(f"the file is damaged, counting its frames: {error}")
         source.count_by_decoding()
-    return _run(source, sinks, min(frames, source.frames), spectators)
+    return _run(source, sinks, min(frames, source.frames), spectators, ends)
 
 
 def image_sink(source: LatentSource | Source) -> TensorSink | None:
     """A sink that collects the frames as an IMAGE, to be one of those of `run`; None where they are one already."""
     if source.frames_thwc is not None:
         return None
-    return TensorSink(source.video.image_dtype()) if isinstance(source, LatentSource) else TensorSink()
+    return TensorSink(image_dtype(source))
 
 
-def _run(source: Source, sinks: Sequence[Sink], frames: int, spectators: Sequence[Sink]) -> Report:
+def image_dtype(source: LatentSource | Source) -> torch.dtype:
+    """What its frames are as an IMAGE."""
+    return source.video.image_dtype() if isinstance(source, LatentSource) else torch.float32
+
+
+def _run(source: Source, sinks: Sequence[Sink], frames: int, spectators: Sequence[Sink], ends: Ends | None) -> Report:
     part = None if frames == source.frames else (0, frames)
     with lanes.reading():
         return lanes.run(
@@ -95,6 +107,7 @@ def _run(source: Source, sinks: Sequence[Sink], frames: int, spectators: Sequenc
             already_decoded=source.frames_thwc is not None,
             spectators=spectators,
             frames=part,
+            ends=ends,
         )
 
 

@@ -29,6 +29,7 @@ from types import TracebackType
 
 import torch
 
+from .ends import Ends
 from .report import Report
 from .ring import POLL_SECONDS, Ring, Slot, make_event, page_lock, page_unlock
 from .sinks import Sink
@@ -80,6 +81,7 @@ def run(
     pin: Callable[[torch.Tensor], bool] = page_lock,
     unpin: Callable[[torch.Tensor], object] = page_unlock,
     report: Report | None = None,
+    ends: Ends | None = None,
 ) -> Report:
     """Decode a video into sinks while the decoder goes on.
 
@@ -103,6 +105,7 @@ def run(
             it raises counts as raised by `check`: hosts cancel from there too.
         pin, unpin: page-lock host memory through the host application's accounting.
         report: a new one to fill in; give it to read it from another thread while the lanes run.
+        ends: takes the first and the last frame of those asked for.
 
     Returns:
         The report, after every sink has been published.
@@ -125,7 +128,7 @@ def run(
     if not 0 <= start < stop <= spec.frames:
         raise ValueError(f"there are no frames from {start} to {stop} in a video of {spec.frames}")
     _reclaim([*sinks, *spectators])
-    lanes = _Lanes(spec, window, sinks, spectators, frames_per_slot, check, progress, report or Report())
+    lanes = _Lanes(spec, window, sinks, spectators, frames_per_slot, check, progress, report or Report(), ends)
     with lanes.opened(slots, pin, unpin):
         lanes.decode(decode)
         lanes.finish()
@@ -146,6 +149,7 @@ class _Lanes:
         check: Callable[[], None],
         progress: Callable[[int], None],
         report: Report,
+        ends: Ends | None,
     ):
         self.stopped = threading.Event()
         self.report = report
@@ -156,6 +160,9 @@ class _Lanes:
         self._frames_per_slot = frames_per_slot
         self._callers_check = check
         self._progress = progress
+        self._ends = ends
+        if ends is not None:
+            ends.begin(spec)
         self._delivered_frames = 0  # by the decoder
         self._submitted_frames = 0  # to the lanes: those of the window
         self._refusal: BaseException | None = None  # what `submit` raised, and will raise from then on
@@ -279,6 +286,8 @@ class _Lanes:
         else:
             for chunk in wanted.split(self._frames_per_slot, dim=1):
                 self._send(chunk)
+            if self._ends is not None:
+                self._ends.see(wanted, is_last=self._delivered_frames >= self._stop)
             self._progress(self._submitted_frames)
         if self._stop <= self._delivered_frames < spec.frames:
             raise _Enough

@@ -9,6 +9,7 @@ import comfy.model_management as model_management
 import comfy.utils
 
 from ...pipeline import engine
+from ...pipeline.ends import Ends
 from ...pipeline.report import Report
 from ...pipeline.sinks import Sink
 from ...pipeline.video_spec import VideoSpec
@@ -29,6 +30,7 @@ def run(
     slots: int | None = None,
     spectators: Sequence[Sink] = (),
     frames: tuple[int, int] | None = None,
+    ends: Ends | None = None,
 ) -> Report:
     """`engine.run`; `already_decoded` is that of a `Report`, and `slots` are SLOTS unless given."""
     first, stop = frames or (0, spec.frames)
@@ -57,6 +59,7 @@ def run(
             pin=memory.pin_or_say(),
             unpin=memory.unpin,
             report=watch.report,
+            ends=ends,
         )
 
 

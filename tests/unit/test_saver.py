@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from . import saver
+from . import in_comfyui, saver
 
+from async_frame_pipeline.nodes.comfyui import vaes
+from async_frame_pipeline.nodes.families import ways
+from async_frame_pipeline.nodes.latent_video import LatentVideo
 from async_frame_pipeline.nodes.save_video import SaveVideoStreaming
 from async_frame_pipeline.nodes.saver_inputs import Refused, SaverInputs
+from async_frame_pipeline.pipeline.decoders import exact
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS
 from comfy_api.latest import InputImpl, Types
 
@@ -124,6 +128,71 @@ def test_the_path_of_pictures_is_their_folder(folders):
     assert len(list(Path(output[2]).iterdir())) == 6
     passed_on = output[0].get_components()
     assert torch.equal(passed_on.images, images()) and passed_on.frame_rate == 8 and passed_on.audio is not None
+
+
+# ---------------------------------------------------------------------------- the frames at its ends
+
+
+def latent_video(kind: str = "wan 2.1", decoder: str = "exact", frames: int = 3, **more):
+    """A VIDEO that is still a latent, and its frames as VAE Decode gives them."""
+    vae = in_comfyui.vae(kind)
+    shape = (1, vae.latent_channels, frames, 4, 6) if kind != "image" else (frames, vae.latent_channels, 4, 6)
+    samples = {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(2))}
+    with torch.inference_mode():
+        return LatentVideo(vae, samples, Fraction(8), decoder=decoder, **more), vaes.stock_decode(vae, samples)
+
+
+def ends_of(output) -> tuple[torch.Tensor, torch.Tensor]:
+    for frame in output[3], output[4]:
+        assert frame.shape[0] == 1 and frame.dtype == torch.float32 and frame.device.type == "cpu"
+    return output[4], output[3]
+
+
+def assert_ends(output, frames: torch.Tensor) -> None:
+    first, last = ends_of(output)
+    assert torch.equal(first, frames[:1]) and torch.equal(last, frames[-1:])
+
+
+@pytest.mark.parametrize("kind", ["wan 2.1", "wan 2.2", "taehv", "image"])
+def test_the_ends_of_a_decode_are_those_of_vae_decode(kind):
+    """`image` goes the stock way."""
+    video, frames = latent_video(kind)
+    assert_ends(saver.save(video=video), frames)
+    assert_ends(saver.save(video=video, ping_pong=True), frames)
+    assert_ends(saver.save(video=video, audio=tone(0.3), audio_length="shortest"), frames[:3])
+    assert_ends(saver.save(video=video.as_trimmed(0.125, 0.125), format="png sequence"), frames[1:2])
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_the_ends_are_those_of_the_way_that_succeeded(failures, monkeypatch):
+    """Out of memory in the middle of the first way, and of the second: the third decodes in tiles."""
+    video, frames = latent_video(frames=4)
+    decode, tries = exact.decode, []
+
+    def fails(model, latents, submit, *how):
+        tries.append(how)
+        if len(tries) > failures:
+            return decode(model, latents, submit, *how)
+        submit(torch.full((3, 1, 32, 48), 0.7))
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(ways.exact, "decode", fails)
+    output = saver.save(video=video, keep_frames=True)
+    assert len(tries) == 2
+    assert_ends(output, output[1])
+    if failures == 1:
+        assert_ends(output, frames)
+
+
+def test_the_ends_of_images_and_of_files():
+    assert_ends(saver.save(images=images()), images())
+    assert_ends(saver.save(images=images(channels=4)), images(channels=4)[..., :3])
+    lossless = saver.save(images=images(), fps=8, format="mkv (ffv1)", bit_depth="16")
+    again = saver.save(video=lossless[0], keep_frames=True)
+    assert_ends(again, again[1])
+    assert (again[1] - images()).abs().max() < 1 / 65535
+    part = saver.save(video=lossless[0].as_trimmed(0.25, 0.25), keep_frames=True)
+    assert_ends(part, again[1][2:4])
 
 
 # ---------------------------------------------------------------------------- what the inputs may be
