@@ -20,16 +20,22 @@ from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
 from . import rescue, saver_inputs
 from .comfyui import lanes, server
+from .comfyui.queued import CheckedWhenQueued
 from .latent_video import LatentVideo, checked_audio
 from .log import say
-from .saver_inputs import AUTO, BIT_DEPTHS, BY_QUALITY, COLOURS, LENGTHS, SaverInputs
+from .saver_inputs import (
+    AUTO,
+    BIT_DEPTHS,
+    BY_QUALITY,
+    COLOURS,
+    LENGTHS,
+    NOT_KEPT,
+    SaverInputs,
+    check_connected,
+    frames_are_used,
+)
 from .version import described, signed
 from .video_source import image_dtype, image_sink, run, source_of, video_of
-
-NOT_KEPT = "Save Video (Streaming) kept no frames: switch on keep_frames to use its frames output."
-NOTHING_CONNECTED = "there is nothing to save: connect a video, or images"
-BOTH_CONNECTED = "a video and images are connected, and one node saves one of them: disconnect the other"
-_NOT_GIVEN = object()
 
 
 class SaveVideoStreaming(io.ComfyNode):
@@ -75,7 +81,7 @@ class SaveVideoStreaming(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "format",
-                    options=list(formats.available_formats()),
+                    options=saver_inputs.Offered(formats.available_formats()),
                     default="mp4 (h264)",
                     optional=True,
                     tooltip="Container and codec of the file.",
@@ -164,7 +170,7 @@ class SaveVideoStreaming(io.ComfyNode):
                     "repeat",
                     default=0,
                     min=0,
-                    max=1000,
+                    max=saver_inputs.MOST_REPEATS,
                     optional=True,
                     advanced=True,
                     tooltip="How often the video plays in the file. 0: WebP and GIF for ever, all others once.",
@@ -234,57 +240,14 @@ class SaveVideoStreaming(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(
-        cls,
-        video=_NOT_GIVEN,
-        images=_NOT_GIVEN,
-        filename_prefix=None,
-        format=None,
-        quality=None,
-        bit_depth=None,
-        chroma=None,
-        audio_codec=None,
-        repeat=None,
-        crf=None,
-    ) -> bool | str:
-        """Refuse when the prompt is queued what cannot be saved;
-        what another node will give is None, and checked later.
-
-        Named here, these inputs are not looked up in their lists:
-        formats that only another machine has are let through.
-        """
-        if video is images is _NOT_GIVEN:
-            return NOTHING_CONNECTED
-        if _NOT_GIVEN not in (video, images):
-            return BOTH_CONNECTED
-        given = {
-            "filename_prefix": filename_prefix,
-            "format": format,
-            "quality": quality,
-            "bit_depth": bit_depth,
-            "chroma": chroma,
-            "audio_codec": audio_codec,
-            "repeat": repeat,
-            "crf": crf,
-        }
-        try:
-            known = {name: saver_inputs.convert(name, value) for name, value in given.items() if value is not None}
-            saver_inputs.check_together(known)
-        except ValueError as error:
-            return str(error)
-        return True
+    # Refuses when the prompt is queued what cannot be saved; what another node will give is looked at in `execute`.
+    validate_inputs = CheckedWhenQueued("SaveVideoStreaming", saver_inputs.fault_when_queued, "filename_prefix")
 
     @classmethod
     def execute(cls, video=None, images=None, fps=24.0, audio=None, **given) -> io.NodeOutput:
         with video.rescuing() if isinstance(video, LatentVideo) else contextlib.nullcontext():
             inputs = SaverInputs.of(given)
-            if not inputs.keep_frames and cls._frames_are_used():
-                raise ValueError(NOT_KEPT)
-            if video is None and images is None:
-                raise ValueError(NOTHING_CONNECTED)
-            if video is not None and images is not None:
-                raise ValueError(BOTH_CONNECTED)
+            check_connected(video is not None, images is not None)
             video = video_of(images, fps, audio) if video is None else video
             source = source_of(video)
             if audio is not None:
@@ -320,7 +283,9 @@ class SaveVideoStreaming(io.ComfyNode):
             spectators = [small]
         if inputs.ping_pong:
             sinks, spectators = [PingPong(sink)], [PingPong(each_sink) for each_sink in spectators]
-        kept = image_sink(source) if inputs.keep_frames else None
+        # After all the work it is too late to refuse: what was not known when the prompt was queued is made up for.
+        keep_frames = inputs.keep_frames or frames_are_used(cls.hidden.unique_id, cls.hidden.prompt or {})
+        kept = image_sink(source) if keep_frames else None
         ends = Ends(image_dtype(source))
         try:
             report = run(source, [*sinks, kept] if kept else sinks, frames, spectators, ends)
@@ -333,18 +298,12 @@ class SaveVideoStreaming(io.ComfyNode):
         place = io.FolderType.output if inputs.save_output else io.FolderType.temp
         return io.NodeOutput(
             _saved_video(video, sink, file_format),
-            _frames(source, kept, frames) if inputs.keep_frames else server.blocked(NOT_KEPT),
+            _frames(source, kept, frames) if keep_frames else server.blocked(NOT_KEPT),
             str(sink.path.absolute()),
             last_frame,
             first_frame,
             ui=_shown(sink, small, subfolder, place) | {"async_frame_pipeline": [report.as_dict()]},
         )
-
-    @classmethod
-    def _frames_are_used(cls) -> bool:
-        """Whether the prompt has a link from the second output."""
-        link = [cls.hidden.unique_id, 1]
-        return any(link in node["inputs"].values() for node in (cls.hidden.prompt or {}).values())
 
     @classmethod
     def _metadata(cls) -> dict:

@@ -30,6 +30,11 @@ MOST_REPEATS = 1000
 BY_QUALITY = -1.0  # a CRF that is none
 LARGEST_CRF = 63.0  # on the largest of the encoders' scales
 
+FRAMES_OUTPUT = 1
+NOT_KEPT = "Save Video (Streaming) keeps no frames: switch on keep_frames to use its frames output"
+NOTHING_CONNECTED = "there is nothing to save: connect a video, or images"
+BOTH_CONNECTED = "a video and images are connected, and one node saves one of them: disconnect the other"
+
 
 class Refused(ValueError):
     """An input that cannot be so; `input` is its name."""
@@ -116,6 +121,52 @@ def check_together(values: Mapping[str, object]) -> None:
         raise Refused("a png sequence cannot repeat: set repeat to 0", "repeat")
 
 
+def fault_when_queued(inputs: Mapping[str, object], node_id: str, prompt: Mapping[str, dict]) -> tuple[str, str] | None:
+    """What of a node in a prompt cannot be saved: the input to blame, and why; None if nothing.
+
+    Values that ComfyUI refuses by itself, or that another node will give, are not known here.
+    """
+    try:
+        check_connected(*(isinstance(inputs.get(name), list) for name in ("video", "images")))
+        if isinstance(prefix := _typed(inputs, "filename_prefix"), (str, int, float)):
+            convert("filename_prefix", str(prefix))
+        known = {}
+        for field in fields(SaverInputs):
+            if field.name not in inputs:
+                known[field.name] = field.default
+            else:
+                with contextlib.suppress(Refused):
+                    known[field.name] = convert(field.name, _typed(inputs, field.name))
+        check_together(known)
+        if known.get("keep_frames") is False and frames_are_used(node_id, prompt):
+            raise Refused(NOT_KEPT, "keep_frames")
+    except Refused as refused:
+        return refused.input, str(refused)
+    return None
+
+
+def check_connected(video: bool, images: bool) -> None:
+    """Refuse both, and none."""
+    if not (video or images):
+        raise Refused(NOTHING_CONNECTED, "video")
+    if video and images:
+        raise Refused(BOTH_CONNECTED, "images")
+
+
+def frames_are_used(node_id: str, prompt: Mapping[str, dict]) -> bool:
+    """Whether a prompt has a link from the frames output of this node."""
+    link = [node_id, FRAMES_OUTPUT]
+    return any(link in node["inputs"].values() for node in prompt.values())
+
+
+def _typed(inputs: Mapping[str, object], name: str) -> object:
+    """What stands in the prompt; None for what another node gives."""
+    value = inputs.get(name)
+    if isinstance(value, dict):  # how a list is written that is no link
+        value = value.get("__value__")
+    return None if isinstance(value, list) else value
+
+
 @contextlib.contextmanager
 def _blaming(name: str) -> Iterator[None]:
     try:
@@ -130,6 +181,14 @@ def _blaming(name: str) -> Iterator[None]:
 def _prefix(name: str, value: object) -> object:
     server.check_prefix(value)
     return value
+
+
+class Offered(list):
+    """The formats to choose from. Those that only another machine has are not on it, and not refused either: a
+    workflow that was made there runs here with the next best encoder."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(FORMATS)
 
 
 def _format(name: str, value: object) -> str:

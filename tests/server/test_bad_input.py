@@ -87,7 +87,8 @@ def test_prefix_that_leaves_the_output_folder(server, seed, prefix, typed):
         ({"format": "mp4 (av1)", "chroma": "4:4:4"}, "mp4 (av1) has the chroma 4:2:0; got 4:4:4"),
         ({"color": "BT.2020"}, "color can be BT.709, BT.709 full range, BT.601, BT.601 full range; got BT.2020"),
         ({"audio_length": "half"}, "audio_length can be video, longest, shortest; got half"),
-        ({"audio_codec": "mp3"}, "mp4 (h264) can have sound as aac, opus, flac; got mp3"),
+        ({"audio_codec": "mp3"}, "audio_codec can be auto, aac, opus, flac, pcm; got mp3"),
+        ({"audio_codec": "pcm"}, "mp4 (h264) can have sound as aac, opus, flac; got pcm"),
         ({"repeat": 1001}, "repeat can be a whole number from 0 to 1000, got 1001"),
         # ComfyUI's worker dies of a message that cannot be logged.
         ({"format": "half\ud800"}, "got half\\ud800"),

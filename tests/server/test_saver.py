@@ -154,11 +154,19 @@ def test_frames_of_other_videos_are_given_on_too(server, seed, how):
     assert comparison["equal"] or comparison["max_difference"] <= 0.51 / 255
 
 
-def test_frames_that_were_not_kept_say_so(server, seed):
+def test_frames_that_would_not_be_kept_are_refused_before_the_work(server, seed):
     graph = Graph()
     node = save(graph, clip(graph), f"kept_{seed}")
     graph("AFPTestCompareImages", a=node[1], b=node[1])
-    assert "switch on keep_frames" in refusal(server, graph)
+    with pytest.raises(host.PromptRejected, match="switch on keep_frames"):
+        server.run(graph.prompt)
+
+
+def test_frames_are_kept_where_it_was_not_known_that_they_would_be_used(server, seed):
+    graph = Graph()
+    node = save(graph, clip(graph), f"kept_{seed}", keep_frames=linked(graph, False))
+    same = graph("AFPTestCompareImages", a=node[1], b=graph("AFPTestPatches", frames=6, height=32, width=48))
+    assert run(server, graph).comparison(same)["equal"]
 
 
 def test_a_small_copy_is_shown_of_what_browsers_do_not_play(server, seed):
@@ -222,14 +230,15 @@ def test_nvenc_that_is_not_here_falls_back_to_software(server, seed, codec):
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        ({"format": "avi"}, "format can be mp4 (h264),"),
+        ({"format": "avi"}, "format: 'avi' not in ['mp4 (h264)',"),
+        ({"filename_prefix": "../x"}, "does not name a place inside the output folder"),
         ({"format": "gif", "quality": "lossless"}, "gif has the qualities very high, high, medium, low; got lossless"),
         ({"format": "webm (vp9)", "bit_depth": "10"}, "webm (vp9) at 4:2:0 has the bit depths 8; got 10"),
         ({"format": "mp4 (av1)", "chroma": "4:4:4"}, "mp4 (av1) has the chroma 4:2:0; got 4:4:4"),
         ({"format": "mp4 (h264)", "audio_codec": "pcm"}, "mp4 (h264) can have sound as aac, opus, flac; got pcm"),
         ({"format": "png sequence", "repeat": 2}, "a png sequence cannot repeat"),
-        ({"bit_depth": "9"}, "bit_depth can be auto, 8, 10, 12, 16; got 9"),
-        ({"quality": "best"}, "quality can be"),
+        ({"bit_depth": "9"}, "bit_depth: '9' not in ['auto', '8',"),
+        ({"quality": "best"}, "quality: 'best' not in"),
         ({"format": "gif", "crf": 20}, "gif has no CRF, got 20"),
         ({"video": None}, "connect a video, or images"),
         ({"images": ["1", 0]}, "a video and images are connected"),
@@ -243,12 +252,17 @@ def test_what_a_format_does_not_have_is_refused_before_anything_runs(server, see
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"refused {seed}")
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
     video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=FPS)
-    node = save(graph, video, f"refused_{seed}", **{name: value for name, value in inputs.items() if name != "video"})
-    if "video" in inputs:
-        del graph.prompt[node.node]["inputs"]["video"]
+    saver = graph.prompt[save(graph, video, f"refused_{seed}").node]
+    saver["inputs"] |= inputs
+    if saver["inputs"]["video"] is None:
+        del saver["inputs"]["video"]
     with pytest.raises(host.PromptRejected) as rejected:
         server.run(graph.prompt)
     assert message in str(rejected.value)
+    [refused] = rejected.value.body["node_errors"].values()
+    [error] = refused["errors"]
+    blamed = list(inputs)[-1] if "video" not in inputs else "filename_prefix"
+    assert (refused["class_type"], error["extra_info"]["input_name"]) == ("SaveVideoStreaming", blamed)
     assert not list(server.output_dir.rglob(f"refused_{seed}*"))
 
 

@@ -18,6 +18,7 @@ from async_frame_pipeline.nodes.saver_inputs import Refused, SaverInputs
 from async_frame_pipeline.pipeline.decoders import exact
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS
 from comfy_api.latest import InputImpl, Types
+from comfy_execution.graph_utils import ExecutionBlocker
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,15 @@ def test_the_path_of_pictures_is_their_folder(folders):
     assert torch.equal(passed_on.images, images()) and passed_on.frame_rate == 8 and passed_on.audio is not None
 
 
-# ---------------------------------------------------------------------------- the frames at its ends
+# ---------------------------------------------------------------------------- the frames
+
+
+def test_frames_that_are_used_are_given_also_where_it_was_not_asked_for():
+    """When the prompt was queued it was not known; after the work it is too late to refuse."""
+    prompt = {"1": {"inputs": {}}, "2": {"inputs": {"images": ["1", 1]}}}
+    assert torch.equal(saver.save(prompt, images=images(), keep_frames=False)[1], images())
+    with_the_path = {"1": {"inputs": {}}, "2": {"inputs": {"text": ["1", 2]}}}
+    assert isinstance(saver.save(with_the_path, images=images())[1], ExecutionBlocker)
 
 
 def latent_video(kind: str = "wan 2.1", decoder: str = "exact", frames: int = 3, **more):
