@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import families, rescue
+from . import families, rescue, values
 from .inputs import decoder_input, samples_input, vae_input
 from .latent_video import LatentVideo, checked_fps
 from .version import described
@@ -64,5 +64,6 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
         cls, samples, vae, fps, audio=None, bit_depth=8, decoder="auto", save_latents_first=False
     ) -> io.NodeOutput:
         with rescue.rescuing(samples):
-            video = LatentVideo(vae, samples, checked_fps(fps), audio, bit_depth, None, decoder, save_latents_first)
-            return io.NodeOutput(video)
+            bit_depth = values.whole("bit_depth", bit_depth, 8, 10)  # 9 is refused with the format
+            first = values.flag("save_latents_first", save_latents_first)
+            return io.NodeOutput(LatentVideo(vae, samples, checked_fps(fps), audio, bit_depth, None, decoder, first))

@@ -9,11 +9,10 @@ import torch
 from ..pipeline.ends import Ends
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
-from ..pipeline.sinks.formats import check_in
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sources import images
 from ..pipeline.video_spec import VideoSpec
-from . import families
+from . import families, values
 from .comfyui import lanes
 from .ladder import climb_down
 
@@ -22,9 +21,9 @@ from .ladder import climb_down
 DECODERS = ("auto", "exact", "fast")
 
 
-def check_decoder(decoder: str) -> None:
-    """Raise a ValueError for one that is not of DECODERS, as may come from another node."""
-    check_in(decoder, DECODERS, "decoder can be")
+def checked_decoder(decoder: object) -> str:
+    """One of DECODERS; raise a ValueError for anything else, as may come from another node."""
+    return values.one_of("decoder", decoder, DECODERS)
 
 
 def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor:
@@ -36,11 +35,10 @@ def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor
     Returns:
         (T, H, W, 3), same shape, dtype and device as from the stock node, and unless decoded fast the same values.
     Raises:
-        ValueError: see `families.check` and `check_decoder`. Otherwise what the stock node raises.
+        ValueError: see `families.check` and `checked_decoder`. Otherwise what the stock node raises.
     """
-    check_decoder(decoder)
     image = _Image(vae)
-    climb_down(families.job(vae, samples, decoder, image))
+    climb_down(families.job(vae, samples, checked_decoder(decoder), image))
     return image.frames_thwc
 
 

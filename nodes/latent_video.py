@@ -88,12 +88,11 @@ class LatentVideo(Input.Video):
         decoder: str = "auto",
         save_first: bool = False,
     ):
-        decoding.check_decoder(decoder)
         families.check(vae, samples)
         self._vae, self._samples, self._audio_dict = vae, samples, audio
         Choice(STOCK_FORMAT, bit_depth=bit_depth)
         self._fps, self._bit_depth, self._window = fps, bit_depth, window
-        self._decoder, self._save_first = decoder, save_first
+        self._decoder, self._save_first = decoding.checked_decoder(decoder), save_first
         self.audio = checked_audio(audio)
         self._size = families.size_of(vae, samples)
 

@@ -7,7 +7,6 @@ comes out is what is used.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
@@ -15,6 +14,7 @@ from ..pipeline.sinks import formats
 from ..pipeline.sinks.audio import CODECS
 from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
 from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS
+from . import values
 from .comfyui import server
 
 AUTO = "auto"
@@ -91,33 +91,33 @@ def convert(name: str, value: object) -> object:
         return _CONVERT[name](name, value)
 
 
-def check_together(values: Mapping[str, object]) -> None:
+def check_together(known: Mapping[str, object]) -> None:
     """Refuse what is right alone and wrong together. The format is never to blame: it is what the user is after.
 
     Args:
-        values: converted ones; those that are not known yet are left out.
+        known: converted values; those that are not known yet are left out.
     Raises:
         Refused: something the format does not have; says what it has.
     """
-    if "format" not in values:
+    if "format" not in known:
         return
-    file_format = FORMATS[values["format"]]
-    quality, chroma, crf = values.get("quality"), values.get("chroma"), values.get("crf", BY_QUALITY)
+    file_format = FORMATS[known["format"]]
+    quality, chroma, crf = known.get("quality"), known.get("chroma"), known.get("crf", BY_QUALITY)
     with _blaming("quality"):
         file_format.check(quality, None, None)
     with _blaming("chroma"):
         file_format.check(None, None if chroma == AUTO else chroma, None)
-    if chroma is not None and values.get("bit_depth", AUTO) != AUTO:  # the depths depend on the chroma
+    if chroma is not None and known.get("bit_depth", AUTO) != AUTO:  # the depths depend on the chroma
         with _blaming("bit_depth"):
-            file_format.check(None, None if chroma == AUTO else chroma, int(values["bit_depth"]))
+            file_format.check(None, None if chroma == AUTO else chroma, int(known["bit_depth"]))
     if crf != BY_QUALITY:
         with _blaming("crf"):
             file_format.check(quality, None, None, crf)
-    codec = values.get("audio_codec", AUTO)
+    codec = known.get("audio_codec", AUTO)
     if codec != AUTO and file_format.is_video and codec not in file_format.audio:
         can = f"{file_format.name} can have sound as {', '.join(file_format.audio)}; got {codec}"
         raise Refused(can, "audio_codec")
-    if file_format.is_folder and values.get("repeat", 0) > 1:
+    if file_format.is_folder and known.get("repeat", 0) > 1:
         raise Refused("a png sequence cannot repeat: set repeat to 0", "repeat")
 
 
@@ -192,54 +192,24 @@ class Offered(list):
 
 
 def _format(name: str, value: object) -> str:
-    if str(value) not in FORMATS:  # another machine may have some that this one has not
-        formats.check_in(str(value), formats.available_formats(), "format can be")
-    return str(value)
+    # The list for the message is the one of this machine.
+    return str(value) if str(value) in FORMATS else values.one_of(name, value, formats.available_formats())
 
 
 def _one_of(*allowed: str) -> Callable[[str, object], str]:
-    """Whatever reads like one of these is it: a depth may be a number."""
-
-    def convert(name: str, value: object) -> str:
-        formats.check_in(str(value), allowed, f"{name} can be")
-        return str(value)
-
-    return convert
-
-
-def _number(value: object) -> float:
-    """Any number, or text that is one; NaN if it is none."""
-    try:
-        return float(value)
-    except Exception:  # whatever a stranger's type raises
-        return math.nan
-
-
-def _flag(name: str, value: object) -> bool:
-    if isinstance(value, str) or math.isnan(_number(value)):
-        raise ValueError(f"{name} can be true or false, got {_said(value)}")
-    return bool(value)
+    return lambda name, value: values.one_of(name, value, allowed)
 
 
 def _repeat(name: str, value: object) -> int:
-    number = _number(value)
-    if not (0 <= number <= MOST_REPEATS and number.is_integer()):
-        raise ValueError(f"{name} can be a whole number from 0 to {MOST_REPEATS}, got {_said(value)}")
-    return int(number)
+    return values.whole(name, value, 0, MOST_REPEATS)
 
 
 def _crf(name: str, value: object) -> float:
-    number = _number(value)
-    if not (number == BY_QUALITY or 0 <= number <= LARGEST_CRF):
-        raise ValueError(
-            f"{name} can be {BY_QUALITY:g}, for what quality says, or 0 to {LARGEST_CRF:g}, got {_said(value)}"
-        )
-    return number
-
-
-def _said(value: object) -> str:
-    """As text that can be logged, and is not too long for a message."""
-    return str(value).encode("ascii", "backslashreplace").decode()[:200]
+    crf = values.number(value)
+    if crf != BY_QUALITY and not 0 <= crf <= LARGEST_CRF:
+        can = f"{name} can be {BY_QUALITY:g}, for what quality says, or 0 to {LARGEST_CRF:g}"
+        raise ValueError(f"{can}, got {values.shown(value)}")
+    return crf
 
 
 _CONVERT: dict[str, Callable[[str, object], object]] = {
@@ -250,15 +220,15 @@ _CONVERT: dict[str, Callable[[str, object], object]] = {
     "bit_depth": _one_of(*BIT_DEPTHS),
     "chroma": _one_of(AUTO, *CHROMAS),
     "color": _one_of(*COLOURS),
-    "dither": _flag,
-    "alpha": _flag,
+    "dither": values.flag,
+    "alpha": values.flag,
     "audio_codec": _one_of(AUTO, *CODECS),
     "audio_length": _one_of(*LENGTHS),
-    "ping_pong": _flag,
+    "ping_pong": values.flag,
     "repeat": _repeat,
-    "keep_unfinished": _flag,
-    "preview": _flag,
-    "keep_frames": _flag,
+    "keep_unfinished": values.flag,
+    "preview": values.flag,
+    "keep_frames": values.flag,
     "crf": _crf,
-    "save_output": _flag,
+    "save_output": values.flag,
 }

@@ -11,6 +11,7 @@ import torch
 from . import in_comfyui, saver
 
 from async_frame_pipeline.nodes.comfyui import vaes
+from async_frame_pipeline.nodes.decode_to_video import AsyncVAEDecodeToVideo
 from async_frame_pipeline.nodes.families import ways
 from async_frame_pipeline.nodes.latent_video import LatentVideo
 from async_frame_pipeline.nodes.save_video import SaveVideoStreaming
@@ -238,3 +239,20 @@ def test_a_crf_is_used_or_refused(format):
 def test_a_crf_stands_in_the_place_of_a_quality():
     sizes = [Path(saver.save(images=images(12), **how)[2]).stat().st_size for how in ({"crf": 40}, {}, {"crf": 5})]
     assert sizes[0] < sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize("repeat", [2.0, Fraction(2), "2", np.int64(2), np.float32(2)], ids=repr)
+def test_a_number_of_any_type_is_used_as_the_number_that_it_is(repeat):
+    path = saver.save(images=images(), repeat=repeat, bit_depth=np.int64(10), dither=np.bool_(True), crf="20")[2]
+    with av.open(path) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
+        assert sum(1 for _ in container.decode(video=0)) == 12
+
+
+@pytest.mark.parametrize("depth", [10.0, Fraction(10), "10", np.int64(10)], ids=repr)
+def test_the_depth_of_a_decode_too(depth):
+    vae, samples = in_comfyui.vae("wan 2.1"), {"samples": torch.randn(1, 16, 1, 4, 6)}
+    with torch.inference_mode():
+        video = AsyncVAEDecodeToVideo.execute(samples, vae, 8, bit_depth=depth, save_latents_first=np.bool_(False))[0]
+    with av.open(saver.save(video=video)[2]) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
