@@ -45,6 +45,23 @@ def check(vae, samples: dict) -> None:
             f"There is nothing to decode: the samples are {given}, expected floats of shape (batch, channels, "
             "frames, height, width), each at least 1. Connect the LATENT of a sampler."
         )
+    if _has_too_few_axes(vae, latent_of(samples)):
+        axes = "frames, height, width" if vae.latent_dim == 3 else "height, width"
+        raise ValueError(
+            f"This VAE decodes latents of shape (batch, channels, {axes}), and this one is "
+            f"{tuple(latent_of(samples).shape)}. Make it with the empty latent node that belongs to the VAE's model."
+        )
+
+
+def _has_too_few_axes(vae, latent: torch.Tensor) -> bool:
+    """Whether ComfyUI's decode would end in "tuple index out of range" when it reckons how much memory it takes."""
+    try:
+        vae.memory_used_decode(latent.shape, vae.vae_dtype)
+    except IndexError:
+        return True
+    except Exception:  # a stranger's VAE, which decodes in its own way
+        return False
+    return False
 
 
 def size_by_ratios(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:

@@ -2,10 +2,13 @@
 
 from fractions import Fraction
 
+import pytest
 import torch
 
 from . import in_comfyui
 
+from async_frame_pipeline.nodes import decoding
+from async_frame_pipeline.nodes.comfyui import vaes
 from async_frame_pipeline.nodes.latent_video import LatentVideo
 
 
@@ -20,3 +23,23 @@ def test_a_vae_whose_ratios_do_not_tell_the_size_decodes_once_for_it():
     part = video.as_trimmed(1 / 16)
     assert part.get_dimensions() == (40, 24) and part.get_frame_count() == 1
     assert len(decodes) == 1
+
+
+@pytest.mark.parametrize("kind, channels", [("wan 2.1", 16), ("wan 2.2", 48)])
+@torch.inference_mode()
+def test_an_image_latent_of_which_the_stock_node_says_tuple_index_out_of_range(kind, channels):
+    vae, samples = in_comfyui.vae(kind), {"samples": torch.randn(1, channels, 4, 6)}
+    with pytest.raises(IndexError):
+        vaes.stock_decode(vae, samples)  # one that decodes it will need no refusal
+    for decode in (lambda: decoding.decode_image(vae, samples), lambda: LatentVideo(vae, samples, Fraction(16))):
+        with pytest.raises(
+            ValueError, match=r"\(batch, channels, frames, height, width\), and this one is \(1, \d\d, 4"
+        ):
+            decode()
+
+
+@pytest.mark.parametrize("kind, shape", [("taehv", (2, 16, 4, 6)), ("image", (2, 4, 4, 6)), ("image", (1, 4, 2, 4, 6))])
+@torch.inference_mode()
+def test_what_the_stock_node_makes_of_other_axes_is_made(kind, shape):
+    vae, samples = in_comfyui.vae(kind), {"samples": torch.randn(shape)}
+    assert torch.equal(decoding.decode_image(vae, samples), vaes.stock_decode(vae, samples))
