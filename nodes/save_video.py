@@ -35,7 +35,11 @@ from .saver_inputs import (
     frames_are_used,
 )
 from .version import described, signed
-from .video_source import image_dtype, image_sink, run, source_of, video_of
+from .video_source import image_dtype, image_sink, images_source, run, source_of, video_of
+
+# Files that one of ComfyUI's own nodes cannot read. PyAV sees no animation in a WebP; stock Save Video puts neither
+# ProRes nor GIF into its MP4, and of H.265 in MKV it leaves out the first pictures, which have no decoding time.
+NOT_READ = ("mkv (h265)", "mov (prores)", "webp (animated)", "gif")
 
 
 class SaveVideoStreaming(io.ComfyNode):
@@ -230,7 +234,10 @@ class SaveVideoStreaming(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
             outputs=[
-                io.Video.Output(tooltip="The saved file; for a PNG sequence, the video that came in."),
+                io.Video.Output(
+                    tooltip="The saved file; of ProRes, GIF, WebP, H.265 in MKV and pictures, which other nodes cannot "
+                    "read, the video that came in."
+                ),
                 io.Image.Output(display_name="frames", tooltip="The frames, if keep_frames is on."),
                 io.String.Output(display_name="path", tooltip="Where the file, or the folder of pictures, is."),
                 io.Image.Output(
@@ -248,8 +255,10 @@ class SaveVideoStreaming(io.ComfyNode):
         with video.rescuing() if isinstance(video, LatentVideo) else contextlib.nullcontext():
             inputs = SaverInputs.of(given)
             check_connected(video is not None, images is not None)
-            video = video_of(images, fps, audio) if video is None else video
-            source = source_of(video)
+            if video is None:
+                source, video = images_source(images, fps), video_of(images, fps, audio)
+            else:
+                source = source_of(video)
             if audio is not None:
                 source.sound = checked_audio(audio)
             return cls._save(video, source, inputs)
@@ -351,8 +360,10 @@ def _here(file_format: Format) -> Format:
 
 
 def _saved_video(video, sink: FileSink, file_format: Format):
-    """What the node gives on: the file; ComfyUI has no VIDEO for a folder of pictures."""
-    return video if file_format.is_folder else InputImpl.VideoFromFile(str(sink.path))
+    """What the node gives on: the file, or what came in where others cannot read that, as a folder of pictures."""
+    if file_format.is_folder or file_format.name in NOT_READ:
+        return video
+    return InputImpl.VideoFromFile(str(sink.path))
 
 
 def _frames(source, kept, frames: int):

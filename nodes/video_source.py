@@ -38,12 +38,18 @@ class LatentSource:
         self.frames_thwc = None
 
 
-def video_of(images: torch.Tensor, fps: float, audio: dict | None):
-    """Images, which are not copied, with their sound, as the VIDEO that the stock Create Video makes of them.
+def images_source(images: torch.Tensor, fps: float) -> ImageSource:
+    """Images, which are not copied; a fourth channel is transparency.
 
     Raises:
-        ValueError: no frame rate.
+        ValueError: no images, or no frame rate.
     """
+    return ImageSource(images, checked_fps(fps))
+
+
+def video_of(images: torch.Tensor, fps: float, audio: dict | None):
+    """The same without transparency, of which the stock nodes know nothing, as the VIDEO that Create Video makes."""
+    images = images[..., :3]
     return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, audio=audio, frame_rate=checked_fps(fps)))
 
 
