@@ -17,6 +17,8 @@ from ..pipeline.sinks.formats import FORMATS, Choice
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
 from . import decoding, families, rescue
+from .comfyui import server
+from .log import say
 from .version import signed
 
 # What ComfyUI's own savers make of a video: with x264's default quality.
@@ -61,8 +63,8 @@ class LatentVideo(Input.Video):
     """A VIDEO over a LATENT and a VAE.
 
     Saving runs the lanes straight into the encoder and never holds the frames; asking for components
-    runs them into a tensor. Nothing decoded is kept, so each consumer decodes anew: ComfyUI could not
-    see, or free, frames kept in here.
+    runs them into a tensor. Nothing decoded is kept, so each consumer decodes anew, which is said: ComfyUI could not
+    see, or free, frames kept in here, and two savers run one after the other.
 
     Args:
         vae, samples: VAE and LATENT.
@@ -95,6 +97,7 @@ class LatentVideo(Input.Video):
         self._decoder, self._save_first = decoding.checked_decoder(decoder), save_first
         self.audio = checked_audio(audio)
         self._size = families.size_of(vae, samples)
+        self._decoded_in: list[str | None] = []  # the prompt that had it decoded last; shared by its parts
 
     @property
     def patcher(self):
@@ -110,6 +113,7 @@ class LatentVideo(Input.Video):
     def get_components(self) -> Types.VideoComponents:
         """Decode into one IMAGE, with the audio as it was given, or cut with the video."""
         if self._window is None:
+            self._is_decoded_again()
             with self.rescuing(self._save_first):
                 images = decoding.decode_image(self._vae, self._samples, self._decoder)
         else:
@@ -130,8 +134,23 @@ class LatentVideo(Input.Video):
         if frames is not None and frames < self.get_frame_count():
             first = window[0] if window else 0
             window = (first, first + frames)
+        again = self._is_decoded_again()
         with self.rescuing(self._save_first):
-            return decoding.decode_into(self._vae, self._samples, sinks, window, self._decoder, spectators, ends)
+            report = decoding.decode_into(self._vae, self._samples, sinks, window, self._decoder, spectators, ends)
+        report.decoded_again = again
+        return report
+
+    def _is_decoded_again(self) -> bool:
+        """Whether another node of the prompt that runs had it decoded before; says so."""
+        prompt_id = server.running_prompt_id()
+        again = prompt_id is not None and self._decoded_in == [prompt_id]
+        self._decoded_in[:] = [prompt_id]
+        if again:
+            say(
+                "decoded again: another node of this workflow used this video before. To decode it once, use the "
+                "outputs of Save Video (Streaming): the saved video, and its frames"
+            )
+        return again
 
     def image_dtype(self) -> torch.dtype:
         """What the frames are as an IMAGE."""
@@ -178,7 +197,7 @@ class LatentVideo(Input.Video):
             self._decoder,
             self._save_first,
         )
-        part._size = self._size
+        part._size, part._decoded_in = self._size, self._decoded_in
         return part
 
     def _trimmed_audio(self, start: Fraction, end: Fraction) -> dict | None:

@@ -21,6 +21,7 @@ class Report:
         slots: size of the ring.
         device: "cuda" or "cpu", where the frames came from.
         already_decoded: the frames were there before the run, so there was nothing to decode.
+        decoded_again: another run of the same prompt had decoded the same.
         writer, advice: the first sink's `name` and `advice`.
         span_seconds: from the start of decoding to the last decoded chunk, on the GPU's own clock
             (on the CPU: the wall clock).
@@ -44,6 +45,7 @@ class Report:
     slots: int = 0
     device: str = "cuda"
     already_decoded: bool = False
+    decoded_again: bool = False
     writer: str = "the writer"
     advice: str = ""
     span_seconds: float = 0.0

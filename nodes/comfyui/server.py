@@ -33,6 +33,13 @@ def running_prompt() -> tuple[dict, dict] | None:
     return running[0][2:4] if running else None
 
 
+def running_prompt_id() -> str | None:
+    """None if there is none."""
+    server = _server()
+    running = server.prompt_queue.get_current_queue_volatile()[0] if server is not None else []
+    return running[0][1] if running else None
+
+
 def _server() -> PromptServer | None:
     """There is none where ComfyUI is used as a library."""
     return getattr(PromptServer, "instance", None)

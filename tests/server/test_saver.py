@@ -141,6 +141,18 @@ def test_one_decode_gives_a_file_and_the_frames(server, seed):
         assert sum(1 for _ in container.decode(video=0)) == 9
 
 
+def test_the_second_of_two_savers_says_that_it_decodes_again(server, seed):
+    graph = Graph()
+    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed)
+    samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=6, seed=seed)
+    video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=FPS)
+    save(graph, video, f"first_{seed}")
+    save(graph, video, f"second_{seed}", quality="low")
+    outcome = run(server, graph)
+    assert len(outcome.exact_decodes) == 2
+    assert len([line for line in outcome.our_log if line.startswith("decoded again: another node")]) == 1
+
+
 @pytest.mark.parametrize("how", ["in memory", "file"])
 def test_frames_of_other_videos_are_given_on_too(server, seed, how):
     graph = Graph()

@@ -2,14 +2,17 @@
 
 from fractions import Fraction
 
+import logging
+
 import pytest
 import torch
 
 from . import in_comfyui
 
 from async_frame_pipeline.nodes import decoding
-from async_frame_pipeline.nodes.comfyui import vaes
+from async_frame_pipeline.nodes.comfyui import server, vaes
 from async_frame_pipeline.nodes.latent_video import LatentVideo
+from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 
 
 @torch.inference_mode()
@@ -43,3 +46,29 @@ def test_an_image_latent_of_which_the_stock_node_says_tuple_index_out_of_range(k
 def test_what_the_stock_node_makes_of_other_axes_is_made(kind, shape):
     vae, samples = in_comfyui.vae(kind), {"samples": torch.randn(shape)}
     assert torch.equal(decoding.decode_image(vae, samples), vaes.stock_decode(vae, samples))
+
+
+@torch.inference_mode()
+def test_a_second_decode_for_the_same_prompt_is_said(monkeypatch, caplog):
+    """A part of it is the same latent; another prompt is another matter."""
+    caplog.set_level(logging.INFO, "async-frame-pipeline")
+    video = LatentVideo(in_comfyui.vae("wan 2.1"), {"samples": torch.randn(1, 16, 2, 4, 6)}, Fraction(8))
+
+    def decoded_again(prompt_id, decode) -> bool:
+        monkeypatch.setattr(server, "running_prompt_id", lambda: prompt_id)
+        caplog.clear()
+        report = decode()
+        said = any("decoded again: another node" in record.getMessage() for record in caplog.records)
+        assert not hasattr(report, "decoded_again") or report.decoded_again is said
+        return said
+
+    def save():
+        return video.decode_into([TensorSink()])
+
+    assert not decoded_again("first", save)
+    assert decoded_again("first", save)
+    assert decoded_again("first", video.get_components)
+    assert decoded_again("first", lambda: video.as_trimmed(0.125).decode_into([TensorSink()]))
+    assert not decoded_again("second", video.as_trimmed(0.125).get_components)
+    assert decoded_again("second", save)
+    assert not decoded_again(None, save) and not decoded_again(None, save), "ComfyUI used as a library"
