@@ -97,6 +97,11 @@ class Format:
         return QUALITIES if self.lossless else QUALITIES[:-1]
 
     @property
+    def crf_range(self) -> tuple[int, int] | None:
+        """See `Encoder.crf_range`."""
+        return self.encoder.crf_range
+
+    @property
     def default_chroma(self) -> str:
         return next(iter(self.depths))
 
@@ -104,7 +109,7 @@ class Format:
         """The default one, of those that carry transparency if that is wanted."""
         return self.default_chroma if not alpha or self.default_chroma in self.alpha else self.alpha[0]
 
-    def check(self, quality: str | None, chroma: str | None, bit_depth: int | None) -> None:
+    def check(self, quality: str | None, chroma: str | None, bit_depth: int | None, crf: float | None = None) -> None:
         """Raise a ValueError that says what the format has, if one of these is not among it; None is never checked."""
         if quality is not None:
             check_in(quality, self.qualities, f"{self.name} has the qualities")
@@ -113,6 +118,14 @@ class Format:
         if bit_depth is not None:
             chroma = chroma or self.default_chroma
             check_in(bit_depth, self.depths[chroma], f"{self.name} at {chroma} has the bit depths")
+        if crf is not None:
+            if self.crf_range is None:
+                raise ValueError(f"{self.name} has no CRF, got {crf:g}: choose a quality instead")
+            if quality == "lossless":
+                raise ValueError(f"lossless has no CRF, got {crf:g}: choose another quality, or no CRF")
+            low, high = self.crf_range
+            if not low <= crf <= high:  # nor is NaN
+                raise ValueError(f"{self.name} has CRFs from {low} to {high}, got {crf:g}")
 
     @property
     def software(self) -> str:
@@ -160,7 +173,7 @@ class Choice:
         chroma: from CHROMAS; None for the format's default.
         alpha: whether transparency is to be stored; needs a format that can.
         matrix, full_range, dither: see `PixelFormat`; the first two for YUV only.
-        crf: in place of the quality's, on the encoder's own scale.
+        crf: in place of the quality's, on the encoder's own scale, within its `crf_range`; not for "lossless".
     Raises:
         ValueError: something the format does not have; the message says what it has.
     """
@@ -180,7 +193,7 @@ class Choice:
         each = self.format
         if not self.chroma:
             object.__setattr__(self, "chroma", each.chroma(self.alpha and bool(each.alpha)))
-        each.check(self.quality, self.chroma, self.bit_depth)
+        each.check(self.quality, self.chroma, self.bit_depth, self.crf)
         check_in(self.speed, SPEEDS, "speed can be")
         if self.alpha and self.chroma not in each.alpha:
             has = f"with chroma {', '.join(each.alpha)}" if each.alpha else "in no way"

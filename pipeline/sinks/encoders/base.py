@@ -57,6 +57,7 @@ class Encoder:
         depths: bits per component it can hold, for each chroma; the first chroma is the default.
         alpha: chromas that can carry transparency.
         lossy, lossless: which kinds of quality it has.
+        crf_range: the least and the greatest CRF, the best first; None where it has none.
         oldest_pyav: major version of the first PyAV in which it does all this.
         smallest_side, largest_side: of the frames, in pixels; 0 where opening it tells.
         takes_threads: whether FFmpeg's thread count is for it; else `options` say it in the encoder's own terms.
@@ -68,6 +69,7 @@ class Encoder:
     alpha: ClassVar[tuple[str, ...]] = ()
     lossy: ClassVar[bool] = True
     lossless: ClassVar[bool] = True
+    crf_range: ClassVar[tuple[int, int] | None] = None
     oldest_pyav: ClassVar[int] = 14
     smallest_side: ClassVar[int] = 0
     largest_side: ClassVar[int] = 0

@@ -14,6 +14,7 @@ from .base import Encoder, Wanted, at, rate_factor
 class Nvenc(Encoder):
     """What its three codecs have in common."""
 
+    crf_range = (1, 51)  # "cq"; 0 lets the driver choose
     depths: ClassVar = {"4:2:0": (8, 10)}
     takes_threads = False
 

@@ -13,6 +13,7 @@ os.environ.setdefault("SVT_LOG", "1")
 
 class SvtAV1(Encoder):
     name = "libsvtav1"
+    crf_range = (1, 63)  # FFmpeg takes 0 for none given
     depths: ClassVar = {"4:2:0": (8, 10)}
     oldest_pyav = 16  # SVT-AV1 2 does not know "lossless"
     # SVT-AV1 4.1 never ends where one side is 16 pixels or less and the other over 64; from 18 on it did in all that

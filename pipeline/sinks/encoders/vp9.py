@@ -7,6 +7,7 @@ from .base import Encoder, Wanted, at, rate_factor
 
 class VP9(Encoder):
     name = "libvpx-vp9"
+    crf_range = (0, 63)
     depths: ClassVar = {"4:2:0": (8,), "4:4:4": (8,), "4:2:2": (8,)}
     alpha = ("4:2:0",)
 

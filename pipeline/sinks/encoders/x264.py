@@ -14,6 +14,7 @@ LOOKAHEAD_FRAMES = 20
 
 class X264(Encoder):
     name = "libx264"
+    crf_range = (0, 51)
     depths: ClassVar = {"4:2:0": (8, 10), "4:2:2": (8, 10), "4:4:4": (8, 10)}
 
     def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:

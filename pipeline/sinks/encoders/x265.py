@@ -19,6 +19,7 @@ BLOCKS = (16, 32, 64)
 
 class X265(Encoder):
     name = "libx265"
+    crf_range = (0, 51)
     depths: ClassVar = {"4:2:0": (8, 10, 12), "4:2:2": (8, 10, 12), "4:4:4": (8, 10, 12)}
     takes_threads = False
 

@@ -1,0 +1,30 @@
+"""What the table of formats accepts and refuses; no file is written."""
+
+import math
+
+import pytest
+from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
+
+
+def choice_of(name: str, **more) -> Choice:
+    each = FORMATS[name]
+    return Choice(each, **({"bit_depth": each.depths[each.default_chroma][0]} | more))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_crf_is_taken_within_its_range_and_refused_elsewhere(name):
+    each = FORMATS[name]
+    if each.crf_range is None:
+        with pytest.raises(ValueError, match="has no CRF, got 20: choose a quality"):
+            choice_of(name, crf=20)
+        return
+    low, high = each.crf_range
+    for crf in (low, low + 0.5, high):
+        options = each.encoder.options(choice_of(name, crf=crf), 64, 64, 1)
+        assert f"{crf:g}" in (options.get("crf"), options.get("cq"))
+    for crf in (low - 1, high + 1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"has CRFs from {low} to {high}, got {crf:g}"):
+            choice_of(name, crf=crf)
+    if each.lossless:
+        with pytest.raises(ValueError, match="lossless has no CRF, got 20"):
+            choice_of(name, quality="lossless", crf=20)
