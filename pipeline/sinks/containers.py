@@ -62,6 +62,7 @@ class Container:
         restores: whether the frontend finds the workflow in it.
         ticks_per_second: of its times; 0 where frames may last any time.
         most_fps: frames a second that are shown as such; 0 for any.
+        codec_tags: names of codecs in the file, by FFmpeg's name of the codec, where the muxer's own will not do.
         in_fragments: whether a file that was playable while it grew consists of fragments, and is to be copied.
     """
 
@@ -72,6 +73,7 @@ class Container:
     restores: ClassVar[bool] = True
     ticks_per_second: ClassVar[int] = 0
     most_fps: ClassVar[int] = 0
+    codec_tags: ClassVar[Mapping[str, str]] = {}
     in_fragments: ClassVar[bool] = False
 
     def clock(self, fps: Fraction) -> Clock:
@@ -94,6 +96,9 @@ class Mp4(Container):
     extension = "mp4"
     audio: ClassVar[tuple[str, ...]] = ("aac", "opus", "flac")
     in_fragments = True
+    # Says that the parameter sets are in the file's head alone, where FFmpeg puts them. QuickTime, Safari and Photos
+    # play no "hev1", the muxer's own choice.
+    codec_tags: ClassVar = {"hevc": "hvc1"}
 
     def options(self, writing: Writing) -> dict[str, str]:
         # Ticks in which it states its length: whole ones for whole frames, not FFmpeg's 1000.

@@ -51,7 +51,8 @@ class PictureTrack:
         pixels = choice.pixel_format
         height, width = pixels.stored_size(height, width)
         threads = encoder_threads()
-        options = encoder.options(choice, height, width, threads)
+        # Said of frames, since editors may ask where nothing is said.
+        options = encoder.options(choice, height, width, threads) | {"field_order": "progressive"}
         if any(SUBSAMPLING.get(pixels.layout, ())):
             # H.264 and H.265 mean this where nothing is said; AV1, VP9 and FFV1 do not.
             options |= {"chroma_sample_location": "left"}
@@ -64,6 +65,9 @@ class PictureTrack:
         stream.codec_context.time_base = clock.tick
         for tag, value in colour_tags(pixels).items():
             setattr(stream.codec_context, tag, value)
+        codec = stream.codec_context.codec.canonical_name
+        if codec in choice.format.container.codec_tags:
+            stream.codec_context.codec_tag = choice.format.container.codec_tags[codec]
         self._prepare = encoder.prepare(choice, height, width, clock.tick)
 
     def __str__(self) -> str:
