@@ -30,7 +30,7 @@ class Format:
         name: what users choose.
         container, encoder: what writes it.
         own_audio: sound codecs where they are others than the container's, the default first.
-        plays: whether browsers play it, at 4:2:0.
+        plays: whether browsers play it, of what its encoder says it makes for them.
     """
 
     name: str
@@ -205,8 +205,8 @@ class Choice:
 
     @property
     def plays(self) -> bool:
-        """Whether browsers play the file."""
-        return self.format.plays and (not self.format.is_video or self.chroma == "4:2:0")
+        """Whether browsers play the file: Chrome, Firefox and Safari, of the last years."""
+        return self.format.plays and (not self.format.is_video or self.format.encoder.plays(self))
 
     def check_frames(self, height: int, width: int, fps: Fraction) -> None:
         """Raise a ValueError for frames that the format has no room or time for, or at which the encoder would hang."""

@@ -9,6 +9,7 @@ import torch
 
 from ...pixels import PixelFormat
 from .base import Encoder, Wanted, at, rate_factor
+from .x264 import is_common_h264
 
 
 class Nvenc(Encoder):
@@ -47,6 +48,9 @@ class Nvenc(Encoder):
 class NvencH264(Nvenc):
     name = "h264_nvenc"
     depths: ClassVar = {"4:2:0": (8,)}
+
+    def plays(self, wanted: Wanted) -> bool:
+        return is_common_h264(wanted)
 
 
 class NvencH265(Nvenc):
