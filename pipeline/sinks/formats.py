@@ -214,7 +214,7 @@ class Choice:
         if container.most_fps and fps > container.most_fps:
             raise ValueError(
                 f"{container.name.upper()} plays at most {container.most_fps} frames a second, got {float(fps):g}. "
-                "Choose webp (animated) or a video format, or a lower frame rate."
+                "Choose a video format, or a lower frame rate."
             )
         if encoder.largest_side and max(height, width) > encoder.largest_side:
             raise ValueError(f"{container.name} ends at {encoder.largest_side} pixels a side, got {width}x{height}")

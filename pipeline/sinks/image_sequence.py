@@ -52,7 +52,7 @@ class ImageSequenceSink:
         encoder = cast(av.VideoCodecContext, av.CodecContext.create(png.name, "w"))
         encoder.width, encoder.height = spec.width, spec.height
         encoder.pix_fmt = png.takes(choice.pixel_format)
-        encoder.time_base = Fraction(1, 1)
+        encoder.time_base = encoder.sample_aspect_ratio = Fraction(1, 1)  # else the file says that pixels have no width
         threads = encoder_threads()
         encoder.options = png.options(choice, spec.height, spec.width, threads)
         # Each thread has a frame of its own: deflate uses one.

@@ -3,11 +3,14 @@
 docs/saving.md, "What plays where", says who asks for it.
 """
 
+import struct
+
 import av
 import pytest
 from async_frame_pipeline.pipeline.sinks.containers import Writing
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 from async_frame_pipeline.pipeline.sinks.picture_track import PictureTrack
+from PIL import Image, ImageSequence
 
 from .boxes import boxes, entry, hevc_arrays, nal_kinds, order
 from .test_sinks import VIDEOS, Audio, Fraction, VideoOptions, choice_of, file_sink, moving, np, target, write
@@ -105,3 +108,34 @@ def test_the_head_comes_first_and_says_what_the_pictures_are(tmp_path, name, kee
 def test_matroska_says_that_pictures_are_progressive(tmp_path, name):
     """FlagInterlaced, 0x9A, of one byte: 2."""
     assert b"\x9a\x81\x02" in save(tmp_path, name).read_bytes()[:4096]
+
+
+@pytest.mark.parametrize(("name", "fastest", "shortest"), [("webp (animated)", 90, 11), ("gif", 50, 20)])
+def test_no_frame_is_shown_for_ten_times_as_long(tmp_path, name, fastest, shortest):
+    """Browsers make 100 ms of what says 10 ms or less; seen in Chromium: a WebP of 100 frames a second plays at 10."""
+    each = FORMATS[name]
+    options = VideoOptions(Fraction(fastest), choice_of(name))
+    sink = file_sink(target(tmp_path, each), options)
+    pictures = moving(20, 16, 16)
+    write(sink, 20, 16, 16, decode=lambda submit: submit(pictures))
+    with Image.open(sink.path) as picture:
+        milliseconds = [frame.load() and frame.info["duration"] for frame in ImageSequence.Iterator(picture)]
+    assert len(milliseconds) == 20 and min(milliseconds) >= shortest
+    sink = file_sink(target(tmp_path, each), VideoOptions(Fraction(fastest + 1), choice_of(name)))
+    with pytest.raises(ValueError, match=f"plays at most {fastest} frames a second, got {fastest + 1}"):
+        write(sink, 20, 16, 16, decode=lambda submit: pytest.fail("decoded"))
+
+
+@pytest.mark.parametrize("bits", FORMATS["png sequence"].depths["rgb"])
+def test_pixels_of_a_png_are_square_and_srgb(tmp_path, bits):
+    folder = save(tmp_path, "png sequence", bit_depth=bits)
+    chunks = {}
+    data = sorted(folder.iterdir())[1].read_bytes()
+    position = 8
+    while position < len(data):
+        [size] = struct.unpack(">I", data[position : position + 4])
+        chunks[data[position + 4 : position + 8]] = data[position + 8 : position + 8 + size]
+        position += 12 + size
+    assert struct.unpack(">IIB", chunks[b"pHYs"]) == (1, 1, 0)
+    if int(av.__version__.split(".")[0]) >= 17:  # older ones' frames cannot be told; PNG is sRGB where nothing is said
+        assert b"sRGB" in chunks and struct.unpack(">I", chunks[b"gAMA"]) == (45455,)
