@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
-from .metadata import add_to_webp, as_texts
+from .metadata import add_to_webp, as_texts, with_png_texts
 
 # How often a file that is to be playable while it grows gets what it has so far. It is always behind by up to this and
 # by frames that wait for sound, or for others that are shown before them: together less than a second.
@@ -59,7 +59,7 @@ class Container:
         kind: "video", which may have sound; "animated picture", which players repeat, and which is nothing before it is
             complete; "folder", of pictures.
         audio: sound codecs, the default first.
-        restores: whether the frontend finds the workflow in it.
+        restores: whether the frontend finds the workflow in it; of a folder, in a picture of it.
         ticks_per_second: of its times; 0 where frames may last any time.
         most_fps: frames a second that are shown as such; 0 for any.
         codec_tags: names of codecs in the file, by FFmpeg's name of the codec, where the muxer's own will not do.
@@ -178,7 +178,30 @@ class GifFile(AnimatedPicture):
         return {"loop": str(plays - 1 if plays > 1 else {0: 0, 1: -1}[plays]), "final_delay": str(last)}
 
 
-class PngFolder(Container):
+class Folder(Container):
+    """Pictures, each a file of its own.
+
+    Attributes:
+        holds_metadata: whether a picture of it has a place for them where the frontend looks.
+    """
+
+    kind = "folder"
+    holds_metadata: ClassVar[bool] = False
+
+    def with_metadata(self, picture: bytes, metadata: Mapping[str, object]) -> bytes:
+        """The first picture, with the metadata in it where it holds them."""
+        return picture
+
+
+class PngFolder(Folder):
     name = "png"
     extension = "png"
-    kind = "folder"
+    holds_metadata = True
+
+    def with_metadata(self, picture: bytes, metadata: Mapping[str, object]) -> bytes:
+        return with_png_texts(picture, metadata)
+
+
+class ExrFolder(Folder):
+    name = "exr"
+    extension = "exr"

@@ -11,8 +11,23 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..pixels import PixelFormat
-from .containers import Container, GifFile, Matroska, Mov, Mp4, PngFolder, WebM, WebPFile
-from .encoders import FFV1, VP9, X264, X265, Encoder, Gif, NvencAV1, NvencH264, NvencH265, Png, ProRes, SvtAV1, WebP
+from .containers import Container, ExrFolder, GifFile, Matroska, Mov, Mp4, PngFolder, WebM, WebPFile
+from .encoders import (
+    FFV1,
+    VP9,
+    X264,
+    X265,
+    Encoder,
+    Exr,
+    Gif,
+    NvencAV1,
+    NvencH264,
+    NvencH265,
+    Png,
+    ProRes,
+    SvtAV1,
+    WebP,
+)
 from .encoders.base import QUALITIES, SPEEDS
 from .image_sequence import ImageSequenceSink
 from .video_file import VideoFileSink
@@ -152,6 +167,7 @@ _TABLE = (
     Format("webp (animated)", WebPFile(), WebP(), plays=True),
     Format("gif", GifFile(), Gif(), plays=True),
     Format("png sequence", PngFolder(), Png(), plays=True),
+    Format("exr sequence", ExrFolder(), Exr()),
 )
 FORMATS = {each.name: each for each in _TABLE}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..pixels import PixelFormat
+from ..pixels import PixelFormat, displayable
 from ..video_spec import VideoSpec
 from .formats import FORMATS, Choice
 from .frames import to_frame
@@ -55,7 +55,7 @@ class PreviewSink:
     def write(self, pixels: torch.Tensor) -> None:
         size, name = (self._small.width, self._small.height), self._file.pixel_format.av_name
         for packed in pixels.split(1):
-            frame = to_frame(packed, self.pixel_format, self._height, self._width)
+            frame = to_frame(*displayable(packed, self.pixel_format), self._height, self._width)
             # What it is converted from stands in the frame's tags.
             self._file.write_frame(frame.reformat(*size, name, dst_colorspace="ITU709", dst_color_range="MPEG"))
 

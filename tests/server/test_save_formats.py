@@ -460,6 +460,25 @@ def test_png_sequence(saved, case):
     assert not Image.open(files[1]).text, "one copy is enough"
 
 
+@of_kind("exr")
+def test_exr_sequence(saved, case):
+    """Linear light in half floats, times alpha; the workflow in a picture beside."""
+    first = saved[case][0]
+    names = [f"{i:05}.exr" for i in range(1, FRAMES + 1)]
+    assert sorted(file.name for file in first.parent.iterdir()) == [*names, "workflow.png"]
+    planes = 4 if case.alpha else 3
+    # As 16-bit halves of what are floats.
+    codes = ffmpeg.codes(first.with_name("%05d.exr"), f"gbr{'a' * case.alpha}pf32le").reshape(FRAMES, -1)
+    green, blue, red, *alpha = codes.copy().view(np.float32).reshape(FRAMES, planes, HEIGHT, WIDTH).swapaxes(0, 1)
+    wanted = np.concatenate([np.repeat(np.repeat(expected_rgba(), PATCH, 1), PATCH, 2), expected_waves()], axis=1)
+    light = np.where(wanted <= 0.04045, wanted / 12.92, ((wanted + 0.055) / 1.055) ** 2.4)
+    light *= wanted[..., 3:] if case.alpha else 1
+    for plane, colour in zip((red, green, blue), np.moveaxis(light, -1, 0)):
+        assert np.abs(plane - colour).max() <= 2**-11
+    assert not case.alpha or np.abs(alpha[0] - wanted[..., 3]).max() <= 2**-11
+    assert_restores(Image.open(first.with_name("workflow.png")).text)
+
+
 @of_kind("gif", "webp")
 def test_animated_pictures(saved, case):
     path = saved[case][0]
@@ -517,4 +536,4 @@ def test_the_frontend_is_told_what_to_show(saved, case):
     ui = saved[case][1]
     files = ui["images"]
     assert len(files) == 1
-    assert ui.get("animated") == (None if case.kind.container.name in ("gif", "webp", "png") else [True])
+    assert ui.get("animated") == (None if case.kind.container.name in ("gif", "webp", "png", "exr") else [True])
