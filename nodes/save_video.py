@@ -263,9 +263,10 @@ class SaveVideoStreaming(io.ComfyNode):
         )
         matrix, full_range = COLOURS[color]
         choice = Choice(file_format, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
-        frames = source.frames
+        at_most = None
         if audio_length == "shortest" and source.sound is not None:
-            frames = min(frames, max(1, math.ceil(source.sound.seconds * source.fps)))
+            at_most = max(1, math.ceil(source.sound.seconds * source.fps))
+        frames = min(source.frames, at_most or source.frames)
         options = VideoOptions(
             fps=source.fps,
             choice=choice,
@@ -274,6 +275,7 @@ class SaveVideoStreaming(io.ComfyNode):
             whole_audio=audio_length == "longest",
             metadata=cls._metadata(),
             repeat=repeat,
+            frames_at_most=at_most,
             keep_unfinished=keep_unfinished,
         )
         folder, name, number, subfolder = server.output_names(filename_prefix, source.width, source.height)
@@ -286,7 +288,7 @@ class SaveVideoStreaming(io.ComfyNode):
             small = PreviewSink(Numbered(server.temp_folder(), name, number, "mp4"), options, sink.pixel_format)
             spectators = [small]
         if ping_pong:
-            sinks, spectators = [PingPong(sink)], [PingPong(each_sink) for each_sink in spectators]
+            sinks, spectators = [PingPong(sink, at_most)], [PingPong(each, at_most) for each in spectators]
         kept = image_sink(source) if keep_frames else None
         try:
             report = run(source, [*sinks, kept] if kept else sinks, frames, spectators)

@@ -31,7 +31,15 @@ class PreviewSink:
 
     def __init__(self, target: Numbered, options: VideoOptions, pixel_format: PixelFormat):
         choice = Choice(FORMATS["mp4 (h264)"], "medium", "fast")
-        small = VideoOptions(options.fps, choice, options.audio, None, options.whole_audio, repeat=options.repeat)
+        small = VideoOptions(
+            options.fps,
+            choice,
+            options.audio,
+            None,
+            options.whole_audio,
+            repeat=options.plays,
+            frames_at_most=options.frames_at_most,
+        )
         self._file = VideoFileSink(target, small)
         self.pixel_format = pixel_format
 
