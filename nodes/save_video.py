@@ -58,6 +58,7 @@ class SaveVideoStreaming(io.ComfyNode):
                 "gif",
                 "webp",
                 "png",
+                "exr",
                 "h264",
                 "h265",
                 "hevc",

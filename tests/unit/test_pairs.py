@@ -132,6 +132,23 @@ def read(path) -> tuple[list[av.VideoFrame], Fraction, Fraction | None]:
         return shown, end, Fraction(sum(block.samples for block in blocks), stream.rate)
 
 
+def clear_and_opaque(path, encoder: str) -> list[bool]:
+    """Of each frame: whether its left half is clear and its right one opaque."""
+    found = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        # FFmpeg's own decoder of VP9 knows of no alpha.
+        decoder = av.CodecContext.create(encoder, "r") if "vp9" in encoder else stream.codec_context
+        for packet in container.demux(stream):
+            for frame in decoder.decode(packet if packet.size else None):
+                alpha = frame.to_ndarray(format="rgba")[..., 3] if frame.format.name == "bgra" else codes(frame)[3]
+                alpha = alpha.view(np.uint16) if frame.format.components[3].bits > 8 else alpha
+                full = 2 ** frame.format.components[3].bits - 1
+                left, right = alpha[8:-8, 8 : SIZE[1] // 2 - 8], alpha[8:-8, SIZE[1] // 2 + 8 : SIZE[1] - 8]
+                found.append(bool((left <= full * 0.01).all() and (right >= full * 0.99).all()))
+    return found
+
+
 def grey_of(picture: np.ndarray) -> np.ndarray:
     """The red of a picture's opaque half, in [0, 1]."""
     return picture[8:-8, SIZE[1] // 2 + 8 : -8, 0].astype(float) / 255
@@ -141,27 +158,32 @@ def shows(picture: np.ndarray, number: int, error: float) -> bool:
     return bool(np.abs(grey_of(picture) - level(number)).max() <= error)
 
 
+# A short clip again and again until the music ends.
+LOOPED = {
+    "format": "mp4 (h264)",
+    "quality": "high",
+    "crf": None,
+    "chroma": "4:2:0",
+    "bit_depth": 8,
+    "alpha": False,
+    "matrix": "bt709",
+    "full_range": False,
+    "dither": False,
+    "frames": 7,
+    "seconds": Fraction(5, 2),
+    "audio_length": "shortest",
+    "ping_pong": True,
+    "repeat": 3,
+    "keep_unfinished": True,
+    "keep_frames": True,
+}
+
+
 @settings(max_examples=80, **ALIKE)
-@example(  # a short clip again and again until the music ends
-    case={
-        "format": "mp4 (h264)",
-        "quality": "high",
-        "crf": None,
-        "chroma": "4:2:0",
-        "bit_depth": 8,
-        "alpha": False,
-        "matrix": "bt709",
-        "full_range": False,
-        "dither": False,
-        "frames": 7,
-        "seconds": Fraction(5, 2),
-        "audio_length": "shortest",
-        "ping_pong": True,
-        "repeat": 3,
-        "keep_unfinished": True,
-        "keep_frames": True,
-    }
-)
+@example(case=LOOPED)
+@example(case=LOOPED | {"format": "webm (vp9)", "alpha": True})
+@example(case=LOOPED | {"format": "mkv (ffv1)", "alpha": True, "chroma": "rgb", "bit_depth": 16})
+@example(case=LOOPED | {"format": "mov (prores)", "alpha": True, "chroma": "4:4:4", "bit_depth": 10})
 @given(case=cases())
 def test_all_that_was_asked_for_holds_together(tmp_path_factory, case):
     folder = tmp_path_factory.mktemp("pairs")
@@ -195,6 +217,8 @@ def test_all_that_was_asked_for_holds_together(tmp_path_factory, case):
         assert first.colorspace == (0 if is_rgb else {"bt709": 1, "bt601": 6}[case["matrix"]])
         if each.encoder.name != "prores_ks":  # whose decoder gives 12 bits
             assert first.format.components[0].bits == case["bit_depth"]
+        if case["alpha"]:
+            assert clear_and_opaque(sink.path, each.encoder.name) == [True] * len(wanted)
         assert (heard is None) == (case["seconds"] is None)
         if heard is not None:
             seconds = len(wanted) / FPS
