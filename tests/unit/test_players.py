@@ -139,3 +139,10 @@ def test_pixels_of_a_png_are_square_and_srgb(tmp_path, bits):
     assert struct.unpack(">IIB", chunks[b"pHYs"]) == (1, 1, 0)
     if int(av.__version__.split(".")[0]) >= 17:  # older ones' frames cannot be told; PNG is sRGB where nothing is said
         assert b"sRGB" in chunks and struct.unpack(">I", chunks[b"gAMA"]) == (45455,)
+
+
+@pytest.mark.parametrize(("rate", "stored"), [(96000, 48000), (64000, 48000), (44100, 44100), (7350, 48000)])
+def test_aac_is_of_a_rate_that_windows_decodes(tmp_path, rate, stored):
+    path = save(tmp_path, "mp4 (h264)", sound=Audio(np.full((2, rate), 0.1, np.float32), rate))
+    with av.open(str(path)) as container:
+        assert next(container.decode(audio=0)).sample_rate == stored
