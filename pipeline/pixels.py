@@ -263,18 +263,17 @@ def _write_yuv(rgb_cthw: torch.Tensor, pixel_format: PixelFormat, planes: tuple[
 
 
 def _write_linear(unit_cthw: torch.Tensor, planes: tuple[torch.Tensor, ...]) -> None:
-    """RGB, and perhaps alpha, as for a display of sRGB -> linear light, times alpha. Spends `unit_cthw`.
+    """RGB, and perhaps alpha, as for a display of sRGB -> linear light, times alpha.
 
     Source: IEC 61966-2-1, section 5.2; below 0 mirrored, as in scRGB (IEC 61966-2-2). OpenEXR's colours have the
     primaries of BT.709, as sRGB's, where nothing is said, and are premultiplied.
     """
-    colours, size = unit_cthw[:3], unit_cthw.abs()[:3]
-    light = torch.where(size <= 0.04045, size / 12.92, ((size + 0.055) / 1.055) ** 2.4).copysign_(colours)
     alpha_thw = unit_cthw[3].clamp_(0.0, 1.0) if unit_cthw.shape[0] == 4 else None
-    if alpha_thw is not None:
-        light.mul_(alpha_thw)
     for plane, colour in zip(planes, ORDERS["gbr"]):
-        plane.copy_(light[colour].clamp_(-HALF_MAX, HALF_MAX))
+        size = unit_cthw[colour].abs()
+        light = torch.where(size <= 0.04045, size / 12.92, ((size + 0.055) / 1.055) ** 2.4)
+        light.copysign_(unit_cthw[colour]).clamp_(-HALF_MAX, HALF_MAX)
+        plane.copy_(light if alpha_thw is None else light.mul_(alpha_thw))
     if len(planes) == 4:
         planes[3].copy_(alpha_thw) if alpha_thw is not None else planes[3].fill_(1.0)
 
