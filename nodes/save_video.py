@@ -64,6 +64,7 @@ class SaveVideoStreaming(io.ComfyNode):
                 "gif",
                 "webp",
                 "png",
+                "exr",
                 "h264",
                 "h265",
                 "hevc",
@@ -267,9 +268,10 @@ class SaveVideoStreaming(io.ComfyNode):
     def _save(cls, video, source, inputs: SaverInputs) -> io.NodeOutput:
         choice = _choice(inputs, source)
         file_format = choice.format
-        frames = source.frames
+        at_most = None
         if inputs.audio_length == "shortest" and source.sound is not None:
-            frames = min(frames, max(1, math.ceil(source.sound.seconds * source.fps)))
+            at_most = max(1, math.ceil(source.sound.seconds * source.fps))
+        frames = min(source.frames, at_most or source.frames)
         options = VideoOptions(
             fps=source.fps,
             choice=choice,
@@ -278,6 +280,7 @@ class SaveVideoStreaming(io.ComfyNode):
             whole_audio=inputs.audio_length == "longest",
             metadata=cls._metadata(),
             repeat=inputs.repeat,
+            frames_at_most=at_most,
             keep_unfinished=inputs.keep_unfinished,
         )
         root = server.output_folder() if inputs.save_output else server.temp_folder()
@@ -291,7 +294,7 @@ class SaveVideoStreaming(io.ComfyNode):
             small = PreviewSink(Numbered(server.temp_folder(), name, number, "mp4"), options, sink.pixel_format)
             spectators = [small]
         if inputs.ping_pong:
-            sinks, spectators = [PingPong(sink)], [PingPong(each_sink) for each_sink in spectators]
+            sinks, spectators = [PingPong(sink, at_most)], [PingPong(each, at_most) for each in spectators]
         # After all the work it is too late to refuse: what was not known when the prompt was queued is made up for.
         keep_frames = inputs.keep_frames or frames_are_used(cls.hidden.unique_id, cls.hidden.prompt or {})
         kept = image_sink(source) if keep_frames else None

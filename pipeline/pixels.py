@@ -20,6 +20,8 @@ SUBSAMPLING = {"yuv420": (1, 1), "yuv422": (1, 0), "yuv444": (0, 0)}
 # Order of the samples; "bgr" always has a fourth byte.
 ORDERS = {"rgb": (0, 1, 2), "bgr": (2, 1, 0), "gbr": (1, 2, 0)}
 
+HALF_MAX = 65504.0
+
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
@@ -29,12 +31,14 @@ class PixelFormat:
         layout: "image": (T, H, W, C) float in [0, 1], bit for bit what ComfyUI's VAE post-processing gives.
             "rgb": (T, H, W, C) integers. "bgr": the same the other way round, always with a fourth byte, 255 without
             alpha. "gbr": (T, n) planar G, B, R of one frame after another. "yuv420", "yuv422", "yuv444": (T, n)
-            planar Y, U, V of one frame after another, at `stored_size`.
-        bits: per component; of "image" 32 or 16. Above 8, integers are held in int16, of 16 bits as their bits.
+            planar Y, U, V of one frame after another, at `stored_size`. "linear": (T, n) planar G, B, R half floats of
+            one frame after another, in linear light, times alpha where there is one; NaN is 0.
+        bits: per component; of "image" 32 or 16, of "linear" 16. Above 8, integers are held in int16, of 16 bits as
+            their bits.
         alpha: a fourth component; all opaque where the frames have none. Full range always.
         matrix: a key of MATRICES, for YUV.
         full_range: YUV codes from 0 to 2^bits - 1, not 16 to 235 (chroma 240) times 2^(bits - 8).
-        dither: ordered dithering in place of rounding to nearest; not for "image".
+        dither: ordered dithering in place of rounding to nearest; not for "image" and "linear".
     """
 
     layout: str
@@ -54,6 +58,8 @@ class PixelFormat:
     def dtype(self) -> torch.dtype:
         if self.layout == "image":
             return {32: torch.float32, 16: torch.float16}[self.bits]
+        if self.layout == "linear":
+            return torch.float16
         return torch.uint8 if self.bits == 8 else torch.int16
 
     @property
@@ -74,6 +80,7 @@ class PixelFormat:
             "rgb": {8: ("rgb24", "rgba"), 16: ("rgb48le", "rgba64le")}.get(self.bits, ("", ""))[self.alpha],
             "bgr": "bgra" if self.alpha else "bgr0",
             "gbr": f"gbr{'a' if self.alpha else ''}p{depth}",
+            "linear": f"gbr{'a' if self.alpha else ''}pf32le",  # FFmpeg takes halves as floats
         }[self.layout]
 
     def stored_size(self, height: int, width: int) -> tuple[int, int]:
@@ -127,9 +134,9 @@ def convert(
         zero_centred: whether the values span [-1, 1] or [0, 1].
         pixel_format: what to write. An alpha it has no place for is left out.
         out: (T, *pixel_format.frame_shape(H, W)) of `pixel_format.dtype`, on the frames' device.
-        clamped: False leaves values outside as they are in "image"; all other formats clamp them.
+        clamped: False leaves values outside as they are in "image" and "linear"; all other formats clamp them.
 
-    NaN stays NaN in the float formats, as in ComfyUI, and becomes 0 in the integer ones.
+    NaN stays NaN in "image", as in ComfyUI, and becomes 0 in all others.
     Stream: runs on the caller's current stream; never synchronises.
     """
     frames_cthw = frames_cthw[: 4 if pixel_format.alpha else 3]
@@ -143,6 +150,10 @@ def convert(
         unit = _unit(frames_cthw, zero_centred, pixel_format.dtype, clamped=clamped).permute(1, 2, 3, 0)
         out[..., : unit.shape[-1]].copy_(unit)
         out[..., unit.shape[-1] :] = 1.0
+        return
+    if pixel_format.layout == "linear":
+        unit_cthw = _unit(frames_cthw, zero_centred, torch.float32, torch.contiguous_format, clamped).nan_to_num_(0.0)
+        _write_linear(unit_cthw, pixel_format.planes(out, *unit_cthw.shape[-2:]))
         return
     # Plane by plane: those of an IMAGE lie pixel by pixel.
     unit_cthw = _unit(frames_cthw, zero_centred, torch.float32, torch.contiguous_format).nan_to_num_(nan=0.0)
@@ -249,6 +260,41 @@ def _write_yuv(rgb_cthw: torch.Tensor, pixel_format: PixelFormat, planes: tuple[
             chroma = _halve_across(chroma)
         _store(chroma, chroma_scale, 128.0 * step, pixel_format, out_chroma)
     _store(luma, luma_scale, luma_offset, pixel_format, out_y)
+
+
+def _write_linear(unit_cthw: torch.Tensor, planes: tuple[torch.Tensor, ...]) -> None:
+    """RGB, and perhaps alpha, as for a display of sRGB -> linear light, times alpha.
+
+    Source: IEC 61966-2-1, section 5.2; below 0 mirrored, as in scRGB (IEC 61966-2-2). OpenEXR's colours have the
+    primaries of BT.709, as sRGB's, where nothing is said, and are premultiplied.
+    """
+    alpha_thw = unit_cthw[3].clamp_(0.0, 1.0) if unit_cthw.shape[0] == 4 else None
+    for plane, colour in zip(planes, ORDERS["gbr"]):
+        size = unit_cthw[colour].abs()
+        light = torch.where(size <= 0.04045, size / 12.92, ((size + 0.055) / 1.055) ** 2.4)
+        light.copysign_(unit_cthw[colour]).clamp_(-HALF_MAX, HALF_MAX)
+        plane.copy_(light if alpha_thw is None else light.mul_(alpha_thw))
+    if len(planes) == 4:
+        planes[3].copy_(alpha_thw) if alpha_thw is not None else planes[3].fill_(1.0)
+
+
+def displayable(packed: torch.Tensor, pixel_format: PixelFormat) -> tuple[torch.Tensor, PixelFormat]:
+    """Packed frames that are to be looked at, and their format: of linear light as RGB of 8 bits, all others as is.
+
+    Args:
+        packed: (T, *frame_shape) on the CPU.
+    """
+    if pixel_format.layout != "linear":
+        return packed, pixel_format
+    return _displayed()[packed.view(torch.int16).int() & 0xFFFF], PixelFormat("gbr", 8, pixel_format.alpha)
+
+
+@functools.cache
+def _displayed() -> torch.Tensor:
+    """(65536,) code of sRGB for the bits of every half float; the other way round than `_write_linear`."""
+    light = torch.arange(65536).to(torch.int16).view(torch.float16).float().nan_to_num(0.0).clamp(0.0, 1.0)
+    code = torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return (code * 255).round().to(torch.uint8)
 
 
 def _halve_across(rows: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,9 @@ import numpy as np
 
 # Channel layouts by number of channels, as FFmpeg names them.
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-# ISO/IEC 14496-3, table 1.18, as far as FFmpeg's encoder goes.
-AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+# Of those in ISO/IEC 14496-3, table 1.18, the ones that Windows' decoder takes.
+# https://learn.microsoft.com/windows/win32/medfound/aac-decoder#format-constraints
+AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 # Encoded at once: a few codec frames, so that sound and picture interleave finely in the file.
 BLOCK_SAMPLES = 4096
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
-from .metadata import add_to_webp, as_texts
+from .metadata import add_to_webp, as_texts, with_png_texts
 
 # How often a file that is to be playable while it grows gets what it has so far. It is always behind by up to this and
 # by frames that wait for sound, or for others that are shown before them: together less than a second.
@@ -59,9 +59,10 @@ class Container:
         kind: "video", which may have sound; "animated picture", which players repeat, and which is nothing before it is
             complete; "folder", of pictures.
         audio: sound codecs, the default first.
-        restores: whether the frontend finds the workflow in it.
+        restores: whether the frontend finds the workflow in it; of a folder, in a picture of it.
         ticks_per_second: of its times; 0 where frames may last any time.
         most_fps: frames a second that are shown as such; 0 for any.
+        codec_tags: names of codecs in the file, by FFmpeg's name of the codec, where the muxer's own will not do.
         in_fragments: whether a file that was playable while it grew consists of fragments, and is to be copied.
     """
 
@@ -72,6 +73,7 @@ class Container:
     restores: ClassVar[bool] = True
     ticks_per_second: ClassVar[int] = 0
     most_fps: ClassVar[int] = 0
+    codec_tags: ClassVar[Mapping[str, str]] = {}
     in_fragments: ClassVar[bool] = False
 
     def clock(self, fps: Fraction) -> Clock:
@@ -94,6 +96,9 @@ class Mp4(Container):
     extension = "mp4"
     audio: ClassVar[tuple[str, ...]] = ("aac", "opus", "flac")
     in_fragments = True
+    # Says that the parameter sets are in the file's head alone, where FFmpeg puts them. QuickTime, Safari and Photos
+    # play no "hev1", the muxer's own choice.
+    codec_tags: ClassVar = {"hevc": "hvc1"}
 
     def options(self, writing: Writing) -> dict[str, str]:
         # Ticks in which it states its length: whole ones for whole frames, not FFmpeg's 1000.
@@ -149,6 +154,7 @@ class WebPFile(AnimatedPicture):
     name = "webp"
     extension = "webp"
     ticks_per_second = 1000
+    most_fps = 90  # browsers show a frame of 10 ms or less for 100 ms, in any picture that moves
 
     def options(self, writing: Writing) -> dict[str, str]:
         return {"loop": str(writing.repeat)}
@@ -163,7 +169,7 @@ class GifFile(AnimatedPicture):
     extension = "gif"
     restores = False
     ticks_per_second = 100  # GIF89a
-    most_fps = 50  # browsers show a frame of less than 2/100 s for 10/100 s
+    most_fps = 50  # as above: 1/100 s becomes 10/100 s
 
     def options(self, writing: Writing) -> dict[str, str]:
         clock, plays = writing.clock, writing.repeat
@@ -172,7 +178,30 @@ class GifFile(AnimatedPicture):
         return {"loop": str(plays - 1 if plays > 1 else {0: 0, 1: -1}[plays]), "final_delay": str(last)}
 
 
-class PngFolder(Container):
+class Folder(Container):
+    """Pictures, each a file of its own.
+
+    Attributes:
+        holds_metadata: whether a picture of it has a place for them where the frontend looks.
+    """
+
+    kind = "folder"
+    holds_metadata: ClassVar[bool] = False
+
+    def with_metadata(self, picture: bytes, metadata: Mapping[str, object]) -> bytes:
+        """The first picture, with the metadata in it where it holds them."""
+        return picture
+
+
+class PngFolder(Folder):
     name = "png"
     extension = "png"
-    kind = "folder"
+    holds_metadata = True
+
+    def with_metadata(self, picture: bytes, metadata: Mapping[str, object]) -> bytes:
+        return with_png_texts(picture, metadata)
+
+
+class ExrFolder(Folder):
+    name = "exr"
+    extension = "exr"

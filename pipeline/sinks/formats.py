@@ -11,8 +11,23 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..pixels import PixelFormat
-from .containers import Container, GifFile, Matroska, Mov, Mp4, PngFolder, WebM, WebPFile
-from .encoders import FFV1, VP9, X264, X265, Encoder, Gif, NvencAV1, NvencH264, NvencH265, Png, ProRes, SvtAV1, WebP
+from .containers import Container, ExrFolder, GifFile, Matroska, Mov, Mp4, PngFolder, WebM, WebPFile
+from .encoders import (
+    FFV1,
+    VP9,
+    X264,
+    X265,
+    Encoder,
+    Exr,
+    Gif,
+    NvencAV1,
+    NvencH264,
+    NvencH265,
+    Png,
+    ProRes,
+    SvtAV1,
+    WebP,
+)
 from .encoders.base import QUALITIES, SPEEDS
 from .image_sequence import ImageSequenceSink
 from .video_file import VideoFileSink
@@ -30,7 +45,7 @@ class Format:
         name: what users choose.
         container, encoder: what writes it.
         own_audio: sound codecs where they are others than the container's, the default first.
-        plays: whether browsers play it, at 4:2:0.
+        plays: whether browsers play it, of what its encoder says it makes for them.
     """
 
     name: str
@@ -152,6 +167,7 @@ _TABLE = (
     Format("webp (animated)", WebPFile(), WebP(), plays=True),
     Format("gif", GifFile(), Gif(), plays=True),
     Format("png sequence", PngFolder(), Png(), plays=True),
+    Format("exr sequence", ExrFolder(), Exr()),
 )
 FORMATS = {each.name: each for each in _TABLE}
 
@@ -205,8 +221,8 @@ class Choice:
 
     @property
     def plays(self) -> bool:
-        """Whether browsers play the file."""
-        return self.format.plays and (not self.format.is_video or self.chroma == "4:2:0")
+        """Whether browsers play the file: Chrome, Firefox and Safari, of the last years."""
+        return self.format.plays and (not self.format.is_video or self.format.encoder.plays(self))
 
     def check_frames(self, height: int, width: int, fps: Fraction) -> None:
         """Raise a ValueError for frames that the format has no room or time for, or at which the encoder would hang."""
@@ -214,7 +230,7 @@ class Choice:
         if container.most_fps and fps > container.most_fps:
             raise ValueError(
                 f"{container.name.upper()} plays at most {container.most_fps} frames a second, got {float(fps):g}. "
-                "Choose webp (animated) or a video format, or a lower frame rate."
+                "Choose a video format, or a lower frame rate."
             )
         if encoder.largest_side and max(height, width) > encoder.largest_side:
             raise ValueError(f"{container.name} ends at {encoder.largest_side} pixels a side, got {width}x{height}")

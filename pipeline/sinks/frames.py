@@ -9,7 +9,7 @@ from ..pixels import PixelFormat
 
 # ITU-T H.273 code points; ranges as FFmpeg numbers them.
 PRIMARIES_BT709 = 1
-TRANSFER_BT709, TRANSFER_SRGB = 1, 13
+TRANSFER_BT709, TRANSFER_LINEAR, TRANSFER_SRGB = 1, 8, 13
 MATRIX_RGB, MATRIX_BT709, MATRIX_BT601 = 0, 1, 6
 LIMITED_RANGE, FULL_RANGE = 1, 2
 
@@ -22,7 +22,7 @@ def colour_tags(pixel_format: PixelFormat) -> dict[str, int]:
     if not pixel_format.is_yuv:
         return {
             "color_primaries": PRIMARIES_BT709,
-            "color_trc": TRANSFER_SRGB,
+            "color_trc": TRANSFER_LINEAR if pixel_format.layout == "linear" else TRANSFER_SRGB,
             "colorspace": MATRIX_RGB,
             "color_range": FULL_RANGE,
         }
@@ -44,7 +44,9 @@ def to_frame(packed: torch.Tensor, pixel_format: PixelFormat, height: int, width
     stored_height, stored_width = pixel_format.stored_size(height, width)
     frame = av.VideoFrame(stored_width, stored_height, pixel_format.av_name)
     for source, plane in zip(pixel_format.planes(packed, height, width), frame.planes):
-        rows = torch.frombuffer(plane, dtype=source.dtype).view(plane.height, -1)
+        # FFmpeg takes no halves: as floats they are the same.
+        dtype = torch.float32 if source.dtype == torch.float16 else source.dtype
+        rows = torch.frombuffer(plane, dtype=dtype).view(plane.height, -1)
         source = source[0].reshape(plane.height, -1)
         rows[:, : source.shape[1]].copy_(source)
     for tag, value in colour_tags(pixel_format).items():

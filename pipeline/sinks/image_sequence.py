@@ -1,8 +1,7 @@
-"""Frames into a folder of numbered PNG files."""
+"""Frames into a folder of numbered pictures."""
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -10,18 +9,20 @@ from typing import cast
 import av
 import torch
 
+from ..pixels import displayable
 from ..video_spec import VideoSpec
+from .containers import Folder
 from .encoders.base import encoder_threads, same_codes
 from .frames import to_frame
-from .metadata import with_png_texts
+from .sidecar import Sidecar
 from .unfinished import Numbered, Unfinished
 from .video_file import VideoOptions, naming_the_file
 
 
 class ImageSequenceSink:
-    """Writes 00001.png, 00002.png and so on into a folder that appears under its name only when it is complete.
+    """Writes 00001.png, 00002.png and so on, or .exr, into a folder that has its name only when it is complete.
 
-    The first picture holds the metadata. There is no sound.
+    The first picture holds the metadata, or a workflow.png in the same folder. There is no sound.
 
     Args:
         target: of the folder.
@@ -39,6 +40,7 @@ class ImageSequenceSink:
         self.path: Path | None = None
         self.held_frames = 0
         self._options = options
+        self._kind = cast(Folder, options.choice.format.container)
         self._unfinished = Unfinished(target, options.keep_unfinished)
         self._written = 0
         self._encoder: av.VideoCodecContext | None = None
@@ -48,13 +50,14 @@ class ImageSequenceSink:
         self._written = self._taken = 0
         self.path = None
         self._folder = self._unfinished.create()
-        choice, png = self._options.choice, self._options.choice.format.encoder
-        encoder = cast(av.VideoCodecContext, av.CodecContext.create(png.name, "w"))
+        choice, kind = self._options.choice, self._options.choice.format.encoder
+        encoder = cast(av.VideoCodecContext, av.CodecContext.create(kind.name, "w"))
         encoder.width, encoder.height = spec.width, spec.height
-        encoder.pix_fmt = png.takes(choice.pixel_format)
-        encoder.time_base = Fraction(1, 1)
+        encoder.pix_fmt = kind.takes(choice.pixel_format)
+        encoder.time_base = encoder.sample_aspect_ratio = Fraction(1, 1)  # else the file says that pixels have no width
+        encoder.framerate = self._options.fps
         threads = encoder_threads()
-        encoder.options = png.options(choice, spec.height, spec.width, threads)
+        encoder.options = kind.options(choice, spec.height, spec.width, threads)
         # Each thread has a frame of its own: deflate uses one.
         encoder.thread_type, encoder.thread_count = "FRAME", threads
         encoder.open()
@@ -65,6 +68,10 @@ class ImageSequenceSink:
         assert encoder is not None and encoder.pix_fmt is not None, "open it first"
         with naming_the_file(self._unfinished.name):
             for packed in pixels.split(1):
+                if self._taken == 0 and not self._kind.holds_metadata:
+                    sidecar = Sidecar(self._options.metadata)
+                    sidecar.take(to_frame(*displayable(packed, self.pixel_format), self._height, self._width))
+                    sidecar.write_into(self._folder)
                 frame = to_frame(packed, self.pixel_format, self._height, self._width)
                 frame.pts, frame.time_base = self._taken, encoder.time_base
                 self._taken += 1
@@ -89,10 +96,10 @@ class ImageSequenceSink:
 
     def _store(self, packets: list[av.Packet]) -> None:
         for packet in packets:
-            png = bytes(packet)
+            picture = bytes(packet)
             if self._written == 0:
-                png = with_png_texts(png, self._options.metadata)
+                picture = self._kind.with_metadata(picture, self._options.metadata)
             self._written += 1
-            with open(os.path.join(self._folder, f"{self._written:05}.png"), "xb") as file:
-                file.write(png)
+            with open(self._folder / f"{self._written:05}.{self._kind.extension}", "xb") as file:
+                file.write(picture)
         self.held_frames = self._taken - self._written

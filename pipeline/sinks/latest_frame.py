@@ -9,7 +9,7 @@ import av
 import numpy as np
 import torch
 
-from ..pixels import SUBSAMPLING, PixelFormat
+from ..pixels import SUBSAMPLING, PixelFormat, displayable
 from ..video_spec import VideoSpec
 from .frames import to_frame
 
@@ -82,4 +82,5 @@ class LatestFrame:
         sizes = [(height << down, width << across), (height, width), (height, width), (height << down, width << across)]
         packed = np.concatenate([plane[:rows, :columns].reshape(-1) for plane, (rows, columns) in zip(thinned, sizes)])
         shape = (1, *self.pixel_format.frame_shape(height << down, width << across))
-        return to_frame(torch.from_numpy(packed).view(shape), self.pixel_format, height << down, width << across)
+        shown, pixel_format = displayable(torch.from_numpy(packed).view(shape), self.pixel_format)
+        return to_frame(shown, pixel_format, height << down, width << across)

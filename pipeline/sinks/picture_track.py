@@ -28,6 +28,7 @@ class PictureTrack:
         clock: when they are shown.
         height, width: of the frames, before odd sizes are grown.
         repeats: whether it will be played again, for which the packets are kept.
+        end: the frame before which a later turn may end: none before it needs one after it.
     Attributes:
         written: frames taken.
         held_frames: frames the encoder has taken and not given out yet.
@@ -41,17 +42,20 @@ class PictureTrack:
         height: int,
         width: int,
         repeats: bool = False,
+        end: int = 0,
     ):
         self.written = self.held_frames = 0
         self._container = container
         self._clock = clock
         self._encoder = encoder = choice.format.encoder
         self._repeats = repeats
+        self._end = end
         self._packets: list[av.Packet] = []
         pixels = choice.pixel_format
         height, width = pixels.stored_size(height, width)
         threads = encoder_threads()
-        options = encoder.options(choice, height, width, threads)
+        # Said of frames, since editors may ask where nothing is said.
+        options = encoder.options(choice, height, width, threads) | {"field_order": "progressive"}
         if any(SUBSAMPLING.get(pixels.layout, ())):
             # H.264 and H.265 mean this where nothing is said; AV1, VP9 and FFV1 do not.
             options |= {"chroma_sample_location": "left"}
@@ -64,6 +68,9 @@ class PictureTrack:
         stream.codec_context.time_base = clock.tick
         for tag, value in colour_tags(pixels).items():
             setattr(stream.codec_context, tag, value)
+        codec = stream.codec_context.codec.canonical_name
+        if codec in choice.format.container.codec_tags:
+            stream.codec_context.codec_tag = choice.format.container.codec_tags[codec]
         self._prepare = encoder.prepare(choice, height, width, clock.tick)
 
     def __str__(self) -> str:
@@ -81,9 +88,12 @@ class PictureTrack:
     def write(self, frame: av.VideoFrame) -> None:
         """Encode the next frame, in the pixels of the choice."""
         frame.time_base, frame.pts = self._clock.tick, self._clock.ticks(self.written)
+        starts_anew = self._end > 0 and self.written == self._end
         self.written += 1
         self.held_frames += 1
         for ready in self._prepare(frame):
+            if starts_anew:
+                ready.pict_type = av.video.frame.PictureType.I
             self._mux(self._stream.encode(ready))
 
     def close(self) -> None:
@@ -96,20 +106,24 @@ class PictureTrack:
         """Flush what the encoder holds, as it is: the track ends here."""
         self._container.mux(self._stream.encode(None))
 
-    def repeat(self, plays: int) -> Iterator[int]:
-        """Play it again until it has played so often: the same packets later. They are all that is held for it.
+    def repeat(self, total: int) -> Iterator[int]:
+        """Play it again until there are so many frames: the same packets later. They are all that is held for it.
 
+        Args:
+            total: a multiple of the frames written, and `end`.
         Yields the number of frames there are after each turn.
         """
         packets, self._packets = self._packets, []
         at = [(cast(int, packet.pts), cast(int, packet.dts)) for packet in packets]
-        for turn in range(1, plays):
+        for turn in range(1, -(-total // self.written)):
             for packet, (pts, dts) in zip(packets, at):
+                if turn * self.written + round(pts * packet.time_base * self._clock.fps) >= total:
+                    continue
                 # On the clock that the muxer gave it; from the start each time, so that rounding does not add up.
                 later = round(self._clock.seconds(turn * self.written) / packet.time_base)
                 packet.pts, packet.dts = pts + later, dts + later
                 self._container.mux(packet)
-            yield (turn + 1) * self.written
+            yield min(total, (turn + 1) * self.written)
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:

@@ -23,10 +23,12 @@ class PingPong:
 
     Args:
         sink: takes `ping_pong_frames` frames.
+        frames_at_most: where it ends; None for never before.
     """
 
-    def __init__(self, sink: Sink):
+    def __init__(self, sink: Sink, frames_at_most: int | None = None):
         self._sink = sink
+        self._frames_at_most = frames_at_most
         self._chunks: list[torch.Tensor] = []
 
     @property
@@ -47,7 +49,9 @@ class PingPong:
 
     def open(self, spec: VideoSpec) -> None:
         self._chunks = []
-        self._sink.open(replace(spec, frames=ping_pong_frames(spec.frames)))
+        frames = ping_pong_frames(spec.frames)
+        self._back = (frames if self._frames_at_most is None else min(frames, self._frames_at_most)) - spec.frames
+        self._sink.open(replace(spec, frames=spec.frames + max(0, self._back)))
 
     def write(self, pixels: torch.Tensor) -> None:
         self._chunks.append(pixels.clone())
@@ -56,7 +60,7 @@ class PingPong:
     def finish(self) -> None:
         frames = [frame for chunk in self._chunks for frame in chunk.split(1)]
         self._chunks = []
-        for frame in reversed(frames[1:-1]):
+        for frame in frames[-2:0:-1][: max(0, self._back)]:
             self._sink.write(frame)
         self._sink.finish()
 

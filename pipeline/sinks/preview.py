@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..pixels import PixelFormat
+from ..pixels import PixelFormat, displayable
 from ..video_spec import VideoSpec
 from .formats import FORMATS, Choice
 from .frames import to_frame
@@ -31,7 +31,15 @@ class PreviewSink:
 
     def __init__(self, target: Numbered, options: VideoOptions, pixel_format: PixelFormat):
         choice = Choice(FORMATS["mp4 (h264)"], "medium", "fast")
-        small = VideoOptions(options.fps, choice, options.audio, None, options.whole_audio, repeat=options.repeat)
+        small = VideoOptions(
+            options.fps,
+            choice,
+            options.audio,
+            None,
+            options.whole_audio,
+            repeat=options.plays,
+            frames_at_most=options.frames_at_most,
+        )
         self._file = VideoFileSink(target, small)
         self.pixel_format = pixel_format
 
@@ -55,7 +63,7 @@ class PreviewSink:
     def write(self, pixels: torch.Tensor) -> None:
         size, name = (self._small.width, self._small.height), self._file.pixel_format.av_name
         for packed in pixels.split(1):
-            frame = to_frame(packed, self.pixel_format, self._height, self._width)
+            frame = to_frame(*displayable(packed, self.pixel_format), self._height, self._width)
             # What it is converted from stands in the frame's tags.
             self._file.write_frame(frame.reformat(*size, name, dst_colorspace="ITU709", dst_color_range="MPEG"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import av
 
@@ -34,6 +35,12 @@ class Sidecar:
         if self._png is not None:
             with _left_out():
                 finished.write_beside("png", self._png)
+
+    def write_into(self, folder: Path) -> None:
+        """Put it into a folder of pictures that is being written."""
+        if self._png is not None:
+            with _left_out():
+                (folder / "workflow.png").write_bytes(self._png)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ class VideoOptions:
         whole_audio: keep sound that is longer than the video; else it is cut. Shorter sound is padded with silence.
         metadata: JSON-able values stored in the file under their keys ("prompt", "workflow").
         repeat: how many times the frames play in the file, or 0: animated pictures for ever, videos once.
+        frames_at_most: where it ends, however often it plays; None for never before.
         keep_unfinished: write so that what there is can be played at any time, and keep that if the run fails.
     Raises:
         ValueError: a value outside of these, or sound that the format cannot hold.
@@ -54,6 +55,7 @@ class VideoOptions:
     whole_audio: bool = False
     metadata: dict[str, object] = field(default_factory=dict)
     repeat: int = 0
+    frames_at_most: int | None = None
     keep_unfinished: bool = False
 
     def __post_init__(self) -> None:
@@ -61,13 +63,20 @@ class VideoOptions:
             raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {float(self.fps):g}")
         if self.repeat < 0:
             raise ValueError(f"repeat must be 0 or more, got {self.repeat}")
+        if self.frames_at_most is not None and self.frames_at_most < 1:
+            raise ValueError(f"frames_at_most must be 1 or more, got {self.frames_at_most}")
         if self.audio is not None and self.choice.format.audio:
             choose_codec(self.audio, self.choice.format.audio, self.audio_codec)
 
     @property
     def plays(self) -> int:
-        """How often the frames are in the file."""
+        """How often the frames are in the file, where it does not end before."""
         return max(1, self.repeat) if self.choice.format.is_video else 1
+
+    def total(self, frames: int) -> int:
+        """How many frames are in the file where so many come."""
+        total = frames * self.plays
+        return total if self.frames_at_most is None else min(total, self.frames_at_most)
 
 
 class VideoFileSink:
@@ -123,8 +132,11 @@ class VideoFileSink:
         self._container = container
         container.metadata.update(muxer.tags(options.metadata))
         size = spec.height, spec.width
-        picture = self._picture = PictureTrack(container, choice, self._clock, *size, repeats=options.plays > 1)
-        sound = self._sound = self._add_sound(container, spec.frames)
+        total = options.total(spec.frames)
+        repeats = total > spec.frames
+        end = total % spec.frames if repeats else 0
+        picture = self._picture = PictureTrack(container, choice, self._clock, *size, repeats, end)
+        sound = self._sound = self._add_sound(container, total)
         # Opens the encoders and writes the header: what cannot be encoded fails here, not after a decode.
         try:
             container.start_encoding()
@@ -158,7 +170,7 @@ class VideoFileSink:
         assert self._picture is not None and self._container is not None, "open it first"
         with naming_the_file(self._place.name):
             self._picture.close()
-            for frames in self._picture.repeat(self._options.plays):
+            for frames in self._picture.repeat(self._options.total(self._picture.written)):
                 if self._sound is not None:
                     self._sound.advance(self._clock.seconds(frames))
             if self._sound is not None:
@@ -205,7 +217,7 @@ class VideoFileSink:
         options = self._options
         if options.audio is None or not self._format.audio:
             return None
-        seconds = self._clock.seconds(frames * options.plays)
+        seconds = self._clock.seconds(frames)
         if options.whole_audio:
             seconds = max(seconds, options.audio.seconds)
         codec = choose_codec(options.audio, self._format.audio, options.audio_codec)
@@ -221,8 +233,8 @@ class VideoFileSink:
         copy = Unfinished(written.target)
         try:
             whole = muxer.options(Writing(self._clock, frames, options.repeat))
-            tags, frames = muxer.tags(options.metadata), frames * options.plays
-            defragment(written.path, copy.create(), muxer.name, whole, tags, frames)
+            tags = muxer.tags(options.metadata)
+            defragment(written.path, copy.create(), muxer.name, whole, tags, options.total(frames))
         except BaseException:
             copy.discard()
             raise

@@ -28,3 +28,28 @@ def test_a_crf_is_taken_within_its_range_and_refused_elsewhere(name):
     if each.lossless:
         with pytest.raises(ValueError, match="lossless has no CRF, got 20"):
             choice_of(name, quality="lossless", crf=20)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "plays"),
+    [
+        ("mp4 (h264)", {}, True),
+        ("mp4 (h264)", {"bit_depth": 10}, False),
+        ("mp4 (h264)", {"chroma": "4:4:4"}, False),
+        ("mp4 (h264)", {"quality": "lossless"}, False),
+        ("mp4 (h264)", {"crf": 0}, False),
+        ("mp4 (h264)", {"crf": 1}, True),
+        ("mp4 (h264 nvenc)", {}, True),
+        ("mp4 (h264 nvenc)", {"quality": "lossless"}, False),
+        ("mp4 (h265)", {}, False),
+        ("mp4 (av1)", {"bit_depth": 10, "quality": "lossless"}, True),
+        ("mkv (h264)", {}, False),
+        ("webm (vp9)", {"quality": "lossless"}, True),
+        ("webm (vp9)", {"chroma": "4:4:4"}, False),
+        ("webp (animated)", {}, True),
+        ("mov (prores)", {}, False),
+    ],
+)
+def test_what_browsers_play(name, more, plays):
+    """All of them: Chromium alone plays H.264 beyond its profile High, which is also what lossless H.264 is in."""
+    assert choice_of(name, **more).plays == plays

@@ -4,6 +4,7 @@ To add one: a file with a subclass of `Encoder`, and its formats in ../formats.p
 """
 
 from .base import Encoder
+from .exr import Exr
 from .ffv1 import FFV1
 from .gif import Gif
 from .nvenc import NvencAV1, NvencH264, NvencH265
@@ -21,6 +22,7 @@ __all__ = [
     "X264",
     "X265",
     "Encoder",
+    "Exr",
     "Gif",
     "NvencAV1",
     "NvencH264",

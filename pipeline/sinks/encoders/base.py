@@ -99,6 +99,10 @@ class Encoder:
         """FFmpeg's name of the pixels it is given, which hold the same codes as those that the lanes bring."""
         return pixels.av_name
 
+    def plays(self, wanted: Wanted) -> bool:
+        """Whether browsers play what it makes of this, in a container of theirs."""
+        return wanted.chroma == "4:2:0"
+
     def prepare(self, wanted: Wanted, height: int, width: int, tick: Fraction) -> Prepare:
         """Make what turns the frames of one file, which last `tick` seconds or a multiple, into those to encode."""
         name = self.takes(self.pixel_format(wanted))

@@ -9,6 +9,7 @@ import torch
 
 from ...pixels import PixelFormat
 from .base import Encoder, Wanted, at, rate_factor
+from .x264 import is_common_h264
 
 
 class Nvenc(Encoder):
@@ -23,7 +24,7 @@ class Nvenc(Encoder):
             rate = {"tune": "lossless"}
         else:
             rate = {"rc": "vbr", "cq": rate_factor(wanted, (15, 19, 25, 31)), "b": "0"}
-        return rate | {"preset": at(wanted.speed, ("p7", "p5", "p3", "p1"))}
+        return rate | {"preset": at(wanted.speed, ("p7", "p5", "p3", "p1")), "forced-idr": "1"}
 
     def takes(self, pixels: PixelFormat) -> str:
         return "p010le" if pixels.bits == 10 else pixels.av_name
@@ -47,6 +48,9 @@ class Nvenc(Encoder):
 class NvencH264(Nvenc):
     name = "h264_nvenc"
     depths: ClassVar = {"4:2:0": (8,)}
+
+    def plays(self, wanted: Wanted) -> bool:
+        return is_common_h264(wanted)
 
 
 class NvencH265(Nvenc):

@@ -1,7 +1,9 @@
 """ProRes by FFmpeg, which profile follows from quality and chroma."""
 
+from dataclasses import replace
 from typing import ClassVar
 
+from ...pixels import PixelFormat
 from .base import Encoder, Wanted
 
 PROFILES = {"very high": "hq", "high": "standard", "medium": "lt", "low": "proxy"}
@@ -19,3 +21,7 @@ class ProRes(Encoder):
             return {"vendor": "apl0", "profile": PROFILES[wanted.quality]}
         alpha = {"alpha_bits": "16"} if wanted.alpha else {}
         return {"vendor": "apl0", "profile": "4444xq" if wanted.quality == "very high" else "4444"} | alpha
+
+    def pixel_format(self, wanted: Wanted) -> PixelFormat:
+        # It has no place for the range: what reads it takes it for limited.
+        return replace(super().pixel_format(wanted), full_range=False)

@@ -12,10 +12,19 @@ PRESETS = ("slow", "medium", "veryfast", "ultrafast")  # for each of SPEEDS
 LOOKAHEAD_FRAMES = 20
 
 
+def is_common_h264(wanted: Wanted) -> bool:
+    """Whether its profile is High at most: beyond, as all that is lossless is, neither Safari nor Windows plays it."""
+    lossless = wanted.quality == "lossless" or (wanted.crf is not None and wanted.crf < 1)
+    return wanted.chroma == "4:2:0" and wanted.bit_depth == 8 and not lossless
+
+
 class X264(Encoder):
     name = "libx264"
     crf_range = (0, 51)
     depths: ClassVar = {"4:2:0": (8, 10), "4:2:2": (8, 10), "4:4:4": (8, 10)}
+
+    def plays(self, wanted: Wanted) -> bool:
+        return is_common_h264(wanted)
 
     def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
         rate = {"qp": "0"} if wanted.quality == "lossless" else {"crf": rate_factor(wanted, (14, 18, 23, 28))}
