@@ -125,10 +125,10 @@ def _in_full_scale(samples: np.ndarray) -> np.ndarray:
     """
     if samples.min() >= -1 and samples.max() <= 1:  # neither is so where one is NaN
         return samples
-    loudness = np.abs(samples)
+    loudness = np.abs(samples[np.isfinite(samples)])
     if 2 * np.count_nonzero(loudness > 1) <= np.count_nonzero(loudness):
         return samples  # a few, which are clipped where they are written
-    loudest = float(loudness[np.isfinite(loudness)].max(initial=1))
+    loudest = float(loudness.max())
     say(f"the audio is not in [-1, 1], its loudest sample is {loudest:g}: all are divided by that")
     return samples / np.float32(loudest)
 

@@ -16,7 +16,7 @@ import av
 import torch
 
 from ..video_spec import VideoSpec
-from .audio import AudioTrack, Sound, choose_codec
+from .audio import AudioTrack, CleanSound, Sound, choose_codec
 from .containers import Clock, Writing
 from .fragments import defragment
 from .frames import to_frame
@@ -63,6 +63,8 @@ class VideoOptions:
             raise ValueError(f"repeat must be 0 or more, got {self.repeat}")
         if self.audio is not None and self.choice.format.audio:
             choose_codec(self.audio, self.choice.format.audio, self.audio_codec)
+        if self.audio is not None and not isinstance(self.audio, CleanSound):  # it is where these are another's options
+            object.__setattr__(self, "audio", CleanSound(self.audio))
 
     @property
     def plays(self) -> int:
