@@ -21,7 +21,7 @@ from . import rescue
 from .comfyui import lanes, server
 from .latent_video import LatentVideo
 from .log import say
-from .version import described, signed
+from .version import described, signed_prompt
 from .video_source import image_sink, run, source_of
 
 AUTO = "auto"
@@ -312,10 +312,7 @@ class SaveVideoStreaming(io.ComfyNode):
         """What the stock saver stores, the workflow under its own key and the prompt; and the version."""
         if not server.metadata_enabled():
             return {}
-        metadata = dict(cls.hidden.extra_pnginfo or {})
-        if cls.hidden.prompt is not None:
-            metadata["prompt"] = cls.hidden.prompt
-        return signed(metadata)
+        return signed_prompt(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
 
 def _check(format, quality, bit_depth, chroma, audio_codec, repeat) -> None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
-from .metadata import add_to_webp, as_texts
+from .metadata import add_to_webp, as_texts, is_exif_key, is_png_keyword, is_tag
 
 # How often a file that is to be playable while it grows gets what it has so far. It is always behind by up to this and
 # by frames that wait for sound, or for others that are shown before them: together less than a second.
@@ -81,6 +81,10 @@ class Container:
         """FFmpeg's options."""
         return {}
 
+    def holds(self, key: str) -> bool:
+        """Whether there is a place for metadata of this key, in the file or the picture beside it."""
+        return is_tag(key)
+
     def tags(self, metadata: Mapping[str, object]) -> dict[str, str]:
         """Metadata as tags that the muxer writes."""
         return as_texts(metadata)
@@ -128,12 +132,18 @@ class Matroska(Container):
             return {}
         return {"cluster_time_limit": str(FRAGMENT_MILLISECONDS), "flush_packets": "1"}
 
+    def holds(self, key: str) -> bool:
+        return is_png_keyword(key)
+
 
 class WebM(Matroska):
     name = "webm"
     extension = "webm"
     audio = ("opus",)
     restores = True
+
+    def holds(self, key: str) -> bool:
+        return is_tag(key)
 
 
 class AnimatedPicture(Container):
@@ -150,6 +160,9 @@ class WebPFile(AnimatedPicture):
     extension = "webp"
     ticks_per_second = 1000
 
+    def holds(self, key: str) -> bool:
+        return is_exif_key(key)
+
     def options(self, writing: Writing) -> dict[str, str]:
         return {"loop": str(writing.repeat)}
 
@@ -165,6 +178,9 @@ class GifFile(AnimatedPicture):
     ticks_per_second = 100  # GIF89a
     most_fps = 50  # browsers show a frame of less than 2/100 s for 10/100 s
 
+    def holds(self, key: str) -> bool:
+        return is_png_keyword(key)
+
     def options(self, writing: Writing) -> dict[str, str]:
         clock, plays = writing.clock, writing.repeat
         last = clock.ticks(writing.frames) - clock.ticks(writing.frames - 1)
@@ -176,3 +192,6 @@ class PngFolder(Container):
     name = "png"
     extension = "png"
     kind = "folder"
+
+    def holds(self, key: str) -> bool:
+        return is_png_keyword(key)

@@ -256,7 +256,7 @@ class InMemory:
 
 
 def _fitting(before: str, name: str, after: str) -> str:
-    """The three joined; of a name with which that would be too long for a disk, its start and what tells it from others.
+    """The three joined; where that is too long for a disk, with the name's start alone and what tells it from others.
 
     So whatever the user's name is, ours beside it fits.
     """

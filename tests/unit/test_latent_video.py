@@ -1,7 +1,11 @@
 """The VIDEO that is still a latent: what it tells without decoding."""
 
+import io
+import json
 from fractions import Fraction
 
+import av
+import numpy as np
 import torch
 
 from . import in_comfyui
@@ -20,3 +24,15 @@ def test_a_vae_whose_ratios_do_not_tell_the_size_decodes_once_for_it():
     part = video.as_trimmed(1 / 16)
     assert part.get_dimensions() == (40, 24) and part.get_frame_count() == 1
     assert len(decodes) == 1
+
+
+@torch.inference_mode()
+def test_the_metadata_of_a_stock_saver_never_costs_the_video(caplog):
+    """Save Video of ComfyUI hands over what other nodes left in the prompt."""
+    video = LatentVideo(in_comfyui.vae("wan 2.1"), {"samples": torch.randn(1, 16, 2, 4, 4)}, Fraction(16))
+    buffer = io.BytesIO()
+    video.save_to(buffer, metadata={"workflow": {"nodes": []}, "prompt": {"1": {"is_changed": [np.bool_(True)]}}, 7: 1})
+    with av.open(io.BytesIO(buffer.getvalue())) as container:
+        assert json.loads(container.metadata["prompt"]) == {"1": {"is_changed": [None]}}
+        assert json.loads(container.metadata["workflow"]) == {"nodes": []}
+    assert caplog.text.count("left out of the stored workflow") == 1
