@@ -77,9 +77,11 @@ def temp_folder() -> Path:
     return folder
 
 
-def check_prefix(filename_prefix: str) -> None:
-    """Refuse, with a ValueError, a prefix that leads out of ComfyUI's output folder."""
-    file_names.check_prefix(filename_prefix, folder_paths.get_output_directory())
+def check_prefix(filename_prefix: str) -> str:
+    """A prefix as a path relative to ComfyUI's output folder; refuses, with a ValueError, one that leads out of it."""
+    # Newer ComfyUIs refuse links that lead out of the folder, older ones follow them.
+    holds = getattr(folder_paths, "is_within_directory", None)
+    return file_names.checked_prefix(filename_prefix, folder_paths.get_output_directory(), holds)
 
 
 def output_names(filename_prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
@@ -90,10 +92,10 @@ def output_names(filename_prefix: str, width: int, height: int) -> tuple[str, st
     Raises:
         ValueError: the prefix leads out of the output folder.
     """
-    check_prefix(filename_prefix)
+    prefix = check_prefix(filename_prefix)
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), width, height
+            prefix, folder_paths.get_output_directory(), width, height
         )
     except OSError:  # something is in the way; the error names it
         raise
