@@ -5,8 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import families, rescue, values
+from .checked import checked_fps
 from .inputs import decoder_input, samples_input, vae_input
-from .latent_video import LatentVideo, checked_fps
+from .latent_video import LatentVideo
 from .version import described
 
 

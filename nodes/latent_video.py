@@ -12,51 +12,17 @@ from comfy_api.latest import Input, Types
 from ..pipeline.ends import Ends
 from ..pipeline.report import Report
 from ..pipeline.sinks import Sink
-from ..pipeline.sinks.audio import Audio
 from ..pipeline.sinks.formats import FORMATS, Choice
 from ..pipeline.sinks.tensor import TensorSink
-from ..pipeline.sinks.video_file import MAX_FPS, VideoFileSink, VideoOptions
+from ..pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from . import decoding, families, rescue
+from .checked import checked_audio, trimmed_audio
 from .comfyui import server
 from .log import say
 from .version import signed
 
 # What ComfyUI's own savers make of a video: with x264's default quality.
 STOCK_FORMAT, STOCK_QUALITY = FORMATS["mp4 (h264)"], "medium"
-
-
-def checked_fps(fps: float) -> Fraction:
-    """A frame rate as the stock Create Video and Save Video make it of a float: in thousandths.
-
-    Raises:
-        ValueError: not a number above 0 and at most MAX_FPS.
-    """
-    if not (isinstance(fps, (int, float)) and math.isfinite(fps) and 0.001 <= fps <= MAX_FPS):
-        raise ValueError(f"fps must be a number above 0 and at most {MAX_FPS}, got {fps}. {families.frame_rates()}.")
-    return Fraction(round(fps * 1000), 1000)
-
-
-def checked_audio(audio: dict | None) -> Audio | None:
-    """ComfyUI's AUDIO, {"waveform": (B, C, N) float, "sample_rate": Hz}, as the engine takes it: its first clip.
-
-    Raises:
-        ValueError: no such dict, or no samples in it.
-    """
-    if audio is None:
-        return None
-    waveform = audio.get("waveform") if isinstance(audio, dict) else None
-    if (
-        not isinstance(waveform, torch.Tensor)
-        or waveform.ndim != 3
-        or 0 in waveform.shape
-        or not audio.get("sample_rate")
-    ):
-        given = tuple(waveform.shape) if isinstance(waveform, torch.Tensor) else type(audio).__name__
-        raise ValueError(
-            f"The audio holds no samples: expected a waveform of shape (batch, channels, samples) with a sample_rate, "
-            f"got {given}. Connect an audio with sound in it, or disconnect the input."
-        )
-    return Audio(waveform[0].float().cpu().numpy(), int(audio["sample_rate"]))
 
 
 class LatentVideo(Input.Video):
@@ -69,7 +35,7 @@ class LatentVideo(Input.Video):
     Args:
         vae, samples: VAE and LATENT.
         fps: frames per second.
-        audio: ComfyUI's AUDIO or None.
+        audio: ComfyUI's AUDIO or None, see `checked_audio`.
         bit_depth: 8 or 10, of files saved from it.
         window: (start, stop) frames of the decoded video this one consists of; None for all of it.
         decoder: one of `decoding.DECODERS`.
@@ -191,7 +157,7 @@ class LatentVideo(Input.Video):
             self._vae,
             self._samples,
             fps,
-            self._trimmed_audio(first / fps, stop / fps),
+            trimmed_audio(self._audio_dict, first / fps, stop / fps),
             self._bit_depth,
             (offset + first, offset + stop),
             self._decoder,
@@ -199,14 +165,6 @@ class LatentVideo(Input.Video):
         )
         part._size, part._decoded_in = self._size, self._decoded_in
         return part
-
-    def _trimmed_audio(self, start: Fraction, end: Fraction) -> dict | None:
-        if self._audio_dict is None:
-            return None
-        rate = int(self._audio_dict["sample_rate"])
-        waveform = self._audio_dict["waveform"][..., round(start * rate) : math.ceil(end * rate)]
-        # Sound that ended before the part begins leaves silence, which the saver would pad with anyway.
-        return {**self._audio_dict, "waveform": waveform} if waveform.shape[-1] else None
 
     # -- facts, told without decoding -----------------------------------------------------------
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -26,9 +25,10 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from ..pipeline.sinks.metadata import as_texts, is_tag, storable
 from .comfyui import lanes, server, vaes
 from .log import say
-from .version import signed
+from .version import signed_prompt
 
 PREFIX = "rescued"
 KEPT = 50
@@ -182,7 +182,7 @@ def _prune(folder: Path) -> None:
 
 
 def _metadata() -> dict[str, str] | None:
-    """The running prompt and its workflow, as SaveLatent stores them, and the version.
+    """The running prompt and its workflow, as SaveLatent stores them, and the version; never raises.
 
     From the queue and not from a node's hidden inputs: a stock saver that decodes our VIDEO has none for us, and
     those of the node that made it may be of an older prompt.
@@ -191,8 +191,9 @@ def _metadata() -> dict[str, str] | None:
     if running is None or not server.metadata_enabled():
         return None
     prompt, extra_data = running
-    metadata = signed({"prompt": prompt} | (extra_data.get("extra_pnginfo") or {}))
-    return {name: json.dumps(value) for name, value in metadata.items()}
+    with contextlib.suppress(Exception):  # the latents matter more
+        return as_texts(storable(signed_prompt(prompt, extra_data.get("extra_pnginfo")), is_tag))
+    return None
 
 
 def with_note(error: Exception, note: str) -> Exception:

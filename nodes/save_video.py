@@ -19,9 +19,10 @@ from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
 from . import rescue, saver_inputs
+from .checked import checked_audio
 from .comfyui import lanes, server
 from .comfyui.queued import CheckedWhenQueued
-from .latent_video import LatentVideo, checked_audio
+from .latent_video import LatentVideo
 from .log import say
 from .saver_inputs import (
     AUTO,
@@ -34,7 +35,7 @@ from .saver_inputs import (
     check_connected,
     frames_are_used,
 )
-from .version import described, signed
+from .version import described, signed_prompt
 from .video_source import image_dtype, image_sink, images_source, run, source_of, video_of
 
 # Files that one of ComfyUI's own nodes cannot read. PyAV sees no animation in a WebP; stock Save Video puts neither
@@ -322,10 +323,7 @@ class SaveVideoStreaming(io.ComfyNode):
         """What the stock saver stores, the workflow under its own key and the prompt; and the version."""
         if not server.metadata_enabled():
             return {}
-        metadata = dict(cls.hidden.extra_pnginfo or {})
-        if cls.hidden.prompt is not None:
-            metadata["prompt"] = cls.hidden.prompt
-        return signed(metadata)
+        return signed_prompt(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
 
 def _choice(inputs: SaverInputs, source) -> Choice:

@@ -179,8 +179,7 @@ def _blaming(name: str) -> Iterator[None]:
 
 
 def _prefix(name: str, value: object) -> object:
-    server.check_prefix(value)
-    return value
+    return server.check_prefix(value)
 
 
 class Offered(list):

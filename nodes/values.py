@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..pipeline.number import number_of
+
 
 def number(value: object) -> float:
     """NaN if it is none."""
     try:
-        return float(value)
+        return float(value) if isinstance(value, bool) else float(number_of(value))
     except Exception:  # whatever a stranger's type raises
         return math.nan
 

@@ -17,8 +17,9 @@ from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sources import Source, spec_of
 from ..pipeline.sources.file import FileSource
 from ..pipeline.sources.images import ImageSource, check_image
+from .checked import checked_audio, checked_fps
 from .comfyui import lanes
-from .latent_video import LatentVideo, checked_audio, checked_fps
+from .latent_video import LatentVideo
 from .log import say
 
 

@@ -84,9 +84,12 @@ def temp_folder() -> Path:
     return folder
 
 
-def check_prefix(filename_prefix: str) -> None:
-    """Refuse, with a ValueError, a prefix that leads out of ComfyUI's output folder."""
-    file_names.check_prefix(filename_prefix, folder_paths.get_output_directory())
+def check_prefix(filename_prefix: str, root: Path | None = None) -> str:
+    """A prefix as a path relative to `root`, ComfyUI's output folder if not given; refuses, with a ValueError, one that
+    leads out of it."""
+    # Newer ComfyUIs refuse links that lead out of the folder, older ones follow them.
+    holds = getattr(folder_paths, "is_within_directory", None)
+    return file_names.checked_prefix(filename_prefix, str(root or output_folder()), holds)
 
 
 def output_names(filename_prefix: str, width: int, height: int, root: Path) -> tuple[str, str, int, str]:
@@ -97,11 +100,9 @@ def output_names(filename_prefix: str, width: int, height: int, root: Path) -> t
     Raises:
         ValueError: the prefix leads out of it.
     """
-    file_names.check_prefix(filename_prefix, str(root))
+    prefix = check_prefix(filename_prefix, root)
     try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, str(root), width, height
-        )
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, str(root), width, height)
     except OSError:  # something is in the way; the error names it
         raise
     except Exception as error:  # ComfyUI raises a bare Exception where the prefix leads out

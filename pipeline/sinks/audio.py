@@ -17,6 +17,11 @@ LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6
 # Of those in ISO/IEC 14496-3, table 1.18, the ones that Windows' decoder takes.
 # https://learn.microsoft.com/windows/win32/medfound/aac-decoder#format-constraints
 AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+# Hz that can be written, by resampling too. Below, FFmpeg's resampler gives nothing out of a second of sound (8.0,
+# 2026-11-26); nothing is heard there anyway. Above, it wants more memory than there is.
+LEAST_RATE, MOST_RATE = 100, 10_000_000
+# Of full scale. Louder is no sound but what a broken model or memory gives, and would be a crack at full scale.
+LOUDEST = 100.0
 # Encoded at once: a few codec frames, so that sound and picture interleave finely in the file.
 BLOCK_SAMPLES = 4096
 
@@ -27,7 +32,8 @@ class AudioCodec:
 
     Attributes:
         encoder: FFmpeg's.
-        rates: Hz it takes, other sound is resampled to 48 kHz; none if it takes any.
+        rates: Hz it takes, other sound is resampled to 48 kHz; none if it takes any up to `most_rate`.
+        most_rate: Hz.
         channels: how many it takes.
         bits_per_second: for each channel, of a lossy one.
         layouts: those it takes in place of the ones in LAYOUTS; the channels are stored as they come.
@@ -36,6 +42,7 @@ class AudioCodec:
 
     encoder: str
     rates: tuple[int, ...] = ()
+    most_rate: int = MOST_RATE
     channels: tuple[int, ...] = tuple(LAYOUTS)
     bits_per_second: int = 0
     layouts: Mapping[int, str] = field(default_factory=dict)
@@ -45,9 +52,14 @@ class AudioCodec:
         """FFmpeg's name of the layout in which so many channels are stored."""
         return self.layouts.get(channels, LAYOUTS[channels])
 
+    def rate(self, sample_rate: int) -> int:
+        """Hz at which sound of this rate is stored."""
+        takes = sample_rate in self.rates if self.rates else sample_rate <= self.most_rate
+        return sample_rate if takes else 48000
+
 
 CODECS = {
-    "aac": AudioCodec("aac", AAC_RATES, (1, 2, 3, 4, 5, 6, 8), 96_000),
+    "aac": AudioCodec("aac", AAC_RATES, channels=(1, 2, 3, 4, 5, 6, 8), bits_per_second=96_000),
     "opus": AudioCodec(
         "libopus",
         (48000,),
@@ -57,8 +69,8 @@ CODECS = {
         # FFmpeg (5.1 to 8.0, 2026-11-25) puts five and seven channels in another order unless it is told which family.
         options={channels: {"mapping_family": "1"} for channels in (5, 7)},
     ),
-    # RFC 9639 section 9.1.2 ends at 655350 Hz, FFmpeg's muxers for MP4 and Matroska take it.
-    "flac": AudioCodec("flac"),
+    # RFC 9639 section 9.1.2 ends there, FFmpeg's muxers for MP4 and Matroska take it.
+    "flac": AudioCodec("flac", most_rate=655_350),
     "pcm": AudioCodec("pcm_s24le"),
 }
 
@@ -68,7 +80,7 @@ class Sound(Protocol):
 
     Attributes:
         channels: 1 to 8.
-        sample_rate: Hz, > 0.
+        sample_rate: Hz, LEAST_RATE to MOST_RATE.
         seconds: its length.
     """
 
@@ -90,8 +102,11 @@ def check_sound(channels: int, sample_rate: int) -> None:
             f"audio with {channels} channels cannot be written; supported are {', '.join(map(str, LAYOUTS))}: "
             "mix it down first"
         )
-    if sample_rate <= 0:
-        raise ValueError(f"audio needs a sample rate above 0 Hz, got {sample_rate}")
+    if not LEAST_RATE <= sample_rate <= MOST_RATE:
+        raise ValueError(
+            f"audio with {sample_rate} samples a second cannot be written; supported are {LEAST_RATE} to {MOST_RATE} "
+            "Hz: resample it first"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +115,7 @@ class Audio:
 
     Args:
         samples: (channels, n) float32 in [-1, 1], n >= 1; 1 to 8 channels.
-        sample_rate: Hz, > 0.
+        sample_rate: Hz, LEAST_RATE to MOST_RATE.
     Raises:
         ValueError: another shape, number of channels or rate.
     """
@@ -125,6 +140,45 @@ class Audio:
         """See `Sound`; views of the samples."""
         for first in range(0, self.samples.shape[1], BLOCK_SAMPLES):
             yield self.samples[:, first : first + BLOCK_SAMPLES]
+
+
+class CleanSound:
+    """A `Sound` of which every sample can be played: what is no number, or far too loud, is silent; what is beyond full
+    scale is clipped. Says so in the log, once, after the first time it was read.
+    """
+
+    def __init__(self, sound: Sound):
+        self.channels, self.sample_rate = sound.channels, sound.sample_rate
+        self._sound, self._told = sound, False
+
+    @property
+    def seconds(self) -> Fraction:
+        return self._sound.seconds
+
+    def pieces(self) -> Generator[np.ndarray, None, None]:
+        """See `Sound`."""
+        silenced = clipped = 0
+        pieces = self._sound.pieces()
+        try:
+            for piece in pieces:
+                if piece.min() >= -1 and piece.max() <= 1:  # neither is so where one is NaN
+                    yield piece
+                    continue
+                is_sound = np.abs(piece) <= LOUDEST
+                silenced += np.count_nonzero(~is_sound)
+                clipped += np.count_nonzero(is_sound & (np.abs(piece) > 1))
+                yield np.clip(np.where(is_sound, piece, 0), -1, 1).astype(np.float32)
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+            if (silenced or clipped) and not self._told:
+                self._told = True
+                logging.warning(
+                    "async-frame-pipeline: of the sound, %d samples are no numbers or far too loud, and are silent; "
+                    "%d are beyond full scale, and are clipped",
+                    silenced,
+                    clipped,
+                )
 
 
 def choose_codec(audio: Sound, offered: tuple[str, ...], wanted: str | None = None) -> str:
@@ -166,9 +220,8 @@ class AudioTrack:
         self._sent = 0
         kind = CODECS[codec]
         self._layout = kind.layout(audio.channels)
-        rate = audio.sample_rate if not kind.rates or audio.sample_rate in kind.rates else 48000
         # PyAV resamples to the stream's rate and sample format, and cuts into the codec's frames, by itself.
-        stream = container.add_stream(kind.encoder, rate=rate, layout=self._layout)
+        stream = container.add_stream(kind.encoder, rate=kind.rate(audio.sample_rate), layout=self._layout)
         self._stream = cast(av.AudioStream, stream)
         self._stream.options = {**kind.options.get(audio.channels, {})}
         if kind.bits_per_second:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
-from .metadata import add_to_webp, as_texts, with_png_texts
+from .metadata import add_to_webp, as_texts, is_exif_key, is_png_keyword, is_tag, with_png_texts
 
 # How often a file that is to be playable while it grows gets what it has so far. It is always behind by up to this and
 # by frames that wait for sound, or for others that are shown before them: together less than a second.
@@ -83,6 +83,10 @@ class Container:
         """FFmpeg's options."""
         return {}
 
+    def holds(self, key: str) -> bool:
+        """Whether there is a place for metadata of this key, in the file or the picture beside it."""
+        return is_tag(key)
+
     def tags(self, metadata: Mapping[str, object]) -> dict[str, str]:
         """Metadata as tags that the muxer writes."""
         return as_texts(metadata)
@@ -133,12 +137,18 @@ class Matroska(Container):
             return {}
         return {"cluster_time_limit": str(FRAGMENT_MILLISECONDS), "flush_packets": "1"}
 
+    def holds(self, key: str) -> bool:
+        return is_png_keyword(key)
+
 
 class WebM(Matroska):
     name = "webm"
     extension = "webm"
     audio = ("opus",)
     restores = True
+
+    def holds(self, key: str) -> bool:
+        return is_tag(key)
 
 
 class AnimatedPicture(Container):
@@ -156,6 +166,9 @@ class WebPFile(AnimatedPicture):
     ticks_per_second = 1000
     most_fps = 90  # browsers show a frame of 10 ms or less for 100 ms, in any picture that moves
 
+    def holds(self, key: str) -> bool:
+        return is_exif_key(key)
+
     def options(self, writing: Writing) -> dict[str, str]:
         return {"loop": str(writing.repeat)}
 
@@ -170,6 +183,9 @@ class GifFile(AnimatedPicture):
     restores = False
     ticks_per_second = 100  # GIF89a
     most_fps = 50  # as above: 1/100 s becomes 10/100 s
+
+    def holds(self, key: str) -> bool:
+        return is_png_keyword(key)
 
     def options(self, writing: Writing) -> dict[str, str]:
         clock, plays = writing.clock, writing.repeat
@@ -197,6 +213,9 @@ class PngFolder(Folder):
     name = "png"
     extension = "png"
     holds_metadata = True
+
+    def holds(self, key: str) -> bool:
+        return is_png_keyword(key)
 
     def with_metadata(self, picture: bytes, metadata: Mapping[str, object]) -> bytes:
         return with_png_texts(picture, metadata)

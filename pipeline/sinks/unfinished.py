@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import itertools
 import logging
@@ -20,6 +21,8 @@ from pathlib import Path
 
 # More than FFmpeg writes to a file before it takes the first frame.
 ROOM_BYTES = 16384
+# What any disk takes of a name: eCryptfs this much, all others 255 (Windows counts UTF-16 units, which are fewer).
+NAME_BYTES = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class Unfinished:
         for final in self._candidates():
             self.final, path = final, self._unfinished_name(final)
             try:
+                _check_length(final)
                 if self._is_folder:
                     os.mkdir(path)
                 else:
@@ -109,10 +113,10 @@ class Unfinished:
             OSError: it cannot be written; names it and says why.
         """
         assert self.final is not None and self.path is not None, "create it first"
-        beside = self.final.with_suffix(f".{extension}")
+        beside = self._beside_of(self.final, extension)
         if not isinstance(self.target, Numbered) and os.path.lexists(beside):
             raise FileExistsError(errno.EEXIST, f"cannot write {beside}: there is one already")
-        path = self.path.with_name(f".{beside.name}.{uuid.uuid4().hex[:8]}.part")
+        path = self.path.with_name(_fitting(".", beside.name, f".{uuid.uuid4().hex[:8]}.part"))
         try:
             with open(path, "xb") as file:
                 file.write(data)
@@ -187,16 +191,22 @@ class Unfinished:
             return
         for number in itertools.count(self.target.first):
             path = self.target.path(number)
-            names = [path, *(path.with_suffix(f".{extension}") for extension in self.target.beside)]
+            names = [path, *(self._beside_of(path, extension) for extension in self.target.beside)]
             if not any(os.path.lexists(name) for name in names):
                 yield path
 
     def _unfinished_name(self, final: Path) -> Path:
+        """Of a numbered name the same for everybody, whatever the system: it is a claim."""
         if self._keep:
-            return final.with_name(f"{final.stem}.unfinished{final.suffix}")
+            stem, suffix = (final.name, "") if self._is_folder else (final.stem, final.suffix)
+            return final.with_name(_fitting("", stem, f".unfinished{suffix}"))
         # A file that is replaced may be written by two at once: the last one wins.
         own = "" if isinstance(self.target, Numbered) else f".{uuid.uuid4().hex[:8]}"
-        return final.with_name(f".{final.name}{own}.part")
+        return final.with_name(_fitting(".", final.name, f"{own}.part"))
+
+    def _beside_of(self, final: Path, extension: str) -> Path:
+        # What follows a dot in a folder's name is no extension.
+        return final.with_name(f"{final.name if self._is_folder else final.stem}.{extension}")
 
     def _take_all(self, finished: Path, final: Path) -> None:
         """Move everything to its final name, or nothing: FileExistsError if one of them is taken."""
@@ -204,7 +214,7 @@ class Unfinished:
         done: list[tuple[Path, Path]] = []
         try:
             for extension, path in self._beside.items():
-                name = final.with_suffix(f".{extension}")
+                name = self._beside_of(final, extension)
                 try:
                     take(path, name)
                     done.append((path, name))
@@ -243,6 +253,34 @@ class InMemory:
     def discard(self) -> None:
         self._buffer.seek(0)
         self._buffer.truncate()
+
+
+def _fitting(before: str, name: str, after: str) -> str:
+    """The three joined; where that is too long for a disk, with the name's start alone and what tells it from others.
+
+    So whatever the user's name is, ours beside it fits.
+    """
+    whole = f"{before}{name}{after}"
+    if len(os.fsencode(whole)) <= NAME_BYTES:
+        return whole
+    mark = f"~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+    room = NAME_BYTES - len(os.fsencode(f"{before}{mark}{after}"))
+    return f"{before}{os.fsencode(name)[: max(0, room)].decode('utf-8', 'ignore')}{mark}{after}"
+
+
+def _check_length(final: Path) -> None:
+    """Find out before anything is written whether the disk takes a name, since ours in its place is shorter.
+
+    Raises:
+        OSError: it is too long.
+    """
+    try:
+        os.lstat(final)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
+    if os.name == "nt" and len(final.name.encode("utf-16-le", "surrogatepass")) > 2 * 255:  # there it is "not found"
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def _take(path: Path, final: Path) -> None:

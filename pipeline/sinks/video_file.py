@@ -16,10 +16,11 @@ import av
 import torch
 
 from ..video_spec import VideoSpec
-from .audio import AudioTrack, Sound, choose_codec
+from .audio import AudioTrack, CleanSound, Sound, choose_codec
 from .containers import Clock, Writing
 from .fragments import defragment
 from .frames import to_frame
+from .metadata import storable
 from .picture_track import PictureTrack
 from .sidecar import Sidecar
 from .unfinished import InMemory, Numbered, Unfinished
@@ -40,7 +41,8 @@ class VideoOptions:
         audio: sound.
         audio_codec: one the format has; None for its default.
         whole_audio: keep sound that is longer than the video; else it is cut. Shorter sound is padded with silence.
-        metadata: JSON-able values stored in the file under their keys ("prompt", "workflow").
+        metadata: values stored in the file under their keys ("prompt", "workflow"); what cannot be is left out, see
+            `storable`.
         repeat: how many times the frames play in the file, or 0: animated pictures for ever, videos once.
         frames_at_most: where it ends, however often it plays; None for never before.
         keep_unfinished: write so that what there is can be played at any time, and keep that if the run fails.
@@ -67,6 +69,9 @@ class VideoOptions:
             raise ValueError(f"frames_at_most must be 1 or more, got {self.frames_at_most}")
         if self.audio is not None and self.choice.format.audio:
             choose_codec(self.audio, self.choice.format.audio, self.audio_codec)
+        if self.audio is not None and not isinstance(self.audio, CleanSound):  # it is where these are another's options
+            object.__setattr__(self, "audio", CleanSound(self.audio))
+        object.__setattr__(self, "metadata", storable(self.metadata, self.choice.format.container.holds))
 
     @property
     def plays(self) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from numbers import Rational
 from typing import Any, Protocol
 
 import torch
 
+from ..number import number_of
 from ..sinks.audio import Sound
 from ..video_spec import VideoSpec
 
@@ -61,9 +61,9 @@ def exact_fps(rate: Any) -> Fraction:
         ValueError: it is no number above 0, or so near to 0 that no container can hold it.
     """
     try:
-        fps = Fraction(rate if isinstance(rate, (str, Rational)) else float(rate)).limit_denominator(10_000)
-    except (TypeError, ValueError, OverflowError):  # no number, not a number, infinite
+        fps = Fraction(number_of(rate)).limit_denominator(10_000)
+    except ValueError:
         fps = Fraction(0)
     if fps <= 0:
-        raise ValueError(f"the frame rate of a video must be a number above 0, got {rate}")
+        raise ValueError(f"the frame rate of a video must be a number above 0, got {ascii(rate)[:100]}")
     return fps

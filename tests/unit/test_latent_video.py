@@ -1,9 +1,13 @@
 """The VIDEO that is still a latent: what it tells without decoding."""
 
+import io
+import json
 from fractions import Fraction
 
 import logging
 
+import av
+import numpy as np
 import pytest
 import torch
 
@@ -72,3 +76,15 @@ def test_a_second_decode_for_the_same_prompt_is_said(monkeypatch, caplog):
     assert not decoded_again("second", video.as_trimmed(0.125).get_components)
     assert decoded_again("second", save)
     assert not decoded_again(None, save) and not decoded_again(None, save), "ComfyUI used as a library"
+
+
+@torch.inference_mode()
+def test_the_metadata_of_a_stock_saver_never_costs_the_video(caplog):
+    """Save Video of ComfyUI hands over what other nodes left in the prompt."""
+    video = LatentVideo(in_comfyui.vae("wan 2.1"), {"samples": torch.randn(1, 16, 2, 4, 4)}, Fraction(16))
+    buffer = io.BytesIO()
+    video.save_to(buffer, metadata={"workflow": {"nodes": []}, "prompt": {"1": {"is_changed": [np.bool_(True)]}}, 7: 1})
+    with av.open(io.BytesIO(buffer.getvalue())) as container:
+        assert json.loads(container.metadata["prompt"]) == {"1": {"is_changed": [None]}}
+        assert json.loads(container.metadata["workflow"]) == {"nodes": []}
+    assert caplog.text.count("left out of the stored workflow") == 1

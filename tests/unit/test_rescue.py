@@ -1,9 +1,11 @@
 """The corners of rescuing that no server meets on demand."""
 
+import json
 import threading
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 
 from . import in_comfyui  # noqa: F401
@@ -28,6 +30,20 @@ def test_a_decode_that_ends_while_the_server_stops_does_not_stop_the_rescue_of_o
     monkeypatch.setattr(rescue, "id", id_while_a_decode_ends, raising=False)
     rescue._rescue_at_exit()
     assert [id(samples) for samples in rescued] == [id(samples) for samples in several]
+
+
+@pytest.mark.parametrize("extra", [{"workflow": {"nodes": []}, 7: 1, "half\ud800": 1}, ["no", "dict"], "text", None])
+def test_metadata_that_cannot_be_written_does_not_cost_the_latents(monkeypatch, tmp_path, caplog, extra):
+    prompt = {"1": {"class_type": "Any", "is_changed": [b"\xff"], "inputs": {}}}
+    monkeypatch.setattr(rescue.server, "running_prompt", lambda: (prompt, {"extra_pnginfo": extra}))
+    monkeypatch.setattr(rescue.server, "input_folder", lambda: tmp_path)
+    assert "Nothing is lost" in rescue._rescue({"samples": torch.ones(1, 2)})
+    [path] = tmp_path.iterdir()
+    with safetensors.safe_open(path, "pt") as file:
+        texts = file.metadata()
+    assert json.loads(texts["prompt"])["1"] == {"class_type": "Any", "is_changed": [None], "inputs": {}}
+    assert ("workflow" in texts) == isinstance(extra, dict)
+    assert caplog.text.count("left out of the stored workflow") == 1
 
 
 class Taciturn(Exception):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from async_frame_pipeline.pipeline.sinks import unfinished
 from async_frame_pipeline.pipeline.sinks.unfinished import Numbered, Unfinished
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 
 def series(folder: Path, extension: str = "mp4", **changes) -> Numbered:
@@ -323,3 +325,91 @@ def test_what_cannot_have_its_name_beside_the_file_is_removed(tmp_path, monkeypa
     file.write_beside("png", b"picture")
     file.publish()
     assert [path.name for path in tmp_path.iterdir()] == ["video_00001_.mkv"]
+
+
+# -- long names ----------------------------------------------------------------------------------------
+
+ENDING = len("_00001_.mp4")
+LETTERS = ["x", "é", "名", "🎬"]
+letters = st.sampled_from([*LETTERS, "a.b", ".", " ", "-"])
+any_names = st.builds(
+    lambda start, letter, size: ("".join(start) + letter * 260).encode()[:size].decode(errors="ignore"),
+    st.lists(letters, max_size=12),
+    st.sampled_from(LETTERS),
+    st.one_of(st.integers(5, 260), st.integers(230, 256)),
+)
+
+
+def longest(letter: str, extension: str = "mp4") -> str:
+    """A name of these that just fits with its number, in 255 bytes."""
+    return letter * ((255 - ENDING + len(".mp4") - len(f".{extension}" * bool(extension))) // len(letter.encode()))
+
+
+@pytest.mark.parametrize("letter", LETTERS)
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("extension", ["mp4", "webm", "mkv", ""])
+@pytest.mark.parametrize("letters_less", [0, 1, 5, 6, 12, 39])
+def test_a_name_that_fits_is_given_whatever_ours_beside_it_are(tmp_path, letter, keep, extension, letters_less):
+    target = Numbered(tmp_path, longest(letter, extension)[letters_less:], 1, extension, ("png",) * bool(extension))
+    for number in (1, 2):
+        file = Unfinished(target, keep)
+        fill(file, "whole")
+        if extension in ("mp4", "mkv"):
+            file.write_beside("png", b"picture")
+        path = file.publish()
+        assert path == target.path(number)
+    assert len(names(tmp_path)) == (4 if extension in ("mp4", "mkv") else 2)
+    assert not [name for name in names(tmp_path) if "part" in name or "unfinished" in name]
+
+
+@pytest.mark.parametrize("extension", ["mp4", ""])
+def test_a_name_that_is_too_long_is_refused_before_anything_is_written(tmp_path, extension):
+    file = Unfinished(Numbered(tmp_path, longest("x", extension) + "x", 1, extension))
+    with pytest.raises(OSError, match=r"cannot write .*x_00001_.*: File name too long"):
+        file.create()
+    assert names(tmp_path) == []
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(name=any_names, keep=st.booleans(), plain=st.booleans())
+def test_whatever_can_be_written_plainly_can_be_written_so(tmp_path_factory, name, keep, plain):
+    folder = tmp_path_factory.mktemp("names")
+    target = folder / f"{name}.mp4" if plain else Numbered(folder, name, 1, "mp4")
+    final = target if plain else target.path(1)
+    try:
+        final.write_text("as the stock node writes it")
+        final.unlink()
+    except OSError:
+        with pytest.raises(OSError, match="cannot write"):
+            Unfinished(target, keep).create()
+        assert names(folder) == []
+        return
+    file = Unfinished(target, keep)
+    fill(file, "whole")
+    assert len(os.fsencode(file.path.name)) <= max(unfinished.NAME_BYTES, len(os.fsencode(final.name)))
+    file.write_beside("png", b"picture")
+    assert file.publish() == final and names(folder) == sorted([final.name, final.stem + ".png"])
+
+
+def test_long_names_that_begin_alike_are_claimed_apart(tmp_path):
+    files = [Unfinished(Numbered(tmp_path, "x" * 240 + end, 1, "mp4")) for end in "ab"]
+    for file in files:
+        fill(file, "whole")
+    assert [file.publish().name[240:] for file in files] == ["a_00001_.mp4", "b_00001_.mp4"]
+
+
+def test_a_long_name_is_claimed_by_one(tmp_path):
+    target = Numbered(tmp_path, "x" * 244, 1, "mp4")
+    first, second = Unfinished(target), Unfinished(target)
+    fill(first, "first")
+    fill(second, "second")
+    assert [file.publish().name[244:] for file in (first, second)] == ["_00001_.mp4", "_00002_.mp4"]
+
+
+def test_what_follows_a_dot_in_the_name_of_a_folder_is_no_extension(tmp_path):
+    file = Unfinished(Numbered(tmp_path, "take 1.5", 1, "", ("png",)), keep=True)
+    fill(file, "half")
+    assert names(tmp_path) == ["take 1.5_00001_.unfinished"]
+    file.write_beside("png", b"picture")
+    file.publish()
+    assert names(tmp_path) == ["take 1.5_00001_", "take 1.5_00001_.png"]

@@ -339,7 +339,9 @@ def test_options_that_cannot_be_encoded_are_refused(options, message):
         (np.zeros((2, 0), np.float32), 44100, r"shape \(channels, n >= 1\)"),
         (np.zeros(5, np.float32), 44100, r"shape \(channels, n >= 1\)"),
         (np.zeros((9, 5), np.float32), 44100, "9 channels"),
-        (np.zeros((2, 5), np.float32), 0, "above 0 Hz"),
+        (np.zeros((2, 5), np.float32), 0, "with 0 samples a second .* supported are 100 to 10000000 Hz"),
+        (np.zeros((2, 5), np.float32), 99, "with 99 samples a second"),
+        (np.zeros((2, 5), np.float32), 10_000_001, "with 10000001 samples a second"),
     ],
 )
 def test_audio_that_cannot_be_encoded_is_refused(samples, rate, message):

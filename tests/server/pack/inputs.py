@@ -73,7 +73,7 @@ class Audio:
             "optional": {
                 "sample_rate": ("INT", {"default": 44100}),
                 "channels": ("INT", {"default": 2}),
-                "fault": (["none", "no waveform", "no sample rate", "no samples"],),
+                "fault": (["none", "no waveform", "no sample rate"],),
             },
         }
 
@@ -89,8 +89,6 @@ class Audio:
             del audio["waveform"]
         elif fault == "no sample rate":
             del audio["sample_rate"]
-        elif fault == "no samples":
-            audio["waveform"] = audio["waveform"][..., :0]
         return (audio,)
 
 
