@@ -13,10 +13,12 @@ from ..pipeline.sinks import formats
 from ..pipeline.sinks.audio import CODECS
 from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
 from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS, Choice, FileSink, Format
+from ..pipeline.sinks.keeping import keep
 from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
+from ..pipeline.stated import BT2020
 from . import rescue
 from .comfyui import lanes, server
 from .latent_video import LatentVideo
@@ -262,7 +264,16 @@ class SaveVideoStreaming(io.ComfyNode):
             formats.nearest_depth(file_format, depth_chroma, source.bit_depth) if bit_depth == AUTO else int(bit_depth)
         )
         matrix, full_range = COLOURS[color]
-        choice = Choice(file_format, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
+        stated, told = keep(source, file_format, depth, colours=color == "BT.709")
+        if told:
+            say(f"of the loaded video: {'; '.join(told)}")
+        if stated != source.stated:
+            source.conform(stated)
+        if stated.primaries == BT2020:
+            matrix = "bt2020"
+        choice = Choice(
+            file_format, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither, stated=stated
+        )
         frames = source.frames
         if audio_length == "shortest" and source.sound is not None:
             frames = min(frames, max(1, math.ceil(source.sound.seconds * source.fps)))

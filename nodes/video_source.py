@@ -15,6 +15,7 @@ from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sources import Source, spec_of
 from ..pipeline.sources.file import FileSource
 from ..pipeline.sources.images import ImageSource, check_image
+from ..pipeline.stated import Stated
 from .comfyui import lanes
 from .latent_video import LatentVideo, checked_audio
 from .log import say
@@ -33,6 +34,7 @@ class LatentSource:
         self.bit_depth = self.video.get_bit_depth()
         self.sound = self.video.audio
         self.alpha = False
+        self.stated = Stated()
         self.frames_thwc = None
 
 

@@ -62,6 +62,7 @@ class Container:
         restores: whether the frontend finds the workflow in it.
         ticks_per_second: of its times; 0 where frames may last any time.
         most_fps: frames a second that are shown as such; 0 for any.
+        pixel_aspect: whether it says which shape pixels have. Matroska could, but PyAV tells its muxer nothing of it.
         in_fragments: whether a file that was playable while it grew consists of fragments, and is to be copied.
     """
 
@@ -72,6 +73,7 @@ class Container:
     restores: ClassVar[bool] = True
     ticks_per_second: ClassVar[int] = 0
     most_fps: ClassVar[int] = 0
+    pixel_aspect: ClassVar[bool] = False
     in_fragments: ClassVar[bool] = False
 
     def clock(self, fps: Fraction) -> Clock:
@@ -93,6 +95,7 @@ class Mp4(Container):
     name = "mp4"
     extension = "mp4"
     audio: ClassVar[tuple[str, ...]] = ("aac", "opus", "flac")
+    pixel_aspect = True
     in_fragments = True
 
     def options(self, writing: Writing) -> dict[str, str]:

@@ -23,6 +23,8 @@ def defragment(
         copy.metadata.update(tags)
         # Opaque: it is copied, so there need be no encoder of its name.
         streams = {stream.index: copy.add_stream_from_template(stream, opaque=True) for stream in fragments.streams}
+        for stream in fragments.streams:
+            streams[stream.index].metadata.update(stream.metadata)
         whole = 0
         for packet in fragments.demux():
             if packet.dts is not None:

@@ -64,6 +64,8 @@ class PictureTrack:
         stream.codec_context.time_base = clock.tick
         for tag, value in colour_tags(pixels).items():
             setattr(stream.codec_context, tag, value)
+        if choice.stated.pixel_aspect != 1:
+            stream.codec_context.sample_aspect_ratio = choice.stated.pixel_aspect
         self._prepare = encoder.prepare(choice, height, width, clock.tick)
 
     def __str__(self) -> str:

@@ -121,7 +121,7 @@ class VideoFileSink:
         writing = Writing(self._clock, spec.frames, options.repeat, self._keep, isinstance(self._place, Unfinished))
         container = av.open(self._place.create(), "w", format=muxer.name, options=muxer.options(writing))
         self._container = container
-        container.metadata.update(muxer.tags(options.metadata))
+        container.metadata.update(self._tags)
         size = spec.height, spec.width
         picture = self._picture = PictureTrack(container, choice, self._clock, *size, repeats=options.plays > 1)
         sound = self._sound = self._add_sound(container, spec.frames)
@@ -209,7 +209,12 @@ class VideoFileSink:
         if options.whole_audio:
             seconds = max(seconds, options.audio.seconds)
         codec = choose_codec(options.audio, self._format.audio, options.audio_codec)
-        return AudioTrack(container, options.audio, codec, seconds)
+        return AudioTrack(container, options.audio, codec, seconds, options.choice.stated.sound_tags)
+
+    @property
+    def _tags(self) -> dict[str, str]:
+        """Those of the file that was loaded, and our own, which go before them."""
+        return {**self._options.choice.stated.tags, **self._format.container.tags(self._options.metadata)}
 
     def _completed(self, written: Unfinished, frames: int) -> Unfinished:
         """The closed file as it is to be published: this one, or a copy."""
@@ -221,8 +226,7 @@ class VideoFileSink:
         copy = Unfinished(written.target)
         try:
             whole = muxer.options(Writing(self._clock, frames, options.repeat))
-            tags, frames = muxer.tags(options.metadata), frames * options.plays
-            defragment(written.path, copy.create(), muxer.name, whole, tags, frames)
+            defragment(written.path, copy.create(), muxer.name, whole, self._tags, frames * options.plays)
         except BaseException:
             copy.discard()
             raise

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
 import torch
 
+from ..stated import Stated
 from . import exact_fps
-from .file_sound import FileSound
+from .file_sound import FileSound, sound_stream
 from .part import Part
-from .rgb import ToRGB, bits_of, has_alpha
+from .rgb import ToRGB, bits_of, converts_colours, has_alpha
+from .stated import is_cover, stated_in
 from .times import Places, constant_rate
 
 # Ticks at which pictures begin, and how many they last.
 TIMES = np.dtype([("pts", np.int64), ("duration", np.int64)])
 NO_TIME = np.iinfo(np.int64).min
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class FileSource:
@@ -31,7 +36,7 @@ class FileSource:
     Pictures are those that begin in the part, and the one that is seen when it begins. Each is repeated at a constant
     rate until the next one begins, so that all keep their times; the file begins with its first picture or its first
     sound, whichever is earlier, and the first picture is seen from then on. A picture that the decoder refuses of a
-    damaged file is replaced by the one before it.
+    damaged file is replaced by the one before it. Interlaced pictures become whole ones.
 
     Args:
         file: its path, or its bytes.
@@ -43,18 +48,40 @@ class FileSource:
     device = torch.device("cpu")
     chunk_frames = 1
     frames_thwc = None
+    frames: int
+    height: int
+    width: int
+    fps: Fraction
+    stated: Stated
 
     def __init__(self, file: str | os.PathLike | io.BytesIO, start: float = 0.0, end: float = math.inf):
         self._part = Part(file, start, end)
-        first = self._first()
-        rotated = first.rotation % 180 != 0
-        self.height, self.width = (first.width, first.height) if rotated else (first.height, first.width)
-        self.bit_depth, self.alpha = bits_of(first.format), has_alpha(first.format)
         sound = FileSound(self._part)
         self.sound = None if sound.is_silent else sound
+        self._look()
         self._list_pictures()
         if self.sound is not None:
             self.sound.zero = self._zero
+
+    def conform(self, stated: Stated) -> None:
+        """Let `decode` deliver pictures for a file that says this of them, where that is another than this one says.
+
+        They are scaled to square pixels, which changes `height` and `width`, and turned into BT.709.
+        """
+        if stated.pixel_aspect != self.stated.pixel_aspect:
+            # The longer way, so that nothing is lost.
+            longer = self.stated.pixel_aspect
+            self.width = max(self.width, round(self.width * longer))
+            self.height = max(self.height, round(self.height / longer))
+        if stated.is_bt709 and not self.stated.is_bt709:
+            if converts_colours():
+                self._to_bt709 = self.stated.to_bt709
+            else:
+                logging.warning(
+                    "async-frame-pipeline: PyAV %s cannot convert colours: they stay as they are, and look wrong",
+                    av.__version__,
+                )
+        self.stated = stated
 
     def count_by_decoding(self) -> None:
         """Set `frames` to what `decode` delivers: from a damaged file other pictures come than it has packets."""
@@ -85,7 +112,7 @@ class FileSource:
         convert: ToRGB | None = None
         waiting: deque[int] = deque()
         for pts, frame in pictures:
-            convert = convert or ToRGB(frame, self._tick, self.alpha, (self.height, self.width))
+            convert = convert or ToRGB(frame, self._tick, self.alpha, (self.height, self.width), self._to_bt709)
             waiting.append(pts)
             for picture in convert(frame):
                 yield waiting.popleft(), picture
@@ -117,11 +144,18 @@ class FileSource:
             if earlier is not None:
                 yield earlier
 
-    def _first(self) -> av.VideoFrame:
+    def _look(self) -> None:
+        """See what the first picture and the file say of all."""
         with self._part.open() as container:
-            for frame in _decoded(container, _video(container)):
-                return frame
-        raise ValueError("The file's video has no frame that can be decoded.")
+            stream = _video(container)
+            first = next(_decoded(container, stream), None)
+            if first is None:
+                raise ValueError("The file's video has no frame that can be decoded.")
+            rotated = first.rotation % 180 != 0
+            self.height, self.width = (first.width, first.height) if rotated else (first.height, first.width)
+            self.bit_depth, self.alpha = bits_of(first.format), has_alpha(first.format)
+            self.stated = stated_in(container, stream, first, self.sound and sound_stream(container))
+            self._to_bt709 = ""
 
     def _list_pictures(self) -> None:
         """Find out from the packets, without decoding them, when pictures begin; and at which rate to show them."""
@@ -188,16 +222,21 @@ def _video(container: av.container.InputContainer) -> av.VideoStream:
     """The first stream of pictures; the cover of an album is one only where there is no other."""
     if not container.streams.video:
         raise ValueError("The file has no video in it.")
-    moving = (each for each in container.streams.video if not each.disposition & av.stream.Disposition.attached_pic)
+    moving = (each for each in container.streams.video if not is_cover(each))
     stream = next(moving, container.streams.video[0])
     stream.thread_type = "AUTO"
     return stream
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Generator[av.VideoFrame, None, None]:
+    decoder = None
+    if stream.metadata.get("alpha_mode") == "1" and (name := ALPHA_DECODERS.get(stream.codec_context.name)):
+        # FFmpeg's own leave transparency out.
+        with contextlib.suppress(av.error.FFmpegError, ValueError):  # a PyAV without them
+            decoder = cast(av.VideoCodecContext, av.CodecContext.create(name, "r"))
     for packet in container.demux(stream):
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet if packet.size else None) if decoder else packet.decode()
         except av.error.InvalidDataError:  # costs these pictures, not the video, as in ComfyUI
             continue
         yield from frames

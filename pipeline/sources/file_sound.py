@@ -77,10 +77,9 @@ class FileSound:
         """The sound of the part: when each piece begins, and its samples (channels, n >= 1)."""
         part = self._part
         with part.open() as container:
-            streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
-            if not streams:
+            stream, begun = sound_stream(container), False
+            if stream is None:
                 return
-            stream, begun = streams[-1], False
             part.seek(container, stream)
             for begins, samples in self._decoded(container, stream):
                 skip = 0 if begun or not part.start else max(0, round((part.start - begins) * self.sample_rate))
@@ -113,3 +112,8 @@ class FileSound:
 
     def _seconds(self, timed: av.Packet | av.AudioFrame) -> float:
         return float(timed.pts * timed.time_base) if timed.pts is not None else self._part.start
+
+
+def sound_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The last that can be decoded."""
+    return next((each for each in reversed(container.streams.audio) if each.codec_context is not None), None)

@@ -23,6 +23,16 @@ def has_alpha(pixels: av.VideoFormat) -> bool:
     return pixels.name == "pal8" or any(component.is_alpha for component in pixels.components)
 
 
+@functools.cache
+def converts_colours() -> bool:
+    """Whether this FFmpeg can turn colours into others, as it does from 8 on."""
+    try:
+        av.filter.Graph().add("scale", "out_primaries=bt709")
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
+
+
 class ToRGB:
     """Turns the pictures of a stream upright and into float RGB; those of interlaced video into whole ones.
 
@@ -31,11 +41,11 @@ class ToRGB:
         time_base: of the stream.
         alpha: whether to give transparency too.
         size: (height, width) to scale them to.
-        to_bt709: whether to convert their colours to BT.709's, and HDR to SDR.
+        to_bt709: what converts their colours, see `Stated`; none to leave them.
     """
 
     def __init__(
-        self, frame: av.VideoFrame, time_base: Fraction, alpha: bool, size: tuple[int, int], to_bt709: bool = False
+        self, frame: av.VideoFrame, time_base: Fraction, alpha: bool, size: tuple[int, int], to_bt709: str = ""
     ):
         self._format, self._scale = _planes_for(frame, alpha, to_bt709)
         suffixes = {"f32le": np.float32, "le": np.uint16, "": np.uint8}
@@ -46,9 +56,7 @@ class ToRGB:
         if frame.interlaced_frame:
             nodes.append(self._graph.add("bwdif", "mode=send_frame:deint=interlaced"))
         nodes += [self._graph.add("transpose", "cclock") for _ in range(round(frame.rotation / 90) % 4)]
-        # Of other primaries with the curve that screens have nothing is to be lost but what they do not show; of HDR,
-        # the light is pressed into what they have, by the curve of libswscale.
-        colours = ":out_primaries=bt709:out_transfer=bt709:intent=perceptual" if to_bt709 else ""
+        colours = f":{to_bt709}" if to_bt709 else ""
         nodes.append(self._graph.add("scale", f"{size[1]}:{size[0]}:out_range=full:flags={EXACT}{colours}"))
         nodes.append(self._graph.add("format", self._format))
         self._graph.link_nodes(*nodes, self._graph.add("buffersink")).configure()
@@ -69,7 +77,7 @@ class ToRGB:
             ready.append(np.stack([red, green, blue, *rest]).astype(np.float32) * np.float32(self._scale))
 
 
-def _planes_for(frame: av.VideoFrame, alpha: bool, to_bt709: bool) -> tuple[str, float]:
+def _planes_for(frame: av.VideoFrame, alpha: bool, to_bt709: str) -> tuple[str, float]:
     """FFmpeg's name of the planar RGB to convert to, and what is white in it becomes 1 by."""
     letters, pixels = "gbrap" if alpha else "gbrp", frame.format
     bits = bits_of(pixels)

@@ -45,11 +45,13 @@ class Nvenc(Encoder):
 
 class NvencH264(Nvenc):
     name = "h264_nvenc"
+    pixel_aspect = True
     depths: ClassVar = {"4:2:0": (8,)}
 
 
 class NvencH265(Nvenc):
     name = "hevc_nvenc"
+    pixel_aspect = True
 
 
 class NvencAV1(Nvenc):
