@@ -14,10 +14,12 @@ from ..pipeline.sinks import formats
 from ..pipeline.sinks.audio import CODECS
 from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
 from ..pipeline.sinks.formats import CHROMAS, FORMATS, Choice, FileSink, Format
+from ..pipeline.sinks.keeping import keep
 from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
+from ..pipeline.stated import BT2020
 from . import rescue, saver_inputs
 from .checked import checked_audio
 from .comfyui import lanes, server
@@ -327,7 +329,7 @@ class SaveVideoStreaming(io.ComfyNode):
 
 
 def _choice(inputs: SaverInputs, source) -> Choice:
-    """What is left open, decided by what the video has and the format can store."""
+    """What is left open, decided by what the video has and the format can store; what it cannot, `source` converts."""
     file_format = _here(FORMATS[inputs.format])
     chroma = "" if inputs.chroma == AUTO else inputs.chroma
     can_be_clear = bool(file_format.alpha) and (not chroma or chroma in file_format.alpha)
@@ -338,9 +340,25 @@ def _choice(inputs: SaverInputs, source) -> Choice:
     else:
         depth = int(inputs.bit_depth)
     matrix, full_range = COLOURS[inputs.color]
-    crf = None if inputs.crf == BY_QUALITY else inputs.crf
+    stated, told = keep(source, file_format, depth, colours=inputs.color == "BT.709")
+    if told:
+        say(f"of the loaded video: {'; '.join(told)}")
+    if stated != source.stated:
+        source.conform(stated)
+    if stated.primaries == BT2020:
+        matrix = "bt2020"
     return Choice(
-        file_format, inputs.quality, inputs.speed, depth, chroma, alpha, matrix, full_range, inputs.dither, crf
+        file_format,
+        inputs.quality,
+        inputs.speed,
+        depth,
+        chroma,
+        alpha,
+        matrix,
+        full_range,
+        inputs.dither,
+        None if inputs.crf == BY_QUALITY else inputs.crf,
+        stated,
     )
 
 

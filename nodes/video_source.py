@@ -17,6 +17,7 @@ from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sources import Source, spec_of
 from ..pipeline.sources.file import FileSource
 from ..pipeline.sources.images import ImageSource, check_image
+from ..pipeline.stated import Stated
 from .checked import checked_audio, checked_fps
 from .comfyui import lanes
 from .latent_video import LatentVideo
@@ -36,6 +37,7 @@ class LatentSource:
         self.bit_depth = self.video.get_bit_depth()
         self.sound = self.video.audio
         self.alpha = False
+        self.stated = Stated()
         self.frames_thwc = None
 
 

@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import torch
 
-# Luma weights of R, G and B. ITU-R BT.709-6, section 3; ITU-R BT.601-7, section 2.5.1.
-MATRICES = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
+# Luma weights of R, G and B. ITU-R BT.709-6, section 3; ITU-R BT.601-7, section 2.5.1; ITU-R BT.2020-2, table 4.
+MATRICES = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114), "bt2020": (0.2627, 0.6780, 0.0593)}
 # log2 of how many columns and rows share one chroma sample.
 SUBSAMPLING = {"yuv420": (1, 1), "yuv422": (1, 0), "yuv444": (0, 0)}
 # Order of the samples; "bgr" always has a fourth byte.
@@ -39,6 +39,7 @@ class PixelFormat:
         matrix: a key of MATRICES, for YUV.
         full_range: YUV codes from 0 to 2^bits - 1, not 16 to 235 (chroma 240) times 2^(bits - 8).
         dither: ordered dithering in place of rounding to nearest; not for "image" and "linear".
+        primaries, transfer: which colours R, G and B stand for, see `Stated`: told, not converted to.
     """
 
     layout: str
@@ -47,6 +48,8 @@ class PixelFormat:
     matrix: str = "bt709"
     full_range: bool = False
     dither: bool = False
+    primaries: int = 0
+    transfer: int = 0
 
     RGB_F32: ClassVar[PixelFormat]
     RGB_F16: ClassVar[PixelFormat]
@@ -239,9 +242,10 @@ def _grow(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def _write_yuv(rgb_cthw: torch.Tensor, pixel_format: PixelFormat, planes: tuple[torch.Tensor, ...]) -> None:
     """RGB in [0, 1] -> Y, U, V codes.
 
-    Source: ITU-R BT.709-6 sections 3.2-3.5 and BT.601-7 section 2.5 (matrix, quantisation); full range as in ITU-T
-    H.273, equations 29-31. Chroma is sited as H.264 assumes by default (chroma_sample_loc_type 0: on the left luma
-    column, midway between two rows where rows share it), hence the (1, 2, 1) / 4 filter across and the plain mean down.
+    Source: ITU-R BT.709-6 sections 3.2-3.5, BT.601-7 section 2.5 and BT.2020-2 table 4 (matrix, quantisation); full
+    range as in ITU-T H.273, equations 29-31. Chroma is sited as H.264 assumes by default (chroma_sample_loc_type 0: on
+    the left luma column, midway between two rows where rows share it), hence the (1, 2, 1) / 4 filter across and the
+    plain mean down.
     """
     out_y, out_u, out_v = planes[:3]
     red, green, blue = _grow(rgb_cthw, *out_y.shape[-2:])

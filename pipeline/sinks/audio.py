@@ -209,9 +209,17 @@ class AudioTrack:
         audio: what to encode.
         codec: a key of CODECS that takes the audio's channels.
         seconds: length of the track.
+        tags: of the track.
     """
 
-    def __init__(self, container: av.container.OutputContainer, audio: Sound, codec: str, seconds: Fraction):
+    def __init__(
+        self,
+        container: av.container.OutputContainer,
+        audio: Sound,
+        codec: str,
+        seconds: Fraction,
+        tags: Mapping[str, str],
+    ):
         self._container = container
         self._audio = audio
         self._pieces = iter(audio.pieces())
@@ -223,6 +231,7 @@ class AudioTrack:
         # PyAV resamples to the stream's rate and sample format, and cuts into the codec's frames, by itself.
         stream = container.add_stream(kind.encoder, rate=kind.rate(audio.sample_rate), layout=self._layout)
         self._stream = cast(av.AudioStream, stream)
+        self._stream.metadata.update(tags)
         self._stream.options = {**kind.options.get(audio.channels, {})}
         if kind.bits_per_second:
             self._stream.bit_rate = kind.bits_per_second * audio.channels

@@ -63,6 +63,7 @@ class Container:
         ticks_per_second: of its times; 0 where frames may last any time.
         most_fps: frames a second that are shown as such; 0 for any.
         codec_tags: names of codecs in the file, by FFmpeg's name of the codec, where the muxer's own will not do.
+        pixel_aspect: whether it says which shape pixels have. Matroska could, but PyAV tells its muxer nothing of it.
         in_fragments: whether a file that was playable while it grew consists of fragments, and is to be copied.
     """
 
@@ -74,6 +75,7 @@ class Container:
     ticks_per_second: ClassVar[int] = 0
     most_fps: ClassVar[int] = 0
     codec_tags: ClassVar[Mapping[str, str]] = {}
+    pixel_aspect: ClassVar[bool] = False
     in_fragments: ClassVar[bool] = False
 
     def clock(self, fps: Fraction) -> Clock:
@@ -99,6 +101,7 @@ class Mp4(Container):
     name = "mp4"
     extension = "mp4"
     audio: ClassVar[tuple[str, ...]] = ("aac", "opus", "flac")
+    pixel_aspect = True
     in_fragments = True
     # Says that the parameter sets are in the file's head alone, where FFmpeg puts them. QuickTime, Safari and Photos
     # play no "hev1", the muxer's own choice.

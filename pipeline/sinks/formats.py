@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ..pixels import PixelFormat
+from ..stated import Stated
 from .containers import Container, ExrFolder, GifFile, Matroska, Mov, Mp4, PngFolder, WebM, WebPFile
 from .encoders import (
     FFV1,
@@ -190,6 +191,7 @@ class Choice:
         alpha: whether transparency is to be stored; needs a format that can.
         matrix, full_range, dither: see `PixelFormat`; the first two for YUV only.
         crf: in place of the quality's, on the encoder's own scale, within its `crf_range`; not for "lossless".
+        stated: what the file is to say of the pictures, as far as `keeping` says that it can.
     Raises:
         ValueError: something the format does not have; the message says what it has.
     """
@@ -204,6 +206,7 @@ class Choice:
     full_range: bool = False
     dither: bool = False
     crf: float | None = None
+    stated: Stated = Stated()
 
     def __post_init__(self) -> None:
         each = self.format
@@ -217,7 +220,8 @@ class Choice:
 
     @property
     def pixel_format(self) -> PixelFormat:
-        return self.format.encoder.pixel_format(self)
+        pixels = self.format.encoder.pixel_format(self)
+        return replace(pixels, primaries=self.stated.primaries, transfer=self.stated.transfer)
 
     @property
     def plays(self) -> bool:

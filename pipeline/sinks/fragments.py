@@ -23,8 +23,9 @@ def defragment(
         copy.metadata.update(tags)
         # Opaque: it is copied, so there need be no encoder of its name.
         streams = {stream.index: copy.add_stream_from_template(stream, opaque=True) for stream in fragments.streams}
-        for index, stream in streams.items():
-            stream.codec_context.codec_tag = fragments.streams[index].codec_context.codec_tag
+        for stream in fragments.streams:
+            streams[stream.index].metadata.update(stream.metadata)
+            streams[stream.index].codec_context.codec_tag = stream.codec_context.codec_tag
         whole = 0
         for packet in fragments.demux():
             if packet.dts is not None:

@@ -10,7 +10,7 @@ from ..pixels import PixelFormat
 # ITU-T H.273 code points; ranges as FFmpeg numbers them.
 PRIMARIES_BT709 = 1
 TRANSFER_BT709, TRANSFER_LINEAR, TRANSFER_SRGB = 1, 8, 13
-MATRIX_RGB, MATRIX_BT709, MATRIX_BT601 = 0, 1, 6
+MATRIX_RGB, MATRIX_BT709, MATRIX_BT601, MATRIX_BT2020 = 0, 1, 6, 9
 LIMITED_RANGE, FULL_RANGE = 1, 2
 
 
@@ -21,15 +21,15 @@ def colour_tags(pixel_format: PixelFormat) -> dict[str, int]:
     """
     if not pixel_format.is_yuv:
         return {
-            "color_primaries": PRIMARIES_BT709,
-            "color_trc": TRANSFER_LINEAR if pixel_format.layout == "linear" else TRANSFER_SRGB,
+            "color_primaries": pixel_format.primaries or PRIMARIES_BT709,
+            "color_trc": TRANSFER_LINEAR if pixel_format.layout == "linear" else pixel_format.transfer or TRANSFER_SRGB,
             "colorspace": MATRIX_RGB,
             "color_range": FULL_RANGE,
         }
     return {
-        "color_primaries": PRIMARIES_BT709,
-        "color_trc": TRANSFER_BT709,
-        "colorspace": {"bt709": MATRIX_BT709, "bt601": MATRIX_BT601}[pixel_format.matrix],
+        "color_primaries": pixel_format.primaries or PRIMARIES_BT709,
+        "color_trc": pixel_format.transfer or TRANSFER_BT709,
+        "colorspace": {"bt709": MATRIX_BT709, "bt601": MATRIX_BT601, "bt2020": MATRIX_BT2020}[pixel_format.matrix],
         "color_range": FULL_RANGE if pixel_format.full_range else LIMITED_RANGE,
     }
 

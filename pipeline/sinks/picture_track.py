@@ -71,6 +71,8 @@ class PictureTrack:
         codec = stream.codec_context.codec.canonical_name
         if codec in choice.format.container.codec_tags:
             stream.codec_context.codec_tag = choice.format.container.codec_tags[codec]
+        if choice.stated.pixel_aspect != 1:
+            stream.codec_context.sample_aspect_ratio = choice.stated.pixel_aspect
         self._prepare = encoder.prepare(choice, height, width, clock.tick)
 
     def __str__(self) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import torch
 
 from ..pixels import PixelFormat, displayable
+from ..stated import Stated
 from ..video_spec import VideoSpec
 from .formats import FORMATS, Choice
-from .frames import to_frame
+from .frames import colour_tags, to_frame
 from .unfinished import Numbered
 from .video_file import VideoFileSink, VideoOptions
 
@@ -30,7 +33,8 @@ class PreviewSink:
     advice = ""
 
     def __init__(self, target: Numbered, options: VideoOptions, pixel_format: PixelFormat):
-        choice = Choice(FORMATS["mp4 (h264)"], "medium", "fast")
+        shape = Stated(pixel_aspect=options.choice.stated.pixel_aspect)
+        choice = Choice(FORMATS["mp4 (h264)"], "medium", "fast", stated=shape)
         small = VideoOptions(
             options.fps,
             choice,
@@ -41,6 +45,7 @@ class PreviewSink:
             frames_at_most=options.frames_at_most,
         )
         self._file = VideoFileSink(target, small)
+        self._stated = options.choice.stated
         self.pixel_format = pixel_format
 
     @property
@@ -59,13 +64,36 @@ class PreviewSink:
         height, width = (max(2, 2 * round(side * shrink / 2)) for side in (spec.height, spec.width))
         self._small = replace(spec, height=height, width=width)
         self._file.open(self._small)
+        self._to_bt709 = None if self._stated.is_bt709 else self._converting()
 
     def write(self, pixels: torch.Tensor) -> None:
         size, name = (self._small.width, self._small.height), self._file.pixel_format.av_name
         for packed in pixels.split(1):
             frame = to_frame(*displayable(packed, self.pixel_format), self._height, self._width)
+            if self._to_bt709 is not None:
+                self._to_bt709.push(frame)
+                self._file.write_frame(self._to_bt709.pull())
+                continue
             # What it is converted from stands in the frame's tags.
             self._file.write_frame(frame.reformat(*size, name, dst_colorspace="ITU709", dst_color_range="MPEG"))
+
+    def _converting(self) -> av.filter.Graph:
+        """What makes SDR of HDR, and BT.709 of other colours: browsers show the copy on any screen."""
+        graph, tags = av.filter.Graph(), colour_tags(self.pixel_format)
+        height, width = self.pixel_format.stored_size(self._height, self._width)
+        # Frames of older PyAVs cannot carry them.
+        told = "color_primaries={color_primaries}:color_trc={color_trc}:colorspace={colorspace}".format(**tags)
+        graph.link_nodes(
+            graph.add_buffer(width=width, height=height, format=self.pixel_format.av_name, time_base=Fraction(1)),
+            graph.add("setparams", told),
+            graph.add(
+                "scale",
+                f"{self._small.width}:{self._small.height}:out_range=limited:out_color_matrix=bt709:{self._stated.to_bt709}",
+            ),
+            graph.add("format", self._file.pixel_format.av_name),
+            graph.add("buffersink"),
+        ).configure()
+        return graph
 
     def finish(self) -> None:
         self._file.finish()

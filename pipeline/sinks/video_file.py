@@ -135,7 +135,7 @@ class VideoFileSink:
         writing = Writing(self._clock, spec.frames, options.repeat, self._keep, isinstance(self._place, Unfinished))
         container = av.open(self._place.create(), "w", format=muxer.name, options=muxer.options(writing))
         self._container = container
-        container.metadata.update(muxer.tags(options.metadata))
+        container.metadata.update(self._tags)
         size = spec.height, spec.width
         total = options.total(spec.frames)
         repeats = total > spec.frames
@@ -226,7 +226,12 @@ class VideoFileSink:
         if options.whole_audio:
             seconds = max(seconds, options.audio.seconds)
         codec = choose_codec(options.audio, self._format.audio, options.audio_codec)
-        return AudioTrack(container, options.audio, codec, seconds)
+        return AudioTrack(container, options.audio, codec, seconds, options.choice.stated.sound_tags)
+
+    @property
+    def _tags(self) -> dict[str, str]:
+        """Those of the file that was loaded, and our own, which go before them."""
+        return {**self._options.choice.stated.tags, **self._format.container.tags(self._options.metadata)}
 
     def _completed(self, written: Unfinished, frames: int) -> Unfinished:
         """The closed file as it is to be published: this one, or a copy."""
@@ -238,8 +243,7 @@ class VideoFileSink:
         copy = Unfinished(written.target)
         try:
             whole = muxer.options(Writing(self._clock, frames, options.repeat))
-            tags = muxer.tags(options.metadata)
-            defragment(written.path, copy.create(), muxer.name, whole, tags, options.total(frames))
+            defragment(written.path, copy.create(), muxer.name, whole, self._tags, options.total(frames))
         except BaseException:
             copy.discard()
             raise

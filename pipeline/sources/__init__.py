@@ -10,6 +10,7 @@ import torch
 
 from ..number import number_of
 from ..sinks.audio import Sound
+from ..stated import Stated
 from ..video_spec import VideoSpec
 
 
@@ -22,6 +23,7 @@ class Source(Protocol):
         bit_depth: bits of each colour, as stored.
         alpha: whether it has transparency.
         sound: what is heard beside the pictures, however long; None for silence.
+        stated: what else is said of the pictures, as they are delivered.
         device: where the chunks are, "cuda" or "cpu".
         chunk_frames: how many pictures a chunk holds at most.
         frames_thwc: all pictures, (T, H, W, >= 3), where they are in memory anyway; else None.
@@ -34,6 +36,7 @@ class Source(Protocol):
     bit_depth: int
     alpha: bool
     sound: Sound | None
+    stated: Stated
     device: torch.device
     chunk_frames: int
     frames_thwc: torch.Tensor | None

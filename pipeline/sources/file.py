@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import os
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from fractions import Fraction
+from typing import cast
 
 import av
+import numpy as np
 import torch
 
+from ..stated import Stated
 from . import exact_fps
-from .file_sound import FileSound
+from .file_sound import FileSound, sound_stream
 from .part import Part
-from .rgb import ToRGB, bits_of, has_alpha
+from .rgb import ToRGB, bits_of, converts_colours, has_alpha
+from .stated import is_cover, stated_in
+from .times import Places, constant_rate
+
+# Ticks at which pictures begin, and how many they last.
+TIMES = np.dtype([("pts", np.int64), ("duration", np.int64)])
+NO_TIME = np.iinfo(np.int64).min
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class FileSource:
     """A file's first video stream as a `Source`, with its last sound stream.
 
-    Pictures are those that begin in the part; times are taken to be regular. What the decoder refuses of a damaged
-    file is left out.
+    Pictures are those that begin in the part, and the one that is seen when it begins. Each is repeated at a constant
+    rate until the next one begins, so that all keep their times; the file begins with its first picture or its first
+    sound, whichever is earlier, and the first picture is seen from then on. A picture that the decoder refuses of a
+    damaged file is replaced by the one before it. Interlaced pictures become whole ones.
 
     Args:
         file: its path, or its bytes.
@@ -33,74 +48,195 @@ class FileSource:
     device = torch.device("cpu")
     chunk_frames = 1
     frames_thwc = None
+    frames: int
+    height: int
+    width: int
+    fps: Fraction
+    stated: Stated
 
     def __init__(self, file: str | os.PathLike | io.BytesIO, start: float = 0.0, end: float = math.inf):
         self._part = Part(file, start, end)
-        with self._part.open() as container:
-            stream = _video(container)
-            codec = stream.codec_context
-            rotated = self._first().rotation % 180 != 0
-            self.height, self.width = (codec.width, codec.height) if rotated else (codec.height, codec.width)
-            self.fps = exact_fps(stream.average_rate or 1)
-            self.bit_depth, self.alpha = bits_of(codec.format), has_alpha(codec.format)
-            self._part.seek(container, stream)
-            self.frames = sum(1 for packet in container.demux(stream) if packet.size and self._holds(packet, stream))
-        self._check_frames()
         sound = FileSound(self._part)
         self.sound = None if sound.is_silent else sound
+        self._look()
+        self._list_pictures()
+        if self.sound is not None:
+            self.sound.zero = self._zero
+
+    def conform(self, stated: Stated) -> None:
+        """Let `decode` deliver pictures for a file that says this of them, where that is another than this one says.
+
+        They are scaled to square pixels, which changes `height` and `width`, and turned into BT.709.
+        """
+        if stated.pixel_aspect != self.stated.pixel_aspect:
+            # The longer way, so that nothing is lost.
+            longer = self.stated.pixel_aspect
+            self.width = max(self.width, round(self.width * longer))
+            self.height = max(self.height, round(self.height / longer))
+        if stated.is_bt709 and not self.stated.is_bt709:
+            if converts_colours():
+                self._to_bt709 = self.stated.to_bt709
+            else:
+                logging.warning(
+                    "async-frame-pipeline: PyAV %s cannot convert colours: they stay as they are, and look wrong",
+                    av.__version__,
+                )
+        self.stated = stated
 
     def count_by_decoding(self) -> None:
         """Set `frames` to what `decode` delivers: from a damaged file other pictures come than it has packets."""
         with contextlib.closing(self._pictures()) as pictures:
-            self.frames = sum(1 for _ in pictures)
-        self._check_frames()
+            listed = [(pts, frame.duration or 0) for pts, frame in pictures]
+        self._place(np.array(listed, TIMES))
 
     def decode(self, submit: Callable[[torch.Tensor], None]) -> None:
-        convert = None
+        done, pixels = 0, None
         # Closed here, not when the generator is collected: the traceback of what `submit` raises may keep it for long.
         with contextlib.closing(self._pictures()) as pictures:
-            for frame in pictures:
-                convert = convert or ToRGB(frame, frame.time_base, self.alpha)
-                submit(torch.from_numpy(convert(frame))[:, None])
+            seen = ((pts, frame) for pts, frame in pictures if len(range(*self._places.of(pts))))
+            for pts, picture in self._converted(seen):
+                begin, end = self._places.of(pts)
+                if end <= done:
+                    continue  # it comes after one that is shown later
+                if pixels is not None:
+                    for _ in range(done, begin):  # those that should have come by now could not be decoded
+                        submit(pixels)
+                    done = max(done, begin)
+                pixels = torch.from_numpy(picture)[:, None]
+                for _ in range(done, end):
+                    submit(pixels)
+                done = end
 
-    def _pictures(self) -> Generator[av.VideoFrame, None, None]:
-        """Those of the part; the file is open until the last, or `close`."""
+    def _converted(self, pictures: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, np.ndarray]]:
+        """With their times, as `ToRGB` gives them, which may be a picture behind."""
+        convert: ToRGB | None = None
+        waiting: deque[int] = deque()
+        for pts, frame in pictures:
+            convert = convert or ToRGB(frame, self._tick, self.alpha, (self.height, self.width), self._to_bt709)
+            waiting.append(pts)
+            for picture in convert(frame):
+                yield waiting.popleft(), picture
+        for picture in convert(None) if convert else ():
+            yield waiting.popleft(), picture
+
+    def _pictures(self) -> Generator[tuple[int, av.VideoFrame], None, None]:
+        """Those of the part, and when they begin; the file is open until the last, or `close`.
+
+        The first may have begun before: it is what is seen when the part begins.
+        """
+        with self._part.open() as container:
+            stream, earlier = _video(container), None
+            if self._is_timed:
+                self._part.seek(container, stream)
+            for number, frame in enumerate(_decoded(container, stream)):
+                pts = frame.pts if self._is_timed else number
+                if pts is None:
+                    continue
+                if self._part.is_before(pts, self._tick):
+                    earlier = pts, frame
+                    continue
+                if earlier is not None:
+                    yield earlier
+                    earlier = None
+                if self._part.is_after(pts, self._tick):
+                    return  # they come in the order they are shown in
+                yield pts, frame
+            if earlier is not None:
+                yield earlier
+
+    def _look(self) -> None:
+        """See what the first picture and the file say of all."""
         with self._part.open() as container:
             stream = _video(container)
-            self._part.seek(container, stream)
-            for frame in _decoded(container, stream):
-                if self._part.is_after(frame.pts, stream.time_base):
-                    return  # they come in the order they are shown in
-                if not self._part.is_before(frame.pts, stream.time_base):
-                    yield frame
+            first = next(_decoded(container, stream), None)
+            if first is None:
+                raise ValueError("The file's video has no frame that can be decoded.")
+            rotated = first.rotation % 180 != 0
+            self.height, self.width = (first.width, first.height) if rotated else (first.height, first.width)
+            self.bit_depth, self.alpha = bits_of(first.format), has_alpha(first.format)
+            self.stated = stated_in(container, stream, first, self.sound and sound_stream(container))
+            self._to_bt709 = ""
 
-    def _first(self) -> av.VideoFrame:
+    def _list_pictures(self) -> None:
+        """Find out from the packets, without decoding them, when pictures begin; and at which rate to show them."""
         with self._part.open() as container:
-            for frame in _decoded(container, _video(container)):
-                return frame
-        raise ValueError("The file's video has no frame that can be decoded.")
+            stream = _video(container)
+            rates = [exact_fps(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
+            self._tick, self._is_timed = stream.time_base, True
+            listed = np.fromiter(
+                (
+                    (NO_TIME if packet.pts is None else packet.pts, packet.duration or 0)
+                    for packet in container.demux(stream)
+                    if packet.size and not packet.is_discard
+                ),
+                TIMES,
+            )
+            # What a file says of its own length; a last picture is not shown longer, whatever its packet says.
+            lengths = [(stream.start_time, stream.duration, stream.time_base)]
+            lengths.append((container.start_time, container.duration, Fraction(1, av.time_base)))
+            self._end = min((float(((at or 0) + long) * tick) for at, long, tick in lengths if long), default=math.inf)
+        distinct = np.unique(listed["pts"])
+        if NO_TIME in distinct or 2 * len(distinct) < len(listed):
+            # Bare streams, and AVIs, which know an order but no times: theirs is a constant rate.
+            self._is_timed, rates = False, rates[:1] or [Fraction(1)]
+            self._tick = 1 / rates[0]
+            listed["pts"], listed["duration"] = np.arange(len(listed)), 1
+        self.fps = rates[0] if rates else Fraction(1)
+        if len(listed):
+            self.fps = exact_fps(constant_rate(np.unique(listed["pts"]) * float(self._tick), rates))
+        self._place(listed)
 
-    def _holds(self, packet: av.Packet, stream: av.VideoStream) -> bool:
-        at = packet.pts, stream.time_base
-        return not self._part.is_before(*at) and not self._part.is_after(*at)
-
-    def _check_frames(self) -> None:
-        if self.frames < 1:
-            raise ValueError(f"The video has no frames between {self._part.start:g} and {self._part.end:g} seconds.")
+    def _place(self, listed: np.ndarray) -> None:
+        """Set `frames`, and which of them each picture takes, from the times of pictures in any order."""
+        part, tick = self._part, float(self._tick)
+        pts, at = np.unique(listed["pts"], return_index=True)
+        begins, lasts = pts * tick, float(listed["duration"][at[-1]] * tick) if len(at) else 0.0
+        first = int(np.searchsorted(pts, int(part.start / self._tick))) if part.start > 0 else 0
+        stop = len(pts) if math.isinf(part.end) else int(np.searchsorted(pts, int(part.end / self._tick)))
+        # When the last of them is over.
+        frame = float(1 / self.fps)
+        end = (
+            begins[stop] if stop < len(pts) else min(begins[-1] + (lasts or frame), self._end + frame) if stop else 0.0
+        )
+        end = min(end, part.end)
+        self._zero = part.start or min([*begins[:1], *([self.sound.begins] if self.sound is not None else [])])
+        if first < stop:
+            lead = (begins[first] - self._zero) * float(self.fps)
+            if part.start and lead < 1.5:
+                # Frames are cut where they begin, as ComfyUI does it.
+                self._places = Places(pts[first:stop], begins[first:stop], end, self.fps)
+            else:
+                seen = int(part.start > 0 and first > 0)
+                taken = slice(first - seen, stop)
+                self._places = Places(pts[taken], begins[taken], end, self.fps, round(lead), seen)
+        elif first > 0 and (end - part.start) * float(self.fps) >= 1:
+            # Nothing changes in this part; what is seen has begun before.
+            begins[first - 1] = part.start
+            self._places = Places(pts[first - 1 : first], begins[first - 1 : first], end, self.fps)
+        else:
+            raise ValueError(f"The video has no frames between {part.start:g} and {part.end:g} seconds.")
+        self.frames = self._places.frames
 
 
 def _video(container: av.container.InputContainer) -> av.VideoStream:
+    """The first stream of pictures; the cover of an album is one only where there is no other."""
     if not container.streams.video:
         raise ValueError("The file has no video in it.")
-    stream = container.streams.video[0]
+    moving = (each for each in container.streams.video if not is_cover(each))
+    stream = next(moving, container.streams.video[0])
     stream.thread_type = "AUTO"
     return stream
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Generator[av.VideoFrame, None, None]:
+    decoder = None
+    if stream.metadata.get("alpha_mode") == "1" and (name := ALPHA_DECODERS.get(stream.codec_context.name)):
+        # FFmpeg's own leave transparency out.
+        with contextlib.suppress(av.error.FFmpegError, ValueError):  # a PyAV without them
+            decoder = cast(av.VideoCodecContext, av.CodecContext.create(name, "r"))
     for packet in container.demux(stream):
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet if packet.size else None) if decoder else packet.decode()
         except av.error.InvalidDataError:  # costs these pictures, not the video, as in ComfyUI
             continue
         yield from frames

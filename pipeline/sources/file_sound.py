@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Generator
@@ -13,17 +14,25 @@ import numpy as np
 from ..sinks.audio import check_sound
 from .part import Part
 
+# Shorter ones may be a codec's way of counting.
+PAUSE_SECONDS = 0.1
+SILENT_SAMPLES = 48000  # given at once
+
 
 class FileSound:
     """A `Sound`: that of a part of a file, of the last stream that can be decoded, as ComfyUI takes it.
 
-    A damaged place is silent, as long as its packets say it is.
+    It keeps its times: where it begins later than the pictures, or pauses, there is silence. A damaged place is silent,
+    as long as its packets say it is.
 
     Args:
         part: of the file.
     Attributes:
         is_silent: whether there is none; nothing else is known then.
         channels, sample_rate: of the sound.
+        begins: when the first of it is heard, in seconds on the file's clock.
+        zero: when the first sample given is heard, likewise; before the sound there is silence, what is earlier is left
+            out. That of the part, or where the sound begins; may be set.
     Raises:
         ValueError: it has more channels than can be written.
     """
@@ -31,12 +40,16 @@ class FileSound:
     def __init__(self, part: Part):
         self._part = part
         self.sample_rate, self.channels = 0, 0
-        pieces = self.pieces()
+        self.begins = self.zero = part.start
+        pieces = self._heard()
         first = next(pieces, None)
         pieces.close()
         self.is_silent = first is None
         if first is not None:
-            self.channels = len(first)
+            begins, samples = first
+            self.begins = max(part.start, begins) if part.start else begins
+            self.zero = part.start or self.begins
+            self.channels = len(samples)
             check_sound(self.channels, self.sample_rate)
 
     @functools.cached_property
@@ -46,20 +59,35 @@ class FileSound:
 
     def pieces(self) -> Generator[np.ndarray, None, None]:
         """See `Sound`; the file is open until the last piece, or `close`."""
+        given = 0
+        with contextlib.closing(self._heard()) as heard:
+            for begins, samples in heard:
+                belongs = round((begins - self.zero) * self.sample_rate)
+                if given == 0 or belongs - given > PAUSE_SECONDS * self.sample_rate:
+                    samples = samples[:, max(0, -belongs) :]
+                    while given < belongs:
+                        silent = min(SILENT_SAMPLES, belongs - given)
+                        yield np.zeros((self.channels, silent), np.float32)
+                        given += silent
+                if samples.shape[1]:
+                    yield samples
+                    given += samples.shape[1]
+
+    def _heard(self) -> Generator[tuple[float, np.ndarray], None, None]:
+        """The sound of the part: when each piece begins, and its samples (channels, n >= 1)."""
         part = self._part
         with part.open() as container:
-            streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
-            if not streams:
+            stream, begun = sound_stream(container), False
+            if stream is None:
                 return
-            stream, begun = streams[-1], False
             part.seek(container, stream)
             for begins, samples in self._decoded(container, stream):
-                skip = 0 if begun else max(0, round((part.start - begins) * self.sample_rate))
+                skip = 0 if begun or not part.start else max(0, round((part.start - begins) * self.sample_rate))
                 if not math.isinf(part.end):
                     samples = samples[:, : max(0, round((part.end - begins) * self.sample_rate))]
                 if samples.shape[1] > skip:
                     begun = True
-                    yield samples[:, skip:]
+                    yield begins + skip / self.sample_rate, samples[:, skip:]
                 elif begun:
                     return
 
@@ -84,3 +112,8 @@ class FileSound:
 
     def _seconds(self, timed: av.Packet | av.AudioFrame) -> float:
         return float(timed.pts * timed.time_base) if timed.pts is not None else self._part.start
+
+
+def sound_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The last that can be decoded."""
+    return next((each for each in reversed(container.streams.audio) if each.codec_context is not None), None)

@@ -8,6 +8,7 @@ from fractions import Fraction
 import torch
 
 from ..sinks.audio import Sound
+from ..stated import Stated
 from . import exact_fps
 
 CHUNK_FRAMES = 4
@@ -27,6 +28,7 @@ class ImageSource:
     """
 
     chunk_frames = CHUNK_FRAMES
+    stated = Stated()
 
     def __init__(
         self,

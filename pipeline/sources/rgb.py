@@ -23,49 +23,94 @@ def has_alpha(pixels: av.VideoFormat) -> bool:
     return pixels.name == "pal8" or any(component.is_alpha for component in pixels.components)
 
 
+@functools.cache
+def converts_colours() -> bool:
+    """Whether this FFmpeg can turn colours into others, as it does from 8 on."""
+    try:
+        av.filter.Graph().add("scale", "out_primaries=bt709")
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
+
+
 class ToRGB:
-    """Turns the pictures of a stream upright and into float RGB.
+    """Turns the pictures of a stream upright and into float RGB; those of interlaced video into whole ones.
 
     Args:
         frame: the first one.
         time_base: of the stream.
         alpha: whether to give transparency too.
+        size: (height, width) to scale them to.
+        to_bt709: what converts their colours, see `Stated`; none to leave them.
     """
 
-    def __init__(self, frame: av.VideoFrame, time_base: Fraction, alpha: bool):
-        letters = "gbrap" if alpha else "gbrp"
-        if frame.format.is_rgb or frame.format.name == "pal8":
-            # Into planes and nothing else: through floats, swscale would be a code off.
-            bits = bits_of(frame.format)
-            self._format, self._scale = letters + (f"{bits}le" if bits > 8 else ""), 1.0 / ((1 << bits) - 1)
-        else:
-            self._format, self._scale = letters + "f32le", 1.0 / _float_white()
+    def __init__(
+        self, frame: av.VideoFrame, time_base: Fraction, alpha: bool, size: tuple[int, int], to_bt709: str = ""
+    ):
+        self._format, self._scale = _planes_for(frame, alpha, to_bt709)
         suffixes = {"f32le": np.float32, "le": np.uint16, "": np.uint8}
         self._dtype = next(dtype for suffix, dtype in suffixes.items() if self._format.endswith(suffix))
         self._graph = av.filter.Graph()
-        size = {"width": frame.width, "height": frame.height}
-        nodes = [self._graph.add_buffer(**size, format=frame.format.name, time_base=time_base)]
+        shape = {"width": frame.width, "height": frame.height}
+        nodes = [self._graph.add_buffer(**shape, format=frame.format.name, time_base=time_base)]
+        if frame.interlaced_frame:
+            nodes.append(self._graph.add("bwdif", "mode=send_frame:deint=interlaced"))
         nodes += [self._graph.add("transpose", "cclock") for _ in range(round(frame.rotation / 90) % 4)]
-        nodes += [self._graph.add("scale", f"out_range=full:flags={EXACT}"), self._graph.add("format", self._format)]
+        colours = f":{to_bt709}" if to_bt709 else ""
+        nodes.append(self._graph.add("scale", f"{size[1]}:{size[0]}:out_range=full:flags={EXACT}{colours}"))
+        nodes.append(self._graph.add("format", self._format))
         self._graph.link_nodes(*nodes, self._graph.add("buffersink")).configure()
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """(3 or 4, H, W) float32 in [0, 1]."""
+    def __call__(self, frame: av.VideoFrame | None) -> list[np.ndarray]:
+        """Those that are ready, each (3 or 4, H, W) float32 in [0, 1]: that of the frame, or the one before; the last
+        for None."""
         self._graph.push(frame)
-        planes = self._graph.pull().planes
-        green, blue, red, *rest = (np.frombuffer(p, self._dtype).reshape(p.height, -1)[:, : p.width] for p in planes)
-        return np.stack([red, green, blue, *rest]).astype(np.float32) * np.float32(self._scale)
+        ready: list[np.ndarray] = []
+        while True:
+            try:
+                planes = self._graph.pull().planes
+            except (BlockingIOError, EOFError):
+                return ready
+            green, blue, red, *rest = (
+                np.frombuffer(p, self._dtype).reshape(p.height, -1)[:, : p.width] for p in planes
+            )
+            ready.append(np.stack([red, green, blue, *rest]).astype(np.float32) * np.float32(self._scale))
+
+
+def _planes_for(frame: av.VideoFrame, alpha: bool, to_bt709: str) -> tuple[str, float]:
+    """FFmpeg's name of the planar RGB to convert to, and what is white in it becomes 1 by."""
+    letters, pixels = "gbrap" if alpha else "gbrp", frame.format
+    bits = bits_of(pixels)
+    if to_bt709:
+        return letters + "16le", 1.0 / 65535
+    is_grey = len(pixels.components) <= 2 and pixels.name != "pal8"
+    if (pixels.is_rgb or pixels.name == "pal8" or is_grey) and bits <= 16:
+        # Into planes and nothing else: through floats, swscale would be a code off.
+        bits = max(8, bits)
+        return letters + (f"{bits}le" if bits > 8 else ""), 1.0 / ((1 << bits) - 1)
+    if pixels.is_rgb or is_grey:  # floats
+        return letters + "f32le", 1.0
+    full = frame.color_range == ColorRange.JPEG or pixels.name.startswith("yuvj")
+    return letters + "f32le", 1.0 / _float_white(bits if full else 0)
 
 
 @functools.cache
-def _float_white() -> float:
-    """What swscale makes of white: with FFmpeg 8, 255 * 256 / 65535, which darkens a picture by up to an 8-bit code."""
-    white = av.VideoFrame(16, 16, "yuv444p")
-    for plane, code in zip(white.planes, (235, 128, 128)):
-        plane.update(bytes([code]) * plane.buffer_size)
-    white.colorspace, white.color_range = Colorspace.ITU709, ColorRange.MPEG
+def _float_white(bits: int) -> float:
+    """What swscale makes of white: with FFmpeg 8, 255 * 256 / 65535, which darkens a picture by up to an 8-bit code.
+
+    Args:
+        bits: of full range; 0 for limited range, which makes no difference between depths.
+    """
+    name, dtype = (f"yuv444p{bits}le", np.uint16) if bits > 8 else ("yuv444p", np.uint8)
+    white = av.VideoFrame(16, 16, name)
+    codes = ((1 << bits) - 1, 1 << (bits - 1), 1 << (bits - 1)) if bits else (235, 128, 128)
+    for plane, code in zip(white.planes, codes):
+        plane.update(
+            np.full(plane.buffer_size // (1 + (bits > 8)), code, np.uint16 if bits > 8 else np.uint8).tobytes()
+        )
+    white.colorspace, white.color_range = Colorspace.ITU709, ColorRange.JPEG if bits else ColorRange.MPEG
     graph = av.filter.Graph()
-    nodes = [graph.add_buffer(width=16, height=16, format="yuv444p", time_base=Fraction(1))]
+    nodes = [graph.add_buffer(width=16, height=16, format=name, time_base=Fraction(1))]
     nodes += [graph.add("scale", f"out_range=full:flags={EXACT}"), graph.add("format", "gbrpf32le")]
     graph.link_nodes(*nodes, graph.add("buffersink")).configure()
     graph.push(white)

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol, TypeVar
 import av
 
 from ...pixels import PixelFormat
+from ...stated import Stated
 
 QUALITIES = ("very high", "high", "medium", "low", "lossless")
 SPEEDS = ("slow", "medium", "fast", "fastest")
@@ -27,6 +28,7 @@ class Wanted(Protocol):
         crf: in place of the quality's, on the encoder's own scale.
         bit_depth, chroma, alpha: one of the encoder's combinations.
         matrix, full_range, dither: see `PixelFormat`.
+        stated: what is said of the pictures beside that.
     """
 
     @property
@@ -47,6 +49,8 @@ class Wanted(Protocol):
     def full_range(self) -> bool: ...
     @property
     def dither(self) -> bool: ...
+    @property
+    def stated(self) -> Stated: ...
 
 
 class Encoder:
@@ -61,6 +65,8 @@ class Encoder:
         oldest_pyav: major version of the first PyAV in which it does all this.
         smallest_side, largest_side: of the frames, in pixels; 0 where opening it tells.
         takes_threads: whether FFmpeg's thread count is for it; else `options` say it in the encoder's own terms.
+        pixel_aspect: whether what it makes says which shape pixels have; else the container has to.
+        mastering: whether it takes the light of HDR pictures, see `Stated`.
         rgb_layout: how it wants RGB of 8 bits, see `PixelFormat.layout`, and of more; for a chroma of "rgb".
     """
 
@@ -74,6 +80,8 @@ class Encoder:
     smallest_side: ClassVar[int] = 0
     largest_side: ClassVar[int] = 0
     takes_threads: ClassVar[bool] = True
+    pixel_aspect: ClassVar[bool] = False
+    mastering: ClassVar[bool] = False
     rgb_layout: ClassVar[tuple[str, str]] = ("rgb", "rgb")
 
     def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
@@ -149,3 +157,21 @@ def rate_factor(wanted: Wanted, scale: tuple[int, ...]) -> str:
     what the stock Save Video uses.
     """
     return f"{scale[QUALITIES.index(wanted.quality)] if wanted.crf is None else wanted.crf:g}"
+
+
+def mastering_display(stated: Stated, colour_unit: Fraction, light_unit: Fraction) -> str:
+    """The screen that HDR pictures were made on, as encoders want it: in whole units, or as decimals for units of 1."""
+
+    def text(value: Fraction, unit: Fraction) -> str:
+        return f"{float(value):.5f}" if unit == 1 else str(round(value / unit))
+
+    red, green, blue, white = (
+        "({},{})".format(*(text(each, colour_unit) for each in stated.mastering[2 * i : 2 * i + 2])) for i in range(4)
+    )
+    least, most = (text(each, light_unit) for each in stated.mastering[8:])
+    return f"G{green}B{blue}R{red}WP{white}L({most},{least})"
+
+
+# Units of ITU-T H.265, D.3.28.
+H265_UNITS = Fraction(1, 50_000), Fraction(1, 10_000)
+DECIMALS = Fraction(1), Fraction(1)

@@ -47,6 +47,7 @@ class Nvenc(Encoder):
 
 class NvencH264(Nvenc):
     name = "h264_nvenc"
+    pixel_aspect = True
     depths: ClassVar = {"4:2:0": (8,)}
 
     def plays(self, wanted: Wanted) -> bool:
@@ -55,6 +56,7 @@ class NvencH264(Nvenc):
 
 class NvencH265(Nvenc):
     name = "hevc_nvenc"
+    pixel_aspect = True
 
 
 class NvencAV1(Nvenc):

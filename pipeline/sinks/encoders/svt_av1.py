@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import av
 
-from .base import Encoder, Wanted, at, rate_factor
+from .base import DECIMALS, Encoder, Wanted, at, mastering_display, rate_factor
 
 # SVT-AV1 writes a page to the terminal for each file otherwise; 1 keeps its errors.
 os.environ.setdefault("SVT_LOG", "1")
@@ -14,6 +14,7 @@ os.environ.setdefault("SVT_LOG", "1")
 class SvtAV1(Encoder):
     name = "libsvtav1"
     crf_range = (1, 63)  # FFmpeg takes 0 for none given
+    mastering = True
     depths: ClassVar = {"4:2:0": (8, 10)}
     oldest_pyav = 16  # SVT-AV1 2 does not know "lossless"
     # SVT-AV1 4.1 never ends where one side is 16 pixels or less and the other over 64; from 18 on it did in all that
@@ -33,4 +34,8 @@ class SvtAV1(Encoder):
                 presets = ("4", "7", "7", "7")
         else:
             rate = {"crf": rate_factor(wanted, (16, 24, 33, 43))}
+        if wanted.stated.mastering:
+            own += ":mastering-display=" + mastering_display(wanted.stated, *DECIMALS)
+        if wanted.stated.content_light:
+            own += ":content-light={},{}".format(*wanted.stated.content_light)
         return rate | {"preset": at(wanted.speed, presets), "svtav1-params": own}

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from .base import Encoder, Wanted, at, rate_factor
+from .base import H265_UNITS, Encoder, Wanted, at, mastering_display, rate_factor
 
 PRESETS = ("slow", "medium", "veryfast", "ultrafast")  # for each of SPEEDS
 
@@ -21,6 +21,7 @@ def is_common_h264(wanted: Wanted) -> bool:
 class X264(Encoder):
     name = "libx264"
     crf_range = (0, 51)
+    pixel_aspect = mastering = True
     depths: ClassVar = {"4:2:0": (8, 10), "4:2:2": (8, 10), "4:4:4": (8, 10)}
 
     def plays(self, wanted: Wanted) -> bool:
@@ -28,4 +29,10 @@ class X264(Encoder):
 
     def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
         rate = {"qp": "0"} if wanted.quality == "lossless" else {"crf": rate_factor(wanted, (14, 18, 23, 28))}
+        own = []
+        if wanted.stated.mastering:
+            own.append("mastering-display=" + mastering_display(wanted.stated, *H265_UNITS))
+        if wanted.stated.content_light:
+            own.append("cll={},{}".format(*wanted.stated.content_light))
+        rate |= {"x264-params": ":".join(own)} if own else {}
         return rate | {"preset": at(wanted.speed, PRESETS), "rc-lookahead": str(LOOKAHEAD_FRAMES)}

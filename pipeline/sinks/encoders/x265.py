@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import av
 
-from .base import Encoder, Wanted, at, rate_factor
+from .base import H265_UNITS, Encoder, Wanted, at, mastering_display, rate_factor
 from .x264 import LOOKAHEAD_FRAMES, PRESETS
 
 # With its "cutree", x265 writes past the end of its memory where frames are about 33 to 48 pixels wide, and takes the
@@ -20,6 +20,7 @@ BLOCKS = (16, 32, 64)
 class X265(Encoder):
     name = "libx265"
     crf_range = (0, 51)
+    pixel_aspect = mastering = True
     depths: ClassVar = {"4:2:0": (8, 10, 12), "4:2:2": (8, 10, 12), "4:4:4": (8, 10, 12)}
     takes_threads = False
 
@@ -33,6 +34,10 @@ class X265(Encoder):
             rate = {"crf": rate_factor(wanted, (16, 20, 26, 31))}
         if min(height, width) < MIN_TREE:
             own.append("cutree=0")
+        if wanted.stated.mastering:
+            own.append("master-display=" + mastering_display(wanted.stated, *H265_UNITS))
+        if wanted.stated.content_light:
+            own.append("max-cll={},{}".format(*wanted.stated.content_light))
         if width in BLOCKS:
             own.append("keyint=1")
         # A frame that is to start anew does so wholly.
