@@ -29,6 +29,8 @@ RECORD = """async () => {
             decode: text('.afp-lanes-decode .afp-lanes-figure'),
             write: text('.afp-lanes-write .afp-lanes-figure'),
             bars: panel?.querySelector('.afp-lanes-decode path').getAttribute('d'),
+            decoder: text('.afp-lanes-decoder'),
+            stage_height: panel?.querySelector('.afp-stage').offsetHeight,
             picture: panel?.querySelector('img').naturalWidth,
             status: text('[role=status]')
         })

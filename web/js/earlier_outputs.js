@@ -1,6 +1,8 @@
 // What nodes gave before the page was loaded: the frontend forgets it, the server's history does not.
 import { api } from '../../../scripts/api.js'
 
+// Of a graph that was cleared: any such would be taken for any other.
+const NO_ID = '00000000-0000-0000-0000-000000000000'
 const asked = new Set()
 
 /**
@@ -10,7 +12,7 @@ const asked = new Set()
  * @returns node's execution id -> its output.
  */
 export async function earlierOutputs(workflowId) {
-  if (!workflowId || asked.has(workflowId)) return {}
+  if (!workflowId || workflowId === NO_ID || asked.has(workflowId)) return {}
   asked.add(workflowId)
   try {
     const query = new URLSearchParams({ workflow_id: workflowId, status: 'completed', limit: '1' })

@@ -39,6 +39,8 @@ app.registerExtension({
       const node = nodeOfExecution(detail.node)
       // An event may come for a node of another tab's workflow; then the one with its id here is mostly another type.
       if (node?.type !== detail.type) return
+      // What ours has saved comes with its output; others show theirs themselves.
+      if (detail.report && node.type !== SAVER) detail.report.files = []
       show(node, detail)
       if (detail.state === 'done') keep(node, detail.report)
     })
@@ -67,7 +69,8 @@ app.registerExtension({
     if (node.type !== SAVER) return []
     const hidden = !!node.properties[HIDES_PREVIEW]
     const hide = () => {
-      node.setProperty(HIDES_PREVIEW, !hidden)
+      if (hidden) delete node.properties[HIDES_PREVIEW]
+      else node.setProperty(HIDES_PREVIEW, true)
       panels.get(node)?.panel.stage.hide(!hidden)
     }
     return [{ content: menuEntry(hidden ? 'Show preview' : 'Hide preview'), callback: hide }]
