@@ -44,9 +44,9 @@ def _no_fast(job: Job, reason: str) -> None:
 
 def _decoded(way: Way, job: Job) -> Decoded:
     """What the report will say, should this way do."""
-    asked_for = way.name == job.decoder
+    needs_none = way.name == job.decoder or any(job.reason in note for note in job.notes)
     why_not_fast = "" if way.name == "fast" else job.reasons.get("fast", "")
-    return Decoded(way.name, "" if asked_for else job.reason, why_not_fast, job.notes)
+    return Decoded(way.name, "" if needs_none else job.reason, why_not_fast, job.notes)
 
 
 def _failure(way: Way, job: Job) -> str | None:

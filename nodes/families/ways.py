@@ -10,7 +10,7 @@ import torch
 
 from ...pipeline.decoders import exact
 from ...pipeline.report import Report
-from ...pipeline.text import Text, seconds
+from ...pipeline.text import Text
 from ...pipeline.video_spec import VideoSpec
 from .. import live
 from ..comfyui import lanes, memory, vaes
@@ -97,7 +97,7 @@ class ExactWithRoom(Way):
             Text(
                 "out of memory after %seconds% s, starting again with other models unloaded and 2 slots of 1 frame "
                 "instead of %slots% of %frames%",
-                seconds=seconds(job.seconds),
+                seconds=f"{job.seconds:.1f}",
                 slots=str(lanes.SLOTS),
                 frames=str(self.exact.frames_per_slot),
             )

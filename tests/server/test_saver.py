@@ -169,10 +169,7 @@ def test_a_small_copy_is_shown_of_what_browsers_do_not_play(server, seed):
     graph = Graph()
     sound = graph("AFPTestAudio", seconds=1.0)
     video = clip(graph, audio=sound, size=(720, 1282))
-    nodes = [
-        save(graph, video, f"copy_{seed}", format)
-        for format in ("mov (prores)", "mkv (ffv1)", "mp4 (h265)")
-    ]
+    nodes = [save(graph, video, f"copy_{seed}", format) for format in ("mov (prores)", "mkv (ffv1)", "mp4 (h265)")]
     plays = save(graph, video, f"copy_{seed}")
     outcome = run(server, graph)
     for node in nodes:

@@ -179,7 +179,9 @@ def test_what_does_not_fit_is_not_tried(climb):
 def test_fast_in_vain_is_a_warning(climb):
     job = climb(Step("fast", "no GPU"), Step("exact"), decoder="fast")
     assert climb.said[0] == "the fast decoder cannot be used: no GPU"
-    assert job.output.decoded.notes == ["the fast decoder cannot be used: no GPU"]
+    decoded = job.output.decoded
+    assert decoded.notes == ["the fast decoder cannot be used: no GPU"]
+    assert (decoded.reason, decoded.why_not_fast) == ("", "no GPU"), "said once"
 
 
 def test_fast_where_a_family_has_none_is_a_warning(climb):

@@ -16,9 +16,8 @@ def templates() -> set[str]:
     found = set()
     for path in [*(REPO / "nodes").rglob("*.py"), *(REPO / "pipeline").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Text":
-                if isinstance(node.args[0], ast.Constant):
-                    found.add(node.args[0].value)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Text":
+                found.update(each.value for each in node.args[:1] if isinstance(each, ast.Constant))
     return found
 
 
