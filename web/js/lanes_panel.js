@@ -55,10 +55,11 @@ export class LanesPanel {
 
   /** Shows one event of nodes/live.py, or {state: "failed", message} after an error. */
   show(event) {
+    const stopped = this.element.dataset.state === 'stopped'
     this.element.dataset.state = event.state
     if (event.state === 'stock') this.showStock(event)
     else if (event.state === 'done') this.showReport(event.report)
-    else if (event.state === 'failed') this.showError(event)
+    else if (event.state === 'failed') this.showError(event, stopped)
     else this.showProgress(event)
   }
 
@@ -123,12 +124,14 @@ export class LanesPanel {
     this.announce(joined(this.title.textContent, this.decoder.textContent), true)
   }
 
-  /** What went wrong, and what is to be done now; how far it came stays above it. */
-  showError({ message }) {
-    if (!this.title.textContent) this.title.textContent = this.language.say('Failed')
+  /** What went wrong, and what is to be done now; above it how far it came, where the lanes had begun and stopped. */
+  showError({ message }, stopped) {
+    if (!stopped) {
+      this.title.textContent = this.language.say('Failed')
+      this.chart.hidden = this.axis.hidden = true
+    }
     this.pace.textContent = ''
     this.stage.clear()
-    this.chart.hidden = this.chart.hidden || !this.axis.textContent
     this.setTexts({ texts: { verdict: [] } })
     this.files.show()
     const [error, ...more] = message.trim().split(/\n\n+/)
