@@ -164,7 +164,7 @@ export class LanesPanel {
       const isLimit = lane === limit && !(alreadyDecoded && lane === 'decode')
       const name = language.say(laneName(lane, alreadyDecoded))
       row.name.textContent = name
-      row.figure.textContent = figures[lane]
+      row.figure.textContent = unit === 'frames' ? language.number(figures[lane]) : figures[lane]
       row.element.classList.toggle('afp-lanes-limit', isLimit)
       row.bars.setAttribute('d', bars(chart?.[lane] ?? []))
       row.svg.setAttribute('viewBox', `0 0 ${chart?.[lane].length || 1} 100`)

@@ -27,6 +27,11 @@ export class Language {
     return this.say(text, Object.fromEntries(told))
   }
 
+  /** A name or a formula, which is read from left to right among words that are not. */
+  ltr(text) {
+    return this.direction === 'rtl' ? `\u2066${text}\u2069` : text
+  }
+
   number(value, digits = 0) {
     return value.toLocaleString(this.code, {
       minimumFractionDigits: digits,

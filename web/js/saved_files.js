@@ -24,9 +24,7 @@ export class SavedFiles {
     const { language } = this
     const element = make('div', 'afp-file')
     const name = file.path.split(/[\\/]/).pop()
-    const title = make('strong', '', element, name)
-    title.title = file.path
-    title.dir = 'ltr'
+    make('strong', '', element, language.ltr(name)).title = file.path
     make('span', 'afp-file-facts', element, facts(file, language))
     const actions = make('span', 'afp-file-actions', element)
     const open = make('a', '', actions, language.say('Open'))
@@ -46,7 +44,7 @@ export class SavedFiles {
 /** Size, length and codecs, in a row. */
 export function facts(file, language) {
   return joined(
-    `${file.width}×${file.height}`,
+    language.ltr(`${file.width}×${file.height}`),
     language.frames(file.frames),
     language.say('%count% fps', { count: language.number(file.fps, Number.isInteger(file.fps) ? 0 : 2) }),
     language.seconds(file.seconds),
