@@ -186,7 +186,7 @@ def test_the_facts_of_the_file_can_be_read_copied_and_opened_by_keyboard(demo: W
     page = demo.editor.page
     shown = page.locator(".afp-file")
     expect(shown.locator("strong")).to_have_text(file["filename"])
-    expect(shown).to_contain_text(re.compile(rf"480×272\s· {FRAMES} frames\s· 16 fps\s· 2\.1 s\s· h264\s· [\d.]+ kB"))
+    expect(shown).to_contain_text(re.compile(rf"480×272\s· {FRAMES}\sframes\s· 16\sfps\s· 2\.1\ss\s· h264\s· [\d.]+\skB"))
     link = shown.get_by_role("link", name="Open")
     link.focus()
     expect(link).to_be_focused()
