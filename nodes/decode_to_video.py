@@ -52,6 +52,7 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
                 io.Boolean.Input(
                     "save_latents_first",
                     optional=True,
+                    advanced=True,
                     default=False,
                     tooltip="Write the latents into the input folder before decoding, for runs that may be killed. The "
                     "file is removed when the video is complete. After an error they are saved in any case.",

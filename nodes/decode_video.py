@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import decoding, rescue
+from . import decoding, live, rescue
 from .inputs import decoder_input, samples_input, vae_input
 from .version import described
 
@@ -32,4 +32,5 @@ class AsyncVAEDecodeVideo(io.ComfyNode):
     @classmethod
     def execute(cls, samples, vae, decoder="auto") -> io.NodeOutput:
         with rescue.rescuing(samples):
-            return io.NodeOutput(decoding.decode_image(vae, samples, decoder))
+            image, report = decoding.decode_image_with_report(vae, samples, decoder)
+            return io.NodeOutput(image, ui=live.output(report))

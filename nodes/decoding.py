@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..pipeline.ends import Ends
-from ..pipeline.report import Report
+from ..pipeline.report import Decoded, Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.tensor import TensorSink
 from ..pipeline.sources import images
+from ..pipeline.text import Text
 from ..pipeline.video_spec import VideoSpec
-from . import families, values
+from . import families, live, values
 from .comfyui import lanes
 from .ladder import climb_down
 
@@ -37,9 +38,14 @@ def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor
     Raises:
         ValueError: see `families.check` and `checked_decoder`. Otherwise what the stock node raises.
     """
+    return decode_image_with_report(vae, samples, decoder)[0]
+
+
+def decode_image_with_report(vae, samples: dict, decoder: str = DECODERS[0]) -> tuple[torch.Tensor, Report]:
+    """`decode_image`, and what there is to say of it."""
     image = _Image(vae)
     climb_down(families.job(vae, samples, checked_decoder(decoder), image))
-    return image.frames_thwc
+    return image.frames_thwc, image.report
 
 
 def decode_into(
@@ -80,6 +86,7 @@ class _Sinks:
         ends: Ends | None,
     ):
         self._sinks, self._spectators, self._window, self._ends = sinks, spectators, window, ends
+        self.decoded = Decoded()
         self.report: Report | None = None
 
     def why_no_lanes(self, vae) -> str | None:
@@ -91,6 +98,7 @@ class _Sinks:
             spec,
             self._sinks,
             frames_per_slot,
+            decoded=self.decoded,
             slots=slots,
             spectators=self._spectators,
             frames=self._window,
@@ -99,7 +107,7 @@ class _Sinks:
 
     def take(self, frames_thwc: torch.Tensor) -> None:
         part = frames_thwc if self._window is None else frames_thwc[slice(*self._window)]
-        self.report = write_frames(part, self._sinks, self._spectators, self._ends)
+        self.report = write_frames(part, self._sinks, self._spectators, self.decoded, self._ends)
 
 
 class _Image:
@@ -107,31 +115,44 @@ class _Image:
 
     def __init__(self, vae):
         self._vae = vae
+        self.decoded = Decoded()
         self.report: Report | None = None
         self.frames_thwc: torch.Tensor | None = None
 
     def why_no_lanes(self, vae) -> str | None:
         if vae.output_device.type != "cpu":
-            return "the frames stay on the GPU (--gpu-only), there is no copy to overlap"
+            return Text("the frames stay on the GPU (--gpu-only), there is no copy to overlap")
         dtype = vae.vae_output_dtype()
-        return None if dtype in (torch.float32, torch.float16) else f"the IMAGE is to be {dtype}"
+        if dtype in (torch.float32, torch.float16):
+            return None
+        return Text("the IMAGE is to be %dtype%", dtype=str(dtype).removeprefix("torch."))
 
     def stream(self, decode: Callable, spec: VideoSpec, frames_per_slot: int, slots: int | None) -> None:
         sink = TensorSink(self._vae.vae_output_dtype())
-        self.report = lanes.run(decode, spec, [sink], frames_per_slot, slots=slots)
+        self.report = lanes.run(decode, spec, [sink], frames_per_slot, decoded=self.decoded, slots=slots)
         self.frames_thwc = sink.frames_thwc
 
     def take(self, frames_thwc: torch.Tensor) -> None:
         self.frames_thwc = frames_thwc
+        # Nothing is written: the frames count as they are.
+        self.report = Report(
+            len(frames_thwc), already_decoded=True, decoded=self.decoded, total_seconds=self.decoded.seconds
+        )
+        live.tell("done", self.report)
 
 
 def write_frames(
-    frames_thwc: torch.Tensor, sinks: Sequence[Sink], spectators: Sequence[Sink] = (), ends: Ends | None = None
+    frames_thwc: torch.Tensor,
+    sinks: Sequence[Sink],
+    spectators: Sequence[Sink] = (),
+    decoded: Decoded | None = None,
+    ends: Ends | None = None,
 ) -> Report:
     """Send an IMAGE, (T, H, W, >= 3) floats in [0, 1] on any device, through the lanes into sinks.
 
     Args:
         spectators, ends: see `engine.run`.
+        decoded: how it was decoded right before.
     Raises:
         ValueError: it is no such tensor. Otherwise what a sink raises; the sinks are aborted.
     """
@@ -143,4 +164,13 @@ def write_frames(
         images.feed(frames_thwc, submit, device)
 
     with lanes.reading():
-        return lanes.run(feed, spec, sinks, images.CHUNK_FRAMES, already_decoded=True, spectators=spectators, ends=ends)
+        return lanes.run(
+            feed,
+            spec,
+            sinks,
+            images.CHUNK_FRAMES,
+            already_decoded=True,
+            decoded=decoded,
+            spectators=spectators,
+            ends=ends,
+        )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 from ..pipeline import engine
+from ..pipeline.report import Decoded
+from ..pipeline.text import Text
 from .comfyui import lanes, memory
 from .families.family import Job, Way
 from .log import say
 
-OUT_OF_MEMORY = "out of memory"
+OUT_OF_MEMORY = Text("out of memory")
 
 
 def climb_down(job: Job) -> None:
@@ -19,19 +20,33 @@ def climb_down(job: Job) -> None:
     Raises:
         What the last way raises, or a lane whichever the way, but for memory that ran out.
     """
-    if job.decoder == "fast" and all(way.name != "fast" for way in job.family.ways):
-        say(f"the fast decoder cannot be used: there is none for {job.family.name}", logging.WARNING)
+    if all(way.name != "fast" for way in job.family.ways):
+        _no_fast(job, job.reason or Text("there is no fast decoder for %family%", family=job.family.name))
     for way in job.family.ways:
         if way.after_out_of_memory and job.reason != OUT_OF_MEMORY:
             continue
+        job.output.decoded = _decoded(way, job)
         reason = way.why_not(job) or memory.why_too_small(job.vae, way.bytes_needed(job)) or _failure(way, job)
         if reason is None:
             if not way.last:
                 _say_what_was_done(way, job)
             return
         job.reason = job.reasons[way.name] = reason
-        if way.name == job.decoder == "fast":
-            say(f"the fast decoder cannot be used: {reason}", logging.WARNING)
+        if way.name == "fast":
+            _no_fast(job, reason)
+
+
+def _no_fast(job: Job, reason: str) -> None:
+    job.reason = job.reasons["fast"] = reason
+    if job.decoder == "fast":
+        job.warn(Text("the fast decoder cannot be used: %reason%", reason=reason))
+
+
+def _decoded(way: Way, job: Job) -> Decoded:
+    """What the report will say, should this way do."""
+    needs_none = way.name == job.decoder or any(job.reason in note for note in job.notes)
+    why_not_fast = "" if way.name == "fast" else job.reasons.get("fast", "")
+    return Decoded(way.name, "" if needs_none else job.reason, why_not_fast, job.notes)
 
 
 def _failure(way: Way, job: Job) -> str | None:
@@ -48,7 +63,8 @@ def _failure(way: Way, job: Job) -> str | None:
         cause = error.__cause__ or error
         if lanes.is_cancel(cause):  # which older ComfyUIs' operations raise as an Exception
             raise cause from cause.__cause__
-        return OUT_OF_MEMORY if memory.is_oom(cause) else f"{way.name} failed: {error}"
+        failed = Text("%way% failed: %error%", way=way.name, error=str(error))
+        return OUT_OF_MEMORY if memory.is_oom(cause) else failed
     except Exception as error:
         if way.last or not memory.is_oom(error):
             raise

@@ -2,10 +2,11 @@
 
 Where no browser listens, nothing is counted, made or sent. Events of type EVENT hold the id of the "node"
 that runs and a "state":
-    "running"   four times a second, with `Report.progress` and now and then a new "frame" (a data URL)
+    "running"   four times a second, with `Report.progress`; where the latest frame is shown also with the frames'
+                "size", (width, height), and now and then a new "frame" (a data URL)
     "done"      at the end, with `Report.as_dict` under "report"
     "stopped"   after an error or a cancel, with the last progress
-    "stock"     decoding went the stock way, with the "reason"
+    "stock"     decoding begins outside of the lanes: "decoder" and "texts" as in a progress
 
 Whatever goes wrong in here is said in one line of the log, and the run goes on.
 """
@@ -14,19 +15,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..pipeline.report import Report
+from ..pipeline.report import Decoded, Report
 from ..pipeline.sinks import Sink
 from ..pipeline.sinks.latest_frame import LatestFrame
 from ..pipeline.timeline import Timeline
 from .comfyui import server
 
 EVENT = "async-frame-pipeline.lanes"
+OUTPUT = "async_frame_pipeline"
 FRAME_SETTING = "AsyncFramePipeline.ShowLatestFrame"
 SECONDS_BETWEEN = 0.25
 
@@ -47,14 +50,14 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watch(sinks: Sequence[Sink], already_decoded: bool) -> Iterator[Watch]:
+def watch(sinks: Sequence[Sink], already_decoded: bool, decoded: Decoded | None = None) -> Iterator[Watch]:
     """For the length of one run, show it to whoever queued the prompt.
 
     Args:
         sinks: of the run.
-        already_decoded: see `Report`.
+        already_decoded, decoded: see `Report`.
     """
-    report = Report(already_decoded=already_decoded)
+    report = Report(already_decoded=already_decoded, decoded=decoded or Decoded())
     client = server.listener(EVENT)
     if client is None:
         yield Watch(report)
@@ -83,12 +86,20 @@ def _going_on(doing: str) -> Iterator[None]:
         logging.warning("async-frame-pipeline: %s failed, the run goes on: %s: %s", doing, type(error).__name__, error)
 
 
-def tell_stock(reason: str) -> None:
-    """Say in the node why decoding takes no lanes."""
+def tell(state: str, report: Report) -> None:
+    """Say in the node, where no lanes run, that decoding begins ("stock") or how it was ("done")."""
     client = server.listener(EVENT)
     if client is not None:
         with _going_on("telling the browser"):
-            client({"state": "stock", "reason": reason})
+            client(_event(state, report))
+
+
+def output(report: Report, **more: object) -> dict:
+    """What a node puts into the history, for programs and for the panel: the report and more, as one JSON text.
+
+    As text, since ComfyUI counts dicts among a node's outputs as files, and shows them in Media Assets.
+    """
+    return {OUTPUT: [json.dumps(report.as_dict() | more)]}
 
 
 class _Teller(threading.Thread):
@@ -98,6 +109,7 @@ class _Teller(threading.Thread):
         super().__init__(name="async-frame-pipeline-live", daemon=True)
         self._report = report
         self._latest = latest
+        self._shows_frames = latest is not None
         self._send = send
         self._ended = threading.Event()
         self._began_seconds = time.perf_counter()
@@ -114,9 +126,7 @@ class _Teller(threading.Thread):
             return
         self.join()
         with _going_on("telling the browser"):
-            self._send(
-                {"state": "done", "report": self._report.as_dict()} if state == "done" else self._progress(state)
-            )
+            self._send(_event(state, self._report) if state == "done" else self._progress(state))
 
     def _new_frame(self) -> dict:
         latest, self._latest = self._latest, None
@@ -127,7 +137,14 @@ class _Teller(threading.Thread):
         return {}
 
     def _progress(self, state: str) -> dict:
-        return {"state": state} | self._report.progress(time.perf_counter() - self._began_seconds)
+        size = {"size": (self._report.width, self._report.height)} if self._shows_frames else {}
+        return {"state": state} | self._report.progress(time.perf_counter() - self._began_seconds) | size
+
+
+def _event(state: str, report: Report) -> dict:
+    if state == "done":
+        return {"state": state, "report": report.as_dict()}
+    return {"state": state, "decoder": report.decoded.decoder, "texts": report.texts()}
 
 
 def _data_url(jpeg: bytes) -> str:

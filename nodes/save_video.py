@@ -20,7 +20,7 @@ from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
 from ..pipeline.stated import BT2020
-from . import rescue, saver_inputs
+from . import live, rescue, saved_file, saver_inputs
 from .checked import checked_audio
 from .comfyui import lanes, server
 from .comfyui.queued import CheckedWhenQueued
@@ -193,10 +193,11 @@ class SaveVideoStreaming(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "preview",
-                    default=False,
+                    default=True,
                     optional=True,
                     advanced=True,
-                    tooltip="For formats that browsers do not play: also make a small MP4 to show here.",
+                    tooltip="For formats that browsers do not play: also make a small MP4 to show here. "
+                    "It is no output, and gone when ComfyUI starts again.",
                 ),
                 io.Boolean.Input(
                     "keep_frames",
@@ -294,7 +295,9 @@ class SaveVideoStreaming(io.ComfyNode):
         sinks, spectators = [sink], []
         small = None
         if inputs.preview and not choice.plays:
-            small = PreviewSink(Numbered(server.temp_folder(), name, number, "mp4"), options, sink.pixel_format)
+            # Of another name than the file, for whom the browser offers to save it.
+            target = Numbered(server.temp_folder(), f"{name}_{number:05}_preview", 1, "mp4")
+            small = PreviewSink(target, options, sink.pixel_format)
             spectators = [small]
         if inputs.ping_pong:
             sinks, spectators = [PingPong(sink, at_most)], [PingPong(each, at_most) for each in spectators]
@@ -310,14 +313,16 @@ class SaveVideoStreaming(io.ComfyNode):
             left = ", ".join(map(str, sink.kept))
             raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
         first_frame, last_frame = ends.images()
-        place = io.FolderType.output if inputs.save_output else io.FolderType.temp
+        place = "output" if inputs.save_output else "temp"
+        saved = saved_file.facts(sink, options, source.width, source.height, subfolder, place)
+        say(saved_file.line(saved))
         return io.NodeOutput(
             _saved_video(video, sink, file_format),
             _frames(source, kept, frames) if keep_frames else server.blocked(NOT_KEPT),
-            str(sink.path.absolute()),
+            saved["path"],
             last_frame,
             first_frame,
-            ui=_shown(sink, small, subfolder, place) | {"async_frame_pipeline": [report.as_dict()]},
+            ui=_outputs(saved) | live.output(report, files=[saved], preview=_view_of(small)),
         )
 
     @classmethod
@@ -389,20 +394,16 @@ def _frames(source, kept, frames: int):
     return kept.frames_thwc if kept is not None else source.frames_thwc[:frames]
 
 
-def _shown(sink: FileSink, small: PreviewSink | None, subfolder: str, place: io.FolderType) -> dict:
-    """What the frontend shows and clients fetch: the saved files first, then a preview.
+def _outputs(saved: dict) -> dict:
+    """What counts as an output of the prompt: the file alone, and of a sequence the first picture for all."""
+    images = [ui.SavedResult(saved["filename"], saved["subfolder"], io.FolderType(saved["type"]))]
+    # "animated" would make the frontend play a GIF as a video, which no browser can.
+    still = saved["filename"].endswith((".gif", ".webp", ".png", ".exr"))
+    return {"images": images} if still else {"images": images, "animated": (True,)}
 
-    Of a PNG sequence the first picture stands for all, which the frontend would load at once otherwise.
-    """
-    path = sink.path
-    if path.is_dir():
-        inside = f"{subfolder}/{path.name}" if subfolder else path.name
-        return {"images": [ui.SavedResult(sorted(path.iterdir())[0].name, inside, place)]}
-    saved = [ui.SavedResult(path.name, subfolder, place)]
-    if path.suffix in (".gif", ".webp"):
-        # "animated" would make the frontend play a GIF as a video, which no browser can,
-        # and spread a WebP over its canvas.
-        return {"images": saved}
-    if small is not None and small.path is not None:  # it is left out where it fails
-        saved.append(ui.SavedResult(small.path.name, "", io.FolderType.temp))
-    return {"images": saved, "animated": (True,)}
+
+def _view_of(small: PreviewSink | None) -> dict | None:
+    """Where the panel finds the small copy; None where there is none, or where it failed."""
+    if small is None or small.path is None:
+        return None
+    return {"filename": small.path.name, "subfolder": "", "type": "temp"}

@@ -62,7 +62,7 @@ class SaverInputs:
     ping_pong: bool = False
     repeat: int = 0
     keep_unfinished: bool = False
-    preview: bool = False
+    preview: bool = True
     keep_frames: bool = False
     crf: float = BY_QUALITY
     save_output: bool = True

@@ -180,6 +180,7 @@ class _Lanes:
             _under_way.add(self)
             stack.callback(_under_way.discard, self)
             report.total_frames, report.slots, report.device = self._stop - self._start, slots, device.type
+            report.width, report.height = self._spec.width, self._spec.height
             report.writer, report.advice = self._sinks[0].name, self._sinks[0].advice
             self._began_seconds = time.perf_counter()
             self._peak_before_bytes = torch.cuda.max_memory_allocated(device) if self._on_cuda else 0
@@ -266,7 +267,7 @@ class _Lanes:
             sink.publish()
         ended_seconds, report = time.perf_counter(), self.report
         report.tail_seconds = max(0.0, ended_seconds - self._decode_began_seconds - report.span_seconds)
-        report.total_seconds = ended_seconds - self._began_seconds
+        report.total_seconds = report.decoded.seconds + ended_seconds - self._began_seconds
 
     # -- parts ------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import comfy.utils
 
 from ...pipeline import engine
 from ...pipeline.ends import Ends
-from ...pipeline.report import Report
+from ...pipeline.report import Decoded, Report
 from ...pipeline.sinks import Sink
 from ...pipeline.video_spec import VideoSpec
 from .. import live
@@ -27,15 +27,16 @@ def run(
     sinks: Sequence[Sink],
     frames_per_slot: int,
     already_decoded: bool = False,
+    decoded: Decoded | None = None,
     slots: int | None = None,
     spectators: Sequence[Sink] = (),
     frames: tuple[int, int] | None = None,
     ends: Ends | None = None,
 ) -> Report:
-    """`engine.run`; `already_decoded` is that of a `Report`, and `slots` are SLOTS unless given."""
+    """`engine.run`; `already_decoded` and `decoded` are those of a `Report`, and `slots` are SLOTS unless given."""
     first, stop = frames or (0, spec.frames)
     bar = comfy.utils.ProgressBar(stop - first)
-    with live.watch(sinks, already_decoded) as watch:
+    with live.watch(sinks, already_decoded, decoded) as watch:
 
         def check():
             # Raises in this thread and clears ComfyUI's flag, which is why no other thread may call it.

@@ -9,6 +9,7 @@ import comfy.model_management as model_management
 import comfy.model_patcher
 import torch
 
+from ...pipeline.text import Text
 from ..log import say
 
 
@@ -45,7 +46,11 @@ def why_too_small(vae, bytes_needed: int) -> str | None:
     # What ComfyUI and others keep for themselves, and the weights.
     if bytes_needed + 2 * 1024**3 <= total:
         return None
-    return f"it needs {bytes_needed / 1024**3:.1f} GiB of the GPU's {total / 1024**3:.1f}"
+    return Text(
+        "it needs %needed% GiB of the GPU's %total%",
+        needed=f"{bytes_needed / 1024**3:.1f}",
+        total=f"{total / 1024**3:.1f}",
+    )
 
 
 def is_oom(error: BaseException) -> bool:

@@ -17,13 +17,15 @@ from .. import file_names
 
 
 def listener(event: str) -> Callable[[dict], None] | None:
-    """Sends events of this type to the client that queued the running prompt, naming the running node; None if it is
-    not connected."""
+    """Sends events of this type to the client that queued the running prompt, naming the running node and its type;
+    None if it is not connected."""
     server = _server()
     if server is None or server.client_id is None or server.client_id not in server.sockets:
         return None
     client_id, node_id, prompt_id = server.client_id, server.last_node_id, getattr(server, "last_prompt_id", None)
-    return lambda data: server.send_sync(event, {"node": node_id, "prompt_id": prompt_id} | data, client_id)
+    prompt = (running_prompt() or ({}, {}))[0]
+    who = {"node": node_id, "type": prompt.get(node_id, {}).get("class_type"), "prompt_id": prompt_id}
+    return lambda data: server.send_sync(event, who | data, client_id)
 
 
 def running_prompt() -> tuple[dict, dict] | None:

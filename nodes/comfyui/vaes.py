@@ -14,6 +14,8 @@ import torch
 
 import nodes as core_nodes
 
+from ...pipeline.text import Text
+
 # By the function that a VAE's class decodes with: whether it does what `_rehearse` looks for.
 _is_known: dict[tuple[Callable, type], bool] = {}
 
@@ -85,17 +87,17 @@ def size_by_ratios(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
 def why_not_known(vae) -> str | None:
     """Why `first_stage_model.decode(latent)` may not be called in the place of `VAE.decode`; None if it may."""
     if not (_is_cores_own(vae) and _is_cores_own(vae.first_stage_model)):
-        return "another node or pack replaced the VAE's decode"
+        return Text("another node or pack replaced the VAE's decode")
     # What is done around a model may depend on which it is.
     decode = type(vae).decode, type(vae.first_stage_model)
     if decode not in _is_known:
         _is_known[decode] = _rehearse(vae)
     if not _is_known[decode]:
-        return "this ComfyUI decodes in a way this version of the pack does not know"
+        return Text("this ComfyUI decodes in a way this version of the pack does not know")
     if vae.output_channels != 3 or getattr(vae, "conv_out_channels", 3) != 3:
-        return "the VAE's output is not RGB"
+        return Text("the VAE's output is not RGB")
     if output_range(vae) is None:
-        return "the VAE scales its output in its own way"
+        return Text("the VAE scales its output in its own way")
     return None
 
 

@@ -5,6 +5,7 @@ To add one: a module with its FAMILIES, named in the list below.
 
 from __future__ import annotations
 
+from ...pipeline.text import Text
 from ..comfyui import vaes
 from . import taehv, wan
 from .family import Family, Job, Output
@@ -34,8 +35,13 @@ def frame_rates() -> str:
 def job(vae, samples: dict, decoder: str, output: Output) -> Job:
     """A decode to be done; for the errors see `check`."""
     check(vae, samples)
+    family = of(vae)
+    return Job(vae, samples, decoder, output, family, reason=_why_unknown(vae) if family is OTHER else "")
+
+
+def _why_unknown(vae) -> Text:
     kind = type(getattr(vae, "first_stage_model", vae)).__name__
-    return Job(vae, samples, decoder, output, of(vae), reason=f"{kind} is not a VAE of {names('or')}")
+    return Text("%kind% is not a VAE of %families%", kind=kind, families=", ".join(each.name for each in FAMILIES))
 
 
 def check(vae, samples: dict) -> None:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
-from ...pipeline.report import Report
+from ...pipeline.report import Decoded, Report
 from ...pipeline.video_spec import VideoSpec
 from ..comfyui import vaes
+from ..log import say
 
 
 class Output(Protocol):
     """Where the frames of a decode go. A way calls one of the two methods, which may be called anew after a failure.
 
     Attributes:
-        report: of the lanes' run, if there was one.
+        decoded: what the report is to say of the way that is tried; set before it is.
+        report: of the decode, when it is done.
     """
 
+    decoded: Decoded
     report: Report | None
 
     def why_no_lanes(self, vae) -> str | None:
@@ -43,6 +47,7 @@ class Job:
         family: of the VAE.
         reason: why the last way that was tried or asked did not do; before the first one, why none may.
         reasons: the same by each way's name.
+        notes: what else there was to say, for the report.
         seconds: how long the last way that was tried took.
     """
 
@@ -53,6 +58,7 @@ class Job:
     family: Family
     reason: str = ""
     reasons: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -64,12 +70,17 @@ class Job:
         """(frames, height, width), or None where only decoding tells."""
         return self.family.size(self.vae, self.latent)
 
+    def warn(self, note: str) -> None:
+        """Say it in the log and in the report."""
+        self.notes.append(note)
+        say(note, logging.WARNING)
+
 
 class Way:
     """One way to decode. What a way has to say when it begins, it says itself.
 
     Attributes:
-        name: what the log calls it.
+        name: what the log and the report call it.
         last: what it raises is the user's to see, and no other way follows.
         after_out_of_memory: it is for when the way before it ran out of memory, and only then.
     """

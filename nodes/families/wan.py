@@ -21,6 +21,7 @@ import torch
 
 from ...pipeline.decoders.fast import kernels, weights
 from ...pipeline.decoders.fast.network import WanDecoder, unpatchify
+from ...pipeline.text import Text
 from ..comfyui import memory, vaes
 from .family import Family, Job, Way
 from .ways import Exact, all_exact, spec_of, why_not_streamed
@@ -59,17 +60,17 @@ class FastWan(torch.nn.Module):
 def why_not_fast(vae) -> str | None:
     """Why this VAE, which can be streamed, cannot be decoded fast here; None if it can."""
     if vae.device.type != "cuda":
-        return "no GPU"
+        return Text("there is no NVIDIA GPU")
     if kernels.triton is None:
-        return "no Triton"
+        return Text("Triton is not installed")
     if torch.cuda.get_device_capability(vae.device) < (8, 0):
-        return "the GPU is older than Ampere"
+        return Text("the GPU is older than Ampere")
     if vae.vae_dtype is not torch.bfloat16:
-        return f"the VAE runs in {vae.vae_dtype}, not in bfloat16"
+        return Text("the VAE runs in %dtype%, not in bfloat16", dtype=str(vae.vae_dtype).removeprefix("torch."))
     if vae.patcher.patches:
-        return "the VAE's weights are patched"
+        return Text("the VAE's weights are patched")
     if "forward" in vars(vae.first_stage_model.decoder):
-        return "another node or pack replaced the VAE's decoder"
+        return Text("another node or pack replaced the VAE's decoder")
     known = _loaded.get(vae.first_stage_model)
     return known if isinstance(known, str) else None
 
@@ -87,7 +88,7 @@ class Fast(Way):
     name = "fast"
 
     def why_not(self, job: Job) -> str | None:
-        return "exact was asked for" if job.decoder == "exact" else why_not_streamed(job) or why_not_fast(job.vae)
+        return Text("exact was asked for") if job.decoder == "exact" else why_not_streamed(job) or why_not_fast(job.vae)
 
     def bytes_needed(self, job: Job) -> int:
         _, height, width = job.size
@@ -117,7 +118,7 @@ def loaded(vae) -> FastWan:
         except _NoVerdict:
             raise
         except ValueError as error:
-            _loaded[module] = str(error)
+            _loaded[module] = error.args[0]
             raise
     return _loaded[module]
 
@@ -145,7 +146,12 @@ def _compared(vae) -> FastWan:
     if difference <= LARGEST_DIFFERENCE:
         return model
     kind = ValueError if math.isfinite(difference) else _NoVerdict
-    raise kind(f"with this VAE its frames differ from the stock decoder's, by {difference:.3g} (RMS)")
+    raise kind(
+        Text(
+            "with this VAE its frames differ from the stock decoder's, by %difference% (RMS)",
+            difference=f"{difference:.3g}",
+        )
+    )
 
 
 def _as_parameters(value, module: torch.nn.Module):

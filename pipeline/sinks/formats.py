@@ -61,6 +61,12 @@ class Format:
         return self.container.kind
 
     @property
+    def codec(self) -> str:
+        """Of its pictures, as users know it: "h264", "png"."""
+        inside = self.name.partition("(")[2].rstrip(")")
+        return inside.removesuffix(" nvenc") if self.is_video else self.extension or "png"
+
+    @property
     def is_video(self) -> bool:
         """A container with frames in it that may have sound; not an animated picture, nor a folder."""
         return self.kind == "video"

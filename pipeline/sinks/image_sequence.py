@@ -90,6 +90,11 @@ class ImageSequenceSink:
         self._unfinished.give_up(self._written > 0)
 
     @property
+    def frames(self) -> int:
+        """How many pictures are written."""
+        return self._written
+
+    @property
     def kept(self) -> list[Path]:
         """What failed runs left, see `VideoOptions.keep_unfinished`."""
         return self._unfinished.kept

@@ -218,6 +218,11 @@ class VideoFileSink:
         self._place.give_up(any_frames)
         self._finished = self.path = None
 
+    @property
+    def frames(self) -> int:
+        """How many are in the file, or will be when it is finished."""
+        return self._picture.written * self._options.plays if self._picture is not None else 0
+
     def _add_sound(self, container: av.container.OutputContainer, frames: int) -> AudioTrack | None:
         options = self._options
         if options.audio is None or not self._format.audio:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, expect
 
-from .conftest import Editor, Server, ShareEditor
+from .conftest import READY, Editor, Server, ShareEditor
 from .watching import RECORD, Watched, queue, settle, watch
 
 FRAMES = 33
@@ -53,8 +53,10 @@ def editor(share_editor: ShareEditor, frontend: Server) -> Iterator[Editor]:
         yield editor
 
 
-def short_graph(editor: Editor, saver: bool, subgraph: bool = False, latent_frames: int = 3) -> None:
-    """The demo's graph with fewer frames, to a file or to an IMAGE; if wanted, the end of it in a subgraph."""
+def short_graph(
+    editor: Editor, saver: str | None = "SaveVideoStreaming", subgraph: bool = False, latent_frames: int = 3
+) -> None:
+    """The demo's graph with fewer frames, to a saver or to an IMAGE; if wanted, the end of it in a subgraph."""
     editor.clear()
     editor.page.evaluate(
         """([saver, prefix, subgraph, latentFrames]) => {
@@ -71,8 +73,13 @@ def short_graph(editor: Editor, saver: bool, subgraph: bool = False, latent_fram
             const decode = add(saver ? 'AsyncVAEDecodeToVideo' : 'AsyncVAEDecodeVideo', 400, 50)
             trim.connect(0, decode, 0)
             sample.connect(1, decode, 1)
-            const output = add(saver ? 'SaveVideoStreaming' : 'SaveWEBM', 800, 50)
-            output.widgets.find(widget => widget.name === 'filename_prefix').value = prefix
+            const output = add(saver ?? 'SaveWEBM', 800, 50)
+            // The frontend gives a new node what one with its id had before the graph was cleared.
+            const values = saver === 'SaveVideo' ? { format: 'auto', codec: 'auto' } : { format: 'mp4 (h264)' }
+            for (const [name, value] of Object.entries({ ...values, filename_prefix: prefix })) {
+                const widget = output.widgets.find(widget => widget.name === name)
+                if (widget) widget.value = value
+            }
             decode.connect(0, output, 0)
             if (subgraph) {
                 const { node } = app.rootGraph.convertToSubgraph(new Set([decode, output]))
@@ -139,7 +146,7 @@ def test_the_lanes_move_while_the_node_runs(demo: Watched):
 
 def test_the_pace_and_the_time_left_are_told(demo: Watched):
     paces = [moment["pace"] for moment in demo.running if moment["pace"]]
-    assert paces and all(re.fullmatch(r"[\d.]+ frames/s · (\d+ min)? ?(\d+ s)? left", pace) for pace in paces)
+    assert paces and all(re.fullmatch(r"[\d.]+ frames/s\s· (\d+ min)? ?(\d+ s)? left", pace) for pace in paces)
 
 
 def test_events_come_no_faster_than_four_a_second(demo: Watched):
@@ -152,16 +159,89 @@ def test_the_latest_frame_appears_and_gives_way_to_the_video(demo: Watched):
     assert sum(moment["frame_sent"] for moment in demo.running) <= demo.last["detail"]["report"]["total_seconds"] + 1
     page = demo.editor.page
     expect(page.locator(f"{PANEL} img")).to_be_hidden()
-    page.wait_for_function("() => document.querySelector('video')?.readyState >= 1")
+    page.wait_for_function("() => document.querySelector('.afp-stage video')?.readyState >= 1")
+
+
+def test_nothing_jumps_when_the_first_frame_or_the_video_comes(demo: Watched):
+    """The picture has its room, in the frames' proportions, from the first event on."""
+    heights = {moment["stage_height"] for moment in demo.running}
+    heights.add(demo.editor.page.locator(".afp-stage").evaluate("element => element.offsetHeight"))
+    assert len(heights) == 1 and heights.pop() > 100
+
+
+def test_it_says_which_decoder_ran_and_why_not_the_fast_one(demo: Watched):
+    report = demo.report
+    decoder = demo.editor.page.locator(".afp-lanes-decoder")
+    if report["decoder"] == "fast":
+        expect(decoder).to_have_text("Decoder: fast")
+    else:
+        expect(decoder).to_have_text(f"Decoder: exact ({report['why_not_fast']})")
+    assert demo.running[-1]["decoder"] == decoder.text_content(), "from the start on"
+
+
+def test_the_facts_of_the_file_can_be_read_copied_and_opened_by_keyboard(demo: Watched):
+    [file] = demo.report["files"]
+    assert (file["frames"], file["fps"], file["codec"], file["sound"]) == (FRAMES, 16, "h264", None)
+    assert Path(file["path"]).stat().st_size == file["bytes"]
+    page = demo.editor.page
+    shown = page.locator(".afp-file")
+    expect(shown.locator("strong")).to_have_text(file["filename"])
+    facts = rf"480×272\s· {FRAMES}\sframes\s· 16\sfps\s· 2\.1\ss\s· h264\s· [\d.]+\skB"
+    expect(shown).to_contain_text(re.compile(facts))
+    link = shown.get_by_role("link", name="Open")
+    link.focus()
+    expect(link).to_be_focused()
+    assert page.request.get(link.evaluate("element => element.href")).body() == Path(file["path"]).read_bytes()
+    page.keyboard.press("Tab")
+    expect(shown.get_by_role("button")).to_be_focused()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.keyboard.press("Enter")
+    expect(shown.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("() => navigator.clipboard.readText()") == file["path"]
+
+
+def test_the_video_plays_without_sound_but_under_the_pointer(demo: Watched, renderer: str, back_to_defaults: None):
+    page = demo.editor.page
+    show_in(demo.editor, renderer)
+    video = page.locator(".afp-stage video")
+    page.mouse.move(0, 0)
+    page.wait_for_function(
+        "() => { const [v] = document.querySelectorAll('.afp-stage video'); return v && !v.paused && v.muted }"
+    )
+    video.hover()
+    page.wait_for_function("() => !document.querySelector('.afp-stage video').muted")
+    page.mouse.move(0, 0)
+    page.wait_for_function("() => document.querySelector('.afp-stage video').muted")
+
+
+def test_the_preview_can_be_hidden_for_a_node(demo: Watched):
+    page = demo.editor.page
+    choose = """text => {
+        const node = app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming')
+        app.collectNodeMenuItems(node).find(item => item?.content === text).callback()
+        return node.serialize().properties
+    }"""
+    height = page.locator(PANEL).evaluate("element => element.offsetHeight")
+    before = page.evaluate("() => app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming').size[1]")
+    assert page.evaluate(choose, "Hide preview")["async_frame_pipeline_hides_preview"] is True
+    expect(page.locator(".afp-stage")).to_be_hidden()
+    expect(page.locator(".afp-stage video")).to_have_count(0)
+    page.wait_for_function(
+        "before => app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming').size[1] < before", arg=before
+    )
+    properties = page.evaluate(choose, "Show preview")
+    assert "async_frame_pipeline_hides_preview" not in properties
+    expect(page.locator(".afp-stage video")).to_be_visible()
+    page.wait_for_function(
+        "([panel, height]) => document.querySelector(panel).offsetHeight === height", arg=[PANEL, height]
+    )
 
 
 # -- afterwards -------------------------------------------------------------------------------------
 
 
 def test_it_ends_in_a_summary_with_a_verdict(demo: Watched, frontend: Server):
-    [report] = next(
-        output["async_frame_pipeline"] for output in demo.entry["outputs"].values() if "async_frame_pipeline" in output
-    )
+    report = demo.report
     panel = demo.editor.page.locator(PANEL)
     expect(panel).to_have_attribute("data-state", "done")
     expect(panel.locator(".afp-lanes-head strong")).to_have_text(re.compile(f"^{FRAMES} frames in "))
@@ -275,7 +355,7 @@ def image_run(request: pytest.FixtureRequest, share_editor: ShareEditor, fronten
     """Async VAE Decode (Video), run once in each renderer."""
     with share_editor(frontend, nodes_2=RENDERERS[request.param]) as editor:
         # Of different lengths, or the second is answered from ComfyUI's cache.
-        short_graph(editor, saver=False, latent_frames=2 if RENDERERS[request.param] else 3)
+        short_graph(editor, saver=None, latent_frames=2 if RENDERERS[request.param] else 3)
         settle(editor)
         yield watch(editor, frontend)
 
@@ -320,7 +400,7 @@ def test_in_a_subgraph_drawn_by_nodes_2_without_the_latest_frame(
 ):
     set_setting(editor, "Comfy.VueNodes.Enabled", True)
     set_setting(editor, SHOW_FRAME, False)
-    short_graph(editor, saver=True, subgraph=True)
+    short_graph(editor, subgraph=True)
     watched = watch(editor, frontend)
     assert re.fullmatch(r"\d+:\d+", watched.last["detail"]["node"]), "a node of the root graph"
     assert len({moment["write"] for moment in watched.running}) > 1
@@ -338,19 +418,22 @@ def test_a_cancelled_run_says_how_far_it_came_and_a_removed_node_is_no_trouble(e
         errors.append(error)
 
     editor.page.on("pageerror", note)
-    short_graph(editor, saver=True)
+    # The lanes are those of the node that runs, whoever made it.
+    short_graph(editor, "SaveVideo")
     editor.page.evaluate(RECORD)
     prompt_id = queue(editor)
     editor.page.wait_for_function("() => window.lanes.some(({ detail }) => detail.written > 0)")
     frontend.interrupt()
     assert frontend.wait(prompt_id)["status"]["status_str"] == "error"
-    expect(editor.page.locator(f"{PANEL} strong")).to_have_text(re.compile("^Stopped after [1-8] of 9 frames$"))
+    expect(editor.page.locator(f"{PANEL} .afp-lanes-head strong")).to_have_text(
+        re.compile("^Stopped after [1-8] of 9 frames$")
+    )
     expect(editor.page.locator(f"{PANEL} img")).to_be_hidden()
     picture(editor, "stopped")
     editor.page.evaluate(
         """async () => {
             const { api } = await import('/scripts/api.js')
-            app.rootGraph.remove(app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming'))
+            app.rootGraph.remove(app.rootGraph.nodes.find(node => node.type === 'SaveVideo'))
             api.dispatchCustomEvent('async-frame-pipeline.lanes', window.lanes.at(-1).detail)
         }"""
     )
@@ -380,7 +463,39 @@ def test_a_decode_that_goes_the_stock_way_says_why(editor: Editor, frontend: Ser
     )
     queue(editor)
     panel = editor.page.locator(PANEL)
-    expect(panel).to_contain_text("Decoded the stock way")
-    expect(panel.locator(".afp-lanes-verdict")).to_have_text(re.compile("is not a VAE of Wan 2.1, Wan 2.2 or TAEHV.$"))
+    expect(panel.locator(".afp-lanes-verdict")).to_have_text(
+        re.compile(r"^Decoding took [\d.]+ s, and nothing overlapped")
+    )
+    expect(panel.locator(".afp-lanes-decoder")).to_have_text(
+        re.compile(r"^Decoder: stock \(\w+ is not a VAE of Wan 2.1, Wan 2.2, TAEHV\)$")
+    )
     expect(panel.locator(".afp-lanes-chart")).to_be_hidden()
     picture(editor, "stock")
+
+
+def test_an_error_names_the_file_with_the_latents_and_what_to_do(editor: Editor, frontend: Server):
+    """The folder of the file to be is a file."""
+    (frontend.output_dir / "lanes_in_the_way").write_text("")
+    short_graph(editor, latent_frames=1)
+    editor.page.evaluate(
+        """() => app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming').widgets
+            .find(widget => widget.name === 'filename_prefix').value = 'lanes_in_the_way/it'"""
+    )
+    assert frontend.wait(queue(editor))["status"]["status_str"] == "error"
+    panel = editor.page.locator(PANEL)
+    expect(panel).to_have_attribute("data-state", "failed")
+    expect(panel).to_contain_text("lanes_in_the_way")
+    expect(panel).to_contain_text(re.compile(r"Nothing is lost: the latents are saved as 'rescued_\w+-\w+\.latent'"))
+    expect(panel).to_contain_text("open Templates > async-frame-pipeline > resume")
+    picture(editor, "failed")
+
+
+def test_after_a_reload_the_video_and_the_summary_are_there_again(demo: Watched):
+    """The last one here: a page that is reloaded is another page."""
+    page = demo.editor.page
+    # The frontend keeps the workflow a moment after it was changed.
+    page.wait_for_function("() => Object.values(localStorage).some(text => text.includes('SaveVideoStreaming'))")
+    page.reload()
+    page.wait_for_function(READY)
+    expect(page.locator(".afp-lanes-verdict")).to_have_text(demo.report["verdict"])
+    page.wait_for_function("() => document.querySelector('.afp-stage video')?.readyState >= 1")

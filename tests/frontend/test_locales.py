@@ -11,6 +11,8 @@ import pytest
 from async_frame_pipeline.automation.rules import REASONS
 from playwright.sync_api import TimeoutError, expect
 
+from ..unit.test_report import every_verdict
+from ..unit.test_text import templates
 from .conftest import REPO, Editor, Server
 from .test_node_help import NODES, definition, input_options
 
@@ -65,7 +67,8 @@ def test_a_language_has_every_text_and_no_other(locale: str):
 @pytest.mark.parametrize("locale", TRANSLATED)
 def test_a_language_is_translated(locale: str):
     theirs, ours = strings(whole(locale)), strings(whole("en"))
-    names = re.compile(r"> (name|label)$")  # single words such as "video" may be the same
+    # Single words such as "video" may be the same, and units.
+    names = re.compile(r"> (name|label)$|^asyncFramePipelineChoices|> %count% (s|min|fps|bit|kB|MB|GB)$")
     assert [place for place in ours if theirs[place] == ours[place] and not names.search(place)] == []
     assert [place for place, text in theirs.items() if not text.strip()] == []
 
@@ -176,16 +179,20 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
     commands, items = editor.page.evaluate(
         """() => {
             app.rootGraph.clear()
-            const [decode, video, ours] = ['VAEDecode', 'CreateVideo', 'AsyncVAEDecodeVideo'].map(type => {
+            const types = ['VAEDecode', 'CreateVideo', 'AsyncVAEDecodeVideo', 'SaveVideoStreaming']
+            const [decode, video, ours, saver] = types.map(type => {
                 const node = LiteGraph.createNode(type)
                 app.rootGraph.add(node)
                 return node
             })
             decode.connect(0, video, video.findInputSlot('images'))
-            const items = [decode, ours].flatMap(node => app.collectNodeMenuItems(node)).map(item => item?.content)
+            const collect = node => app.collectNodeMenuItems(node).map(item => item?.content)
+            const items = [decode, ours, saver].flatMap(collect)
+            saver.properties.async_frame_pipeline_hides_preview = true
+            items.push(...collect(saver))
             const commands = app.extensionManager.command.commands
                 .filter(command => command.id.startsWith('AsyncFramePipeline.'))
-            return [commands.map(command => command.label), items.filter(item => item?.match(/Async|stock/))]
+            return [commands.map(command => command.label), items.filter(item => item?.match(/Async|stock|preview/))]
         }"""
     )
     main = load("en", "main")
@@ -193,12 +200,23 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
     assert set(main["contextMenu"]) == set(items)
 
 
-def test_messages_have_the_words_of_the_extension():
-    source = "".join((REPO / "web" / "js" / name).read_text() for name in ("swap.js", "swap_message.js"))
-    messages, reasons = load("en", "main")["asyncFramePipeline"], set(REASONS.values())
-    assert reasons <= set(messages)
-    assert [text for text in messages if f"'{text}'" not in source and text not in reasons] == []
-    assert [text for text, shown in messages.items() if text != shown] == []
+def test_messages_have_the_words_of_the_sources():
+    main = load("en", "main")
+    messages, reasons = main["asyncFramePipeline"], set(REASONS.values())
+    browser = {
+        text for path in (REPO / "web" / "js").glob("*.js") for text in re.findall(r"'([^'\n]*)'", path.read_text())
+    }
+    server = templates() | {text.template for text in every_verdict()}
+    assert reasons | server <= set(messages)
+    assert [text for text in messages if text not in browser | server | reasons] == []
+    for texts in (messages, main["contextMenu"], main["asyncFramePipelineChoices"]):
+        assert [text for text, shown in texts.items() if text != shown] == []
+
+
+def test_choices_are_those_of_the_nodes(server: Server):
+    nodes = (input_options(definition(server, node_id)) for node_id in NODES)
+    offered = {choice for options in nodes for each in options.values() for choice in each.get("options", [])}
+    assert set(load("en", "main")["asyncFramePipelineChoices"]) <= offered
 
 
 def test_chinese_in_the_menus_the_messages_and_the_settings(chinese_editor: Editor):

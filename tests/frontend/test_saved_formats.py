@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import urllib.parse
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import expect
 
 from .conftest import Editor, Server, ShareEditor
 from .test_node_help import definition, input_options
@@ -252,7 +254,7 @@ def renderer(editor: Editor, request: pytest.FixtureRequest) -> Iterator[str]:
     editor.page.evaluate(choose, False)
 
 
-def build(editor: Editor, renderer: str, format: str, preview: bool) -> None:
+def build(editor: Editor, renderer: str, format: str, preview: bool = True) -> None:
     """A graph of a few empty pictures and our saver, its last node."""
     editor.page.evaluate(
         """([format, preview, width, height]) => {
@@ -281,41 +283,55 @@ def build(editor: Editor, renderer: str, format: str, preview: bool) -> None:
 
 
 def run(editor: Editor, server: Server) -> dict:
-    """Run what is on the canvas; what the saver told the frontend to show first."""
+    """Run what is on the canvas; the one file that counts as its output."""
     with editor.page.expect_response(
         lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
     ) as sent:
         editor.page.evaluate("() => void app.queuePrompt(0)")
     outputs = server.result(sent.value.json()["prompt_id"])["outputs"]
-    [shown] = [output["images"] for output in outputs.values() if "images" in output]
-    return shown[0]
+    [[saved]] = [output["images"] for output in outputs.values() if "images" in output]
+    return saved
+
+
+# What is seen of the saver, by address; and whatever the frontend itself would show of an output.
+SEEN = """async element => {
+    app.canvas.setDirty(true, true)
+    await new Promise(requestAnimationFrame)
+    const all = [...document.querySelectorAll('video, img')].filter(each => each.src.includes('/view?'))
+    const saver = app.rootGraph.nodes.at(-1)
+    return {
+        shown: all.filter(each => each.closest('.afp-stage') && each.checkVisibility()
+            && (each.videoWidth || each.naturalWidth)).map(each => [each.tagName.toLowerCase(), each.src]),
+        others: all.filter(each => !each.closest('.afp-stage')).length
+            + (saver.imgs?.length ?? 0) + document.querySelectorAll('.lg-node .video-preview').length
+    }
+}"""
 
 
 @pytest.mark.parametrize("format, element", SHOWN)
 def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: str, format: str, element: str):
-    """Pictures as pictures, and of what browsers do not play the small copy; never in place of the canvas."""
+    """Pictures as pictures, and of what browsers do not play the small copy; once, and nothing that failed."""
     page = editor.page
-    build(editor, renderer, format, preview=True)
-    run(editor, server)
-    if element == "img" and renderer == "canvas":
-        # Pictures are fetched when the node is drawn.
-        page.wait_for_function(
-            "width => { app.canvas.setDirty(true, true);"
-            " return app.rootGraph.nodes.at(-1).imgs?.[0]?.naturalWidth === width }",
-            arg=WIDTH,
-        )
-        assert page.locator("img[src*='/view?']").count() == 0, "drawn, not laid over the canvas"
-        return
-    inside = "" if renderer == "canvas" else "[data-node-id] "
-    seen = (
-        "video => video.readyState >= 2 && video.videoWidth"
-        if element == "video"
-        else "image => image.complete && image.naturalWidth"
-    )
-    page.wait_for_function(
-        f"([element, width]) => [...document.querySelectorAll(element)].some(each => ({seen})(each) === width)",
-        arg=[f"{inside}{element}[src*='/view?']", WIDTH],
-    )
+    build(editor, renderer, format)
+    saved = run(editor, server)
+    page.wait_for_function(f"async element => (await ({SEEN})()).shown[0]?.[0] === element", arg=element)
+    seen = page.evaluate(SEEN)
+    assert seen["others"] == 0 and len(seen["shown"]) == 1
+    [[_, address]] = seen["shown"]
+    [name] = urllib.parse.parse_qs(urllib.parse.urlparse(address).query)["filename"]
+    if format == "mov (prores)":
+        assert name.endswith("preview_00001_.mp4") and name != saved["filename"], "downloaded, it is another file"
+    else:
+        assert name == saved["filename"]
+
+
+def test_where_nothing_can_be_shown_the_facts_are(editor: Editor, server: Server, renderer: str):
+    page = editor.page
+    build(editor, renderer, "mkv (ffv1)", preview=False)
+    saved = run(editor, server)
+    expect(page.locator(".afp-file strong")).to_have_text(saved["filename"])
+    assert page.evaluate(SEEN) == {"shown": [], "others": 0}
+    assert page.get_by_text("Video failed to load").count() == 0
 
 
 @pytest.mark.parametrize("format", ["gif", "mkv (ffv1)"])
@@ -323,47 +339,52 @@ def test_the_node_does_not_go_on_showing_an_older_video(editor: Editor, server: 
     page = editor.page
     build(editor, renderer, "mp4 (h264)", preview=False)
     older = run(editor, server)["filename"]
-    page.wait_for_function(
-        "name => [...document.querySelectorAll('video')].some(each => each.src.includes(name))", arg=older
-    )
+    shows = f"async name => (await ({SEEN})()).shown.some(([, address]) => address.includes(name))"
+    page.wait_for_function(shows, arg=older)
     page.evaluate(
         "format => { app.rootGraph.nodes.at(-1).widgets.find(each => each.name === 'format').value = format }", format
     )
     newer = run(editor, server)["filename"]
-    page.wait_for_function(
-        """name => {
-            app.canvas.setDirty(true, true)
-            return app.nodeOutputs[app.rootGraph.nodes.at(-1).id]?.images?.[0].filename === name
-        }""",
-        arg=newer,
-    )
+    expect(page.locator(".afp-file strong")).to_have_text(newer)
     page.wait_for_function(
         "name => ![...document.querySelectorAll('video')].some(each => each.src.includes(name))", arg=older
     )
-    if format == "gif" and renderer == "canvas":
-        page.wait_for_function(
-            "name => { app.canvas.setDirty(true, true);"
-            " return app.rootGraph.nodes.at(-1).imgs?.[0]?.src.includes(name) }",
-            arg=newer,
-        )
+    if format == "gif":
+        page.wait_for_function(shows, arg=newer)
 
 
-def test_inputs_that_few_need_are_folded_away(editor: Editor, server: Server):
-    options = input_options(definition(server, "SaveVideoStreaming"))
+@pytest.mark.parametrize("node_type", ["SaveVideoStreaming", "AsyncVAEDecodeToVideo"])
+def test_inputs_that_few_need_are_folded_away(editor: Editor, server: Server, renderer: str, node_type: str):
+    """And give their room back when they are folded away again."""
+    page = editor.page
+    options = input_options(definition(server, node_type))
     always = [name for name, more in options.items() if not more.get("advanced")]
-    assert always == ["video", "filename_prefix", "format", "quality"]
+    if node_type == "SaveVideoStreaming":
+        assert always[:4] == ["video", "filename_prefix", "format", "quality"]
+    else:
+        assert always == ["samples", "vae", "fps", "audio", "bit_depth"]
+    editor.add(node_type)
+    node = "app.rootGraph.nodes[0]"
+    if renderer == "canvas":
+        page.wait_for_function(f"() => {node}.widgets[0].last_y > 0")
+        height, toggle = f"() => {node}.size[1]", lambda: page.evaluate(f"() => {node}.toggleAdvanced()")
+    else:
+        height = "() => document.querySelector('[data-node-id]').offsetHeight"
+        toggle = page.get_by_test_id("advanced-inputs-button").click
+    low = page.evaluate(height)
+    shown = page.evaluate(f"() => {node}.widgets.filter(w => {node}.isWidgetVisible(w)).map(w => w.name)")
+    assert shown == [name for name in always if name in shown]
+    toggle()
+    page.wait_for_function(f"low => ({height})() > low + 30", arg=low)
+    toggle()
+    page.wait_for_function(f"low => ({height})() === low", arg=low)
+
+
+def test_a_fresh_saver_is_as_wide_as_the_stock_one(editor: Editor):
     editor.add("SaveVideoStreaming")
-    look = (
-        "() => { const node = app.rootGraph.nodes[0];"
-        " return [node.widgets.filter(w => node.isWidgetVisible(w)).length, node.size[1]] }"
-    )
-    editor.page.wait_for_function("() => app.rootGraph.nodes[0].widgets[0].last_y > 0")
-    few, low = editor.page.evaluate(look)
-    assert few == 3 and low < 200
-    editor.page.evaluate("() => app.rootGraph.nodes[0].toggleAdvanced()")
-    editor.page.wait_for_function("() => app.rootGraph.nodes[0].size[1] > 400")
-    many, _ = editor.page.evaluate(look)
-    assert many == len(options) - 1
+    ours = editor.page.evaluate("() => app.rootGraph.nodes[0].size[0]")
+    editor.add("SaveVideo")
+    assert ours >= editor.page.evaluate("() => app.rootGraph.nodes[0].size[0]")
 
 
 def test_older_workflows_keep_their_values(editor: Editor, server: Server):

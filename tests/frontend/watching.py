@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ RECORD = """async () => {
             decode: text('.afp-lanes-decode .afp-lanes-figure'),
             write: text('.afp-lanes-write .afp-lanes-figure'),
             bars: panel?.querySelector('.afp-lanes-decode path').getAttribute('d'),
+            decoder: text('.afp-lanes-decoder'),
+            stage_height: panel?.querySelector('.afp-stage').offsetHeight,
             picture: panel?.querySelector('img').naturalWidth,
             status: text('[role=status]')
         })
@@ -44,6 +47,16 @@ class Watched:
     after: dict  # and after it
     entry: dict  # the server's history of it
     seen: list[dict]  # the panel at each event, see RECORD
+
+    @property
+    def report(self) -> dict:
+        """What the node told programs."""
+        [[report]] = [
+            output["async_frame_pipeline"]
+            for output in self.entry["outputs"].values()
+            if "async_frame_pipeline" in output
+        ]
+        return json.loads(report)
 
     @property
     def running(self) -> list[dict]:

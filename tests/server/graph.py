@@ -73,6 +73,11 @@ class Outcome:
         """What a node reported to the user interface."""
         return self.entry["outputs"][link.node]
 
+    def report(self, link: Link) -> dict:
+        """What one of our nodes tells of its run."""
+        [report] = self.ui(link)["async_frame_pipeline"]
+        return json.loads(report)
+
     def comparison(self, link: Link) -> dict:
         """What one of the comparing probes saw."""
         return self.ui(link)["comparison"][0]

@@ -47,8 +47,7 @@ def assert_resumes(server, name: str, samples: dict, seed: int, frames: int) -> 
     outcome = run(server, graph)
     comparison = outcome.comparison(compared)
     assert comparison["equal"] and comparison["distinct_values"] > 100
-    [report] = outcome.ui(saver)["async_frame_pipeline"]
-    assert report["frames"] == frames
+    assert outcome.report(saver)["frames"] == frames
     [file] = outcome.ui(saver)["images"]
     (server.output_dir / file["subfolder"] / file["filename"]).unlink()
 

@@ -26,8 +26,7 @@ def decoded_as_stock(server, graph, vae, channels, size, seed):
     outcome = run(server, graph)
     comparison = outcome.comparison(compared)
     assert comparison["equal"] and comparison["distinct_values"] > 100 and comparison["shapes"][0][0] == FRAMES
-    [report] = outcome.ui(saver)["async_frame_pipeline"]
-    assert report["frames"] == FRAMES
+    assert outcome.report(saver)["frames"] == FRAMES
     assert_clean(server)
     return outcome
 

@@ -75,7 +75,7 @@ def test_out_of_memory_falls_back_to_exact(server, seed, kind, oom_at):
     assert outcome.comparison(compared)["equal"]
     assert len([line for line in outcome.exact_decodes if "(not fast: out of memory)" in line]) == 2, outcome.our_log
     # The file was begun anew: each frame is in it once.
-    assert outcome.ui(saved)["async_frame_pipeline"][0]["frames"] == 21
+    assert outcome.report(saved)["frames"] == 21
     assert_clean(server)
 
 

@@ -39,8 +39,7 @@ def test_the_same_as_stock_under_the_same_flags(flagged, seed, kind, channels, s
         comparison = outcome.comparison(node)
         assert comparison["equal"] and comparison["distinct_values"] > 100
         assert len(set(comparison["dtypes"])) == len(set(comparison["devices"])) == 1
-    [report] = outcome.ui(saver)["async_frame_pipeline"]
-    assert report["frames"] == (1 if kind == "image" else 17)
+    assert outcome.report(saver)["frames"] == (1 if kind == "image" else 17)
     assert_clean(flagged)
 
 

@@ -215,7 +215,7 @@ def test_saves_the_stock_video_and_a_loaded_file_too(server, seed):
 def test_report_tells_what_the_lanes_did(server, seed):
     graph = Graph()
     node = save(graph, latent_video(graph, seed, latent_frames=5), f"report_{seed}")
-    [report] = run(server, graph).ui(node)["async_frame_pipeline"]
+    report = run(server, graph).report(node)
     assert report["frames"] == 17
     assert report["total_seconds"] >= report["span_seconds"] > 0
     assert 0 < report["write_seconds"] < report["total_seconds"]

@@ -37,6 +37,10 @@ def files_of(server, outcome: Outcome, node: Link) -> list[Path]:
     return [folders[file["type"]] / file["subfolder"] / file["filename"] for file in outcome.ui(node)["images"]]
 
 
+def preview_of(server, outcome: Outcome, node: Link) -> Path:
+    return server.base / "temp" / outcome.report(node)["preview"]["filename"]
+
+
 def order(path: Path, at: int = 8) -> list[int]:
     """Which frames of the clip are in a file, as ffmpeg shows them; pixel (at, at) is in the first patch."""
     top_left = ffmpeg.rgb(path)[:, at, at]
@@ -185,15 +189,13 @@ def test_a_small_copy_is_shown_of_what_browsers_do_not_play(server, seed):
     graph = Graph()
     sound = graph("AFPTestAudio", seconds=1.0)
     video = clip(graph, audio=sound, size=(720, 1282))
-    nodes = [
-        save(graph, video, f"copy_{seed}", format, preview=True)
-        for format in ("mov (prores)", "mkv (ffv1)", "mp4 (h265)")
-    ]
-    plays = save(graph, video, f"copy_{seed}", preview=True)
+    nodes = [save(graph, video, f"copy_{seed}", format) for format in ("mov (prores)", "mkv (ffv1)", "mp4 (h265)")]
+    plays = save(graph, video, f"copy_{seed}")
     outcome = run(server, graph)
     for node in nodes:
-        saved, preview = files_of(server, outcome, node)
+        [saved], preview = files_of(server, outcome, node), preview_of(server, outcome, node)
         assert saved.is_relative_to(server.output_dir) and preview.is_relative_to(server.base / "temp")
+        assert preview.name == f"{saved.stem}preview_00001_.mp4", "downloaded, it is not taken for the file"
         assert order(preview, at=4) == order(saved) == list(range(6))
         stream, audio, _ = ffmpeg.probe(preview)
         assert (stream["codec_name"], stream["pix_fmt"], stream["width"], stream["height"]) == (
@@ -203,7 +205,8 @@ def test_a_small_copy_is_shown_of_what_browsers_do_not_play(server, seed):
             360,
         )
         assert stream["color_space"] == "bt709" and audio["codec_name"] == "aac"
-    assert len(files_of(server, outcome, plays)) == 1
+        assert outcome.report(node)["files"][0]["path"] == str(saved)
+    assert len(files_of(server, outcome, plays)) == 1 and outcome.report(plays)["preview"] is None
 
 
 def test_a_preview_that_cannot_be_made_costs_no_video(server, seed):
@@ -305,12 +308,13 @@ def test_every_choice_may_come_from_another_node(server, seed):
     assert choices.keys() | {"video", "images", "audio"} == known["required"].keys() | known["optional"].keys()
     video = clip(graph, audio=graph("AFPTestAudio", seconds=1.0))
     node = graph("SaveVideoStreaming", video=video, **{name: linked(graph, value) for name, value in choices.items()})
-    path, preview = files_of(server, run(server, graph), node)
+    outcome = run(server, graph)
+    [path] = files_of(server, outcome, node)
     video, sound = ffmpeg.probe(path)[:2]
     assert path.name == f"linked_{seed}_00001_.mkv"
     assert (video["codec_name"], video["pix_fmt"], video["color_space"]) == ("hevc", "yuv444p12le", "smpte170m")
     assert (sound["codec_name"], len(order(path))) == ("flac", 20)
-    assert preview.parent == server.base / "temp"
+    assert preview_of(server, outcome, node).parent == server.base / "temp"
 
 
 def test_too_fast_for_a_gif(server, seed):
@@ -376,8 +380,7 @@ def test_a_loaded_file_and_parts_of_it(server, seed, ten_frames, format, start, 
         assert audio is None
     else:
         assert abs(len(ffmpeg.sound(path)) / int(audio["sample_rate"]) - frames / FPS) <= 0.03
-    [report] = outcome.ui(node)["async_frame_pipeline"]
-    assert not report["already_decoded"], "decoded while it was written"
+    assert not outcome.report(node)["already_decoded"], "decoded while it was written"
 
 
 @pytest.mark.parametrize("start, duration", [(0.0, 0.0), (0.5, 0.0), (0.25, 0.5)])
@@ -490,10 +493,10 @@ def test_the_report_tells_how_far_the_encoder_lags(server, seed):
     video = graph("AsyncVAEDecodeToVideo", samples=samples, vae=vae, fps=FPS)
     x264, ffv1 = save(graph, video, f"lag_{seed}"), save(graph, video, f"lag_{seed}", "mkv (ffv1)")
     outcome = run(server, graph)
-    held = [outcome.ui(node)["async_frame_pipeline"][0]["held_frames"] for node in (x264, ffv1)]
+    held = [outcome.report(node)["held_frames"] for node in (x264, ffv1)]
     assert 20 <= held[0] <= 37, "x264 looks 20 frames ahead"
     assert held[1] <= 4, "FFV1 needs no other frame, but some threads"
-    assert f"up to {held[0]} frames held" in outcome.ui(x264)["async_frame_pipeline"][0]["text"]
+    assert f"up to {held[0]} frames held" in outcome.report(x264)["text"]
 
 
 def test_settings_go_into_the_metadata(server, seed):

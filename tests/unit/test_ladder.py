@@ -11,6 +11,7 @@ from async_frame_pipeline.pipeline import engine
 from . import in_comfyui
 
 from async_frame_pipeline.nodes import families, ladder
+from async_frame_pipeline.pipeline.report import Decoded
 from async_frame_pipeline.nodes.families.family import Family, Job, Way
 from comfy.model_management import InterruptProcessingException
 
@@ -38,6 +39,7 @@ class Output:
     def __init__(self):
         self.tried = []
         self.report = self
+        self.decoded = None
 
     def text(self):
         return "the report"
@@ -74,9 +76,18 @@ OOM = torch.OutOfMemoryError("no memory")
 
 
 def test_the_first_that_can_is_taken_and_said(climb):
-    climb(Step("fast", "no GPU"), Step("exact"), Step("stock", last=True))
+    job = climb(Step("fast", "no GPU"), Step("exact"), Step("stock", last=True))
     assert climb.tried == ["exact"]
     assert climb.said == ["exact Test decode (not fast: no GPU), the report"]
+    decoded = job.output.decoded
+    assert (decoded.decoder, decoded.reason, decoded.why_not_fast) == ("exact", "no GPU", "no GPU")
+
+
+def test_what_was_asked_for_needs_no_reason(climb):
+    job = climb(Step("fast", "exact was asked for"), Step("exact"), decoder="exact")
+    assert (job.output.decoded.decoder, job.output.decoded.reason) == ("exact", "")
+    job = climb(Step("fast"), Step("exact"), decoder="auto")
+    assert job.output.decoded == Decoded("fast")
 
 
 def test_what_fails_is_followed_by_the_next_which_knows_why(climb):
@@ -166,13 +177,17 @@ def test_what_does_not_fit_is_not_tried(climb):
 
 
 def test_fast_in_vain_is_a_warning(climb):
-    climb(Step("fast", "no GPU"), Step("exact"), decoder="fast")
+    job = climb(Step("fast", "no GPU"), Step("exact"), decoder="fast")
     assert climb.said[0] == "the fast decoder cannot be used: no GPU"
+    decoded = job.output.decoded
+    assert decoded.notes == ["the fast decoder cannot be used: no GPU"]
+    assert (decoded.reason, decoded.why_not_fast) == ("", "no GPU"), "said once"
 
 
 def test_fast_where_a_family_has_none_is_a_warning(climb):
-    climb(Step("exact"), decoder="fast")
-    assert climb.said[0] == "the fast decoder cannot be used: there is none for Test"
+    job = climb(Step("exact"), decoder="fast")
+    assert climb.said[0] == "the fast decoder cannot be used: there is no fast decoder for Test"
+    assert job.output.decoded.why_not_fast == "there is no fast decoder for Test"
 
 
 def test_a_vae_of_strangers_may_name_its_device_in_words(climb, monkeypatch):
@@ -186,4 +201,4 @@ def test_an_unknown_vae_has_the_stock_way_alone():
     vae = in_comfyui.vae("image")
     job = families.job(vae, {"samples": torch.zeros(1, 4, 2, 2)}, "auto", Output())
     assert [way.name for way in job.family.ways] == ["stock"]
-    assert job.reason == f"{type(vae.first_stage_model).__name__} is not a VAE of {families.names('or')}"
+    assert job.reason == f"{type(vae.first_stage_model).__name__} is not a VAE of Wan 2.1, Wan 2.2, TAEHV"

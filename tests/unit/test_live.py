@@ -17,7 +17,10 @@ from . import in_comfyui  # noqa: F401
 from .streams import ListSink, clip, in_chunks
 
 import folder_paths
+from async_frame_pipeline.pipeline.report import Decoded, Report
+from async_frame_pipeline.pipeline.text import Text
 from async_frame_pipeline.nodes import live as nodes_live
+from comfy_execution.jobs import get_outputs_summary
 from server import PromptServer
 
 H264 = Choice(FORMATS["mp4 (h264)"], "medium")
@@ -33,8 +36,13 @@ class Server:
         self.sockets = {"browser": object()}
         self.last_node_id = "5:12"
         self.last_prompt_id = "a-prompt"
+        self.prompt_queue = self
         self.sent = []
         self.told = threading.Condition()
+
+    def get_current_queue_volatile(self):
+        prompt = {"5:12": {"class_type": "SaveVideo", "inputs": {}}}
+        return [(0, "a-prompt", prompt, {}, [])], []
 
     def send_sync(self, event, data, sid):
         with self.told:
@@ -100,7 +108,7 @@ def test_where_nobody_listens_nothing_is_counted_made_or_sent(live, server, leav
         assert watch.report.timeline is None
         assert list(watch.spectators) == []
         assert not teller_threads()
-    live.tell_stock("a reason")
+    live.tell("stock", Report())
     assert server.sent == []
 
 
@@ -126,7 +134,9 @@ def test_only_the_client_that_queued_the_prompt_hears_and_of_the_node_that_runs(
     server.sockets["another browser"] = object()
     run_watched(live, clip(2), [ListSink()])
     assert {(event, sid) for event, _, sid in server.sent} == {("async-frame-pipeline.lanes", "browser")}
-    assert {(data["node"], data["prompt_id"]) for data in server.events} == {("5:12", "a-prompt")}
+    assert {(data["node"], data["type"], data["prompt_id"]) for data in server.events} == {
+        ("5:12", "SaveVideo", "a-prompt")
+    }
 
 
 def test_events_come_at_a_steady_rate_however_many_frames_there_are(live, server, monkeypatch):
@@ -204,7 +214,7 @@ def test_an_event_that_cannot_be_sent_ends_no_run(live, server, monkeypatch, sta
 
     monkeypatch.setattr(server, "send_sync", send)
     if state == "stock":
-        live.tell_stock("a reason")
+        live.tell("stock", Report())
     elif state == "stopped":
         with pytest.raises(engine.DecodeError, match="the decoder broke"):
             run_watched(live, frames, [sink], decode)
@@ -222,9 +232,26 @@ def test_a_run_that_cannot_be_watched_goes_on(live, server, monkeypatch):
 
 
 def test_the_stock_way_is_told_with_its_reason(live, server):
-    live.tell_stock("the latent is nested")
+    live.tell("stock", Report(decoded=Decoded("stock", Text("the latent is nested"))))
     [data] = server.events
-    assert data == {"node": "5:12", "prompt_id": "a-prompt", "state": "stock", "reason": "the latent is nested"}
+    assert data == {
+        "node": "5:12",
+        "type": "SaveVideo",
+        "prompt_id": "a-prompt",
+        "state": "stock",
+        "decoder": "stock",
+        "texts": {"reason": {"text": "the latent is nested", "values": {}}, "notes": []},
+    }
+
+
+def test_the_report_is_no_output_for_media_assets(live):
+    """ComfyUI counts every dict in a list of a node's output as a file."""
+    outputs = {"3": live.output(Report(frames=5), files=[{"filename": "a.mp4"}])}
+    count, _ = get_outputs_summary(outputs)
+    assert count == 0
+    [report] = outputs["3"]["async_frame_pipeline"]
+    report = json.loads(report)
+    assert report["frames"] == 5 and report["files"] == [{"filename": "a.mp4"}] and report["verdict"]
 
 
 # -- the latest frame -------------------------------------------------------------------------------

@@ -179,8 +179,7 @@ def write_demo_thumbnail(server: Server, editor: Editor) -> None:
     """The demo that scales: the same frame of both files it saves."""
     outputs = server.run(json.loads((WORKFLOWS / "api" / "demo_upscale.json").read_text()))["outputs"]
     frames = []
-    for output in outputs.values():
-        [file] = output["images"]
+    for file in [file for output in outputs.values() for file in output.get("images", [])]:
         with av.open(io.BytesIO(server.download(**file))) as container:
             frames.append(next(frame for i, frame in enumerate(container.decode(video=0)) if i == 16).to_image())
     small, large = sorted(frames, key=lambda frame: frame.width)

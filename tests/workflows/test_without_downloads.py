@@ -20,8 +20,7 @@ def test_demo_upscale_saves_both_videos(server):
     prompt["2"]["inputs"]["samples"] = ["cropped", 0]
     outputs = server.run(prompt)["outputs"]
     sizes = {}
-    for output in outputs.values():
-        [file] = output["images"]
+    for file in [file for output in outputs.values() for file in output.get("images", [])]:
         facts = compare.facts(str(server.output_dir / file["subfolder"] / file["filename"]))
         sizes[file["filename"]] = [facts[name] for name in ("frames", "width", "height", "fps")]
     assert sizes == {

@@ -4,7 +4,7 @@
 // widgets with a property of that name, but nothing gives it to them, and it keeps their room free.
 import { app } from '../../../scripts/app.js'
 
-const NODES = ['SaveVideoStreaming']
+const NODES = ['AsyncVAEDecodeVideo', 'AsyncVAEDecodeToVideo', 'SaveVideoStreaming']
 
 app.registerExtension({
   name: 'async-frame-pipeline.advancedInputs',
@@ -14,7 +14,23 @@ app.registerExtension({
     const layoutWidgets = node.getLayoutWidgets
     if (layoutWidgets)
       node.getLayoutWidgets = () => layoutWidgets.call(node).filter((widget) => node.showAdvanced || !widget.advanced)
-    // A stored node brings its own size later.
-    node.setSize(node.computeSize())
+    giveRoomBack(node)
+    // As wide as the frontend has made it. A stored node brings its own size later.
+    node.setSize([node.size[0], node.computeSize()[1]])
   }
 })
+
+/** Let the node grow and shrink by what is shown and hidden: both renderers only let it grow. */
+function giveRoomBack(node) {
+  let shown = node.showAdvanced
+  Object.defineProperty(node, 'showAdvanced', {
+    configurable: true,
+    enumerable: true,
+    get: () => shown,
+    set(show) {
+      const before = node.computeSize()[1]
+      shown = show
+      node.setSize([node.size[0], Math.max(0, node.size[1] + node.computeSize()[1] - before)])
+    }
+  })
+}

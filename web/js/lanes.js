@@ -1,20 +1,22 @@
-// Shows in a node of ours what its lanes are doing, and what they did: the panel of lanes_panel.js as a widget.
+// Shows in a node what its lanes are doing, and what they did: the panel of lanes_panel.js as a widget.
 //
 // The server tells it while a node runs (nodes/live.py). How a run ended also stays in the node's outputs, where
-// the frontend keeps it over a change of tab, an undo, and a job opened from the queue.
+// the frontend keeps it over a change of tab, an undo, and a job opened from the queue; and the server after that.
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { LanesPanel } from './lanes_panel.js'
-import { eachOutput, locatorOf } from './outputs.js'
+import { eachOutput, locatorOf, nodeOfExecution } from './outputs.js'
+import { addPanel } from './panel_widget.js'
+import { earlierOutputs } from './earlier_outputs.js'
+import { languagesLoaded, menuEntry, onLanguageChange, userLanguage } from './user_language.js'
 
 const EVENT = 'async-frame-pipeline.lanes'
 const OUTPUT = 'async_frame_pipeline'
-// An event may come for a node of another tab's workflow; then the one with its id here is mostly another type.
-const NODE_TYPES = ['AsyncVAEDecodeVideo', 'SaveVideoStreaming']
-const WIDGET = 'async_frame_pipeline_lanes'
-const MARGIN = 10
+const SAVER = 'SaveVideoStreaming'
+const OUR_TYPES = ['AsyncVAEDecodeVideo', 'AsyncVAEDecodeToVideo', SAVER]
+const HIDES_PREVIEW = 'async_frame_pipeline_hides_preview' // a node's property
 
-const panels = new WeakMap() // node -> its panel
+const panels = new Map() // node -> its panel, and the event that it shows
 
 app.registerExtension({
   name: 'async-frame-pipeline.lanes',
@@ -28,33 +30,81 @@ app.registerExtension({
       defaultValue: true
     }
   ],
-  setup() {
+  async setup() {
     const style = document.createElement('link')
     style.rel = 'stylesheet'
     style.href = new URL('./lanes.css', import.meta.url).href
     document.head.append(style)
     api.addEventListener(EVENT, ({ detail }) => {
       const node = nodeOfExecution(detail.node)
-      if (!node) return
+      // An event may come for a node of another tab's workflow; then the one with its id here is mostly another type.
+      if (node?.type !== detail.type) return
+      // What ours has saved comes with its output; others show theirs themselves.
+      if (detail.report && node.type !== SAVER) detail.report.files = []
       show(node, detail)
       if (detail.state === 'done') keep(node, detail.report)
     })
     api.addEventListener('executed', ({ detail }) => {
-      showOutput(nodeOfExecution(detail.display_node || detail.node), detail.output)
+      const node = nodeOfExecution(detail.display_node || detail.node)
+      if (detail.output?.[OUTPUT]) showOutput(node, detail.output)
+      else if (panels.get(node)?.event.report) keep(node, panels.get(node).event.report) // of a stock saver
     })
+    api.addEventListener('execution_error', ({ detail }) => {
+      const node = nodeOfExecution(detail.node_id)
+      if (node?.type !== detail.node_type) return
+      if (panels.has(node) || OUR_TYPES.includes(node.type))
+        show(node, { state: 'failed', message: detail.exception_message })
+    })
+    onLanguageChange(showAgain)
+    languagesLoaded.then(showAgain)
   },
-  afterConfigureGraph: () => showOutputs(app.nodeOutputs),
+  nodeCreated(node) {
+    if (node.comfyClass !== SAVER) return
+    // The panel shows what was saved. The frontend's own preview, in either renderer, would be a second one, with
+    // an error in it for what browsers do not play.
+    node.hideOutputImages = true
+    node.onDrawBackground = () => {}
+  },
+  getNodeMenuItems(node) {
+    if (node.type !== SAVER) return []
+    const hidden = !!node.properties[HIDES_PREVIEW]
+    const hide = () => {
+      if (hidden) delete node.properties[HIDES_PREVIEW]
+      else node.setProperty(HIDES_PREVIEW, true)
+      panels.get(node)?.panel.stage.hide(!hidden)
+    }
+    return [{ content: menuEntry(hidden ? 'Show preview' : 'Hide preview'), callback: hide }]
+  },
+  afterConfigureGraph() {
+    showOutputs(app.nodeOutputs)
+    showEarlier()
+  },
   onNodeOutputsUpdated: showOutputs
 })
 
 function show(node, event) {
-  if (!NODE_TYPES.includes(node.type)) return
-  if (!panels.has(node)) panels.set(node, addPanel(node))
-  panels.get(node).show(event)
+  if (!panels.has(node)) {
+    const panel = new LanesPanel(userLanguage(), urlOf)
+    panels.set(node, { panel })
+    addPanel(node, panel, () => panels.delete(node))
+  }
+  const shown = panels.get(node)
+  shown.event = event
+  shown.panel.stage.hide(!!node.properties[HIDES_PREVIEW])
+  shown.panel.show(event)
+}
+
+/** In the language that is now the user's. */
+function showAgain() {
+  const language = userLanguage()
+  for (const { panel, event } of panels.values()) {
+    panel.speak(language)
+    panel.show(event)
+  }
 }
 
 function showOutput(node, output) {
-  const report = output?.[OUTPUT]?.[0]
+  const report = reportIn(output)
   // Reports of versions before there was a verdict have nothing to show.
   if (node && report?.verdict) show(node, { state: 'done', report })
 }
@@ -63,56 +113,30 @@ function showOutputs(outputs) {
   eachOutput(outputs, showOutput)
 }
 
-/** Puts the report where the outputs of savers are; a decoder has none of its own. */
+function reportIn(output) {
+  const [text] = output?.[OUTPUT] ?? []
+  return typeof text === 'string' ? JSON.parse(text) : undefined
+}
+
+/** Puts the report where the outputs of savers are; a stock saver has none of its own. */
 function keep(node, report) {
   const locator = locatorOf(node)
-  app.nodeOutputs[locator] = { ...app.nodeOutputs[locator], [OUTPUT]: [report] }
+  app.nodeOutputs[locator] = { ...app.nodeOutputs[locator], [OUTPUT]: [JSON.stringify(report)] }
 }
 
-/** The node of an execution id: its own id behind those of the subgraph nodes around it, as in "5:12". */
-function nodeOfExecution(id) {
-  let graph = app.rootGraph
-  const path = `${id}`.split(':')
-  const last = path.pop()
-  for (const step of path) graph = graph?.getNodeById(step)?.subgraph
-  return graph?.getNodeById(last)
+/** What the nodes of this workflow gave before the page was loaded. */
+async function showEarlier() {
+  const graph = app.rootGraph
+  for (const [id, output] of Object.entries(await earlierOutputs(graph.id))) {
+    const node = graph === app.rootGraph && nodeOfExecution(id)
+    if (!node || !OUR_TYPES.includes(node.type) || panels.has(node) || !reportIn(output)) continue
+    app.nodeOutputs[locatorOf(node)] = output
+    showOutput(node, output)
+  }
 }
 
-function addPanel(node) {
-  const panel = new LanesPanel()
-  const hadWidgets = !!node.widgets
-  const heightBefore = node.size[1]
-  let height = 100 // of the panel; a guess until it has been laid out
-  const widget = node.addDOMWidget(WIDGET, 'async-frame-pipeline-lanes', panel.element, {
-    serialize: false, // not in prompts
-    margin: MARGIN,
-    getMinHeight: () => height + 2 * MARGIN,
-    getMaxHeight: () => height + 2 * MARGIN,
-    // The canvas lets a node grow after having drawn it: else it would stay drawn too small until the next event.
-    afterResize: () => node.setDirtyCanvas(true, true)
-  })
-  widget.serialize = false // not in workflows
-  const observer = new ResizeObserver(() => {
-    const shrunk = height - panel.content.offsetHeight
-    if (shrunk === height) return // not on screen
-    height -= shrunk
-    if (shrunk > 0) node.setSize([node.size[0], Math.max(heightBefore, node.size[1] - shrunk)])
-    node.setDirtyCanvas(true, true)
-  })
-  observer.observe(panel.content)
-  const { onSerialize, onRemoved } = node
-  node.onSerialize = function (data) {
-    onSerialize?.call(this, data)
-    if (!hadWidgets) {
-      delete data.widgets_values
-      delete data.widgets_values_named
-    }
-    // The room that the panel takes is no part of the workflow either.
-    data.size[1] = Math.max(Math.min(heightBefore, data.size[1]), data.size[1] - height - 2 * MARGIN)
-  }
-  node.onRemoved = function () {
-    observer.disconnect()
-    onRemoved?.call(this)
-  }
-  return panel
+/** Where the server hands out a file; with a stamp of the run, since a later one may have a file of the same name. */
+function urlOf({ filename, subfolder, type }, stamp) {
+  const query = new URLSearchParams({ filename, subfolder, type, ...(stamp && { run: stamp }) })
+  return api.apiURL(`/view?${query}`)
 }

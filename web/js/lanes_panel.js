@@ -2,6 +2,11 @@
 //
 // Event states and figures: nodes/live.py. Colours come from the theme, and no meaning from a colour alone.
 
+import { make } from './elements.js'
+import { Language, joined } from './language.js'
+import { SavedFiles } from './saved_files.js'
+import { Stage } from './stage.js'
+
 const LANES = ['decode', 'copy', 'write']
 // A screen reader hears how it goes this often, and of the end at once.
 const SECONDS_BETWEEN_ANNOUNCEMENTS = 10
@@ -9,99 +14,172 @@ const LOWEST_BAR = 12
 const SVG = 'http://www.w3.org/2000/svg'
 
 export class LanesPanel {
-  constructor() {
+  /**
+   * @param language of its texts.
+   * @param urlOf the address of a file in a report.
+   */
+  constructor(language = new Language(), urlOf = () => '') {
+    this.urlOf = urlOf
     this.element = make('div', 'afp-lanes')
     this.element.setAttribute('role', 'group')
-    this.element.setAttribute('aria-label', 'Frame pipeline')
     // Apart from `element`, which the host stretches: this one has the height of what is in it.
     this.content = make('div', 'afp-lanes-content', this.element)
+    this.stage = new Stage(this.content)
     const head = make('div', 'afp-lanes-head', this.content)
     this.title = make('strong', '', head)
     this.pace = make('span', '', head)
-    this.frame = make('img', 'afp-lanes-frame', this.content)
-    this.frame.alt = 'The latest frame'
     this.chart = make('div', 'afp-lanes-chart', this.content)
     this.chart.setAttribute('role', 'img')
     this.chart.tabIndex = 0 // else the keyboard never gets to its description
     this.rows = Object.fromEntries(LANES.map((lane) => [lane, makeRow(this.chart, lane)]))
     this.axis = make('div', 'afp-lanes-axis', this.content)
     this.verdict = make('p', 'afp-lanes-verdict', this.content)
+    this.decoder = make('p', 'afp-lanes-decoder', this.content)
+    this.notes = make('div', 'afp-lanes-notes', this.content)
+    this.files = new SavedFiles(this.content, urlOf)
     this.status = make('div', 'afp-lanes-status', this.content)
     this.status.setAttribute('role', 'status')
     this.status.setAttribute('aria-live', 'polite')
     this.announcedAt = -Infinity
+    this.speak(language)
   }
 
-  /** Shows one event of nodes/live.py. */
+  /** From the next event on. */
+  speak(language) {
+    this.language = this.files.language = language
+    this.stage.speak(language)
+    this.element.dir = language.direction
+    this.element.lang = language.code
+    this.element.setAttribute('aria-label', language.say('Frame pipeline'))
+  }
+
+  /** Shows one event of nodes/live.py, or {state: "failed", message} after an error. */
   show(event) {
+    const stopped = this.element.dataset.state === 'stopped'
     this.element.dataset.state = event.state
     if (event.state === 'stock') this.showStock(event)
     else if (event.state === 'done') this.showReport(event.report)
+    else if (event.state === 'failed') this.showError(event, stopped)
     else this.showProgress(event)
   }
 
   showProgress(now) {
+    const { language } = this
     const stopped = now.state === 'stopped'
-    this.title.textContent = stopped
-      ? `Stopped after ${now.written} of ${frames(now.total)}`
-      : `${now.written} of ${frames(now.total)}`
-    this.pace.textContent = stopped ? '' : joined(rate(now.fps), now.left != null && `${duration(now.left)} left`)
-    this.setFrame(stopped ? null : (now.frame ?? this.frame.src))
+    const counts = { written: language.number(now.written), total: language.frames(now.total) }
+    this.title.textContent = language.say(
+      stopped ? 'Stopped after %written% of %total%' : '%written% of %total%',
+      counts
+    )
+    const left = now.left != null && language.say('%time% left', { time: language.duration(now.left) })
+    this.pace.textContent = stopped ? '' : joined(language.rate(now.fps), left)
+    if (!stopped && now.size) this.stage.showFrame(now.frame, now.size)
+    else this.stage.clear()
     this.setChart(now, { decode: now.decoded, copy: now.copied, write: now.written }, 'frames')
-    this.verdict.textContent = ''
+    this.setTexts({ decoder: now.decoder, texts: now.texts })
+    this.files.show()
     this.announce(joined(this.title.textContent, this.pace.textContent), stopped)
   }
 
   showReport(report) {
-    this.title.textContent = `${frames(report.frames)} in ${seconds(report.total_seconds)}`
-    this.pace.textContent = rate(report.frames / report.total_seconds)
-    this.setFrame(null)
+    const { language } = this
+    const count = report.frames || report.total_frames
+    this.title.textContent = language.say('%frames% in %time%', {
+      frames: language.frames(count),
+      time: language.seconds(report.total_seconds)
+    })
+    this.pace.textContent = language.rate(count / report.total_seconds)
+    this.showSaved(report)
     const busy = {
-      decode: seconds(report.span_seconds * report.busy_share),
-      copy: seconds(report.copy_seconds),
-      write: seconds(report.write_seconds)
+      decode: language.seconds(report.span_seconds * report.busy_share),
+      copy: language.seconds(report.copy_seconds),
+      write: language.seconds(report.write_seconds)
     }
-    this.setChart(report, busy, 'busy')
-    this.verdict.textContent = report.verdict
-    this.announce(`${this.title.textContent}. ${report.verdict}`, true)
+    if (report.frames) this.setChart(report, busy, 'busy')
+    else this.chart.hidden = this.axis.hidden = true // there were no lanes
+    this.setTexts(report)
+    this.files.show(report.files)
+    this.announce(`${this.title.textContent}. ${this.verdict.textContent}`, true)
   }
 
-  showStock({ reason }) {
-    this.title.textContent = 'Decoded the stock way'
+  /** What was saved as browsers can show it: the file, or its small copy. */
+  showSaved({ files, preview, total_seconds: stamp }) {
+    if (!files) return // the report of the node is still to come
+    const [file] = files
+    const seen = file?.plays ? file : preview
+    if (!seen) return this.stage.clear()
+    const kind = /\.(gif|png|webp)$/.test(seen.filename) ? 'image' : 'video'
+    this.stage.showSaved(kind, this.urlOf(seen, stamp), file.width, file.height)
+  }
+
+  showStock({ decoder, texts }) {
+    this.title.textContent = this.language.say(
+      decoder === 'tiled' ? 'Decoding in tiles' : 'Decoding the stock way, nothing overlaps'
+    )
     this.pace.textContent = ''
-    this.setFrame(null)
+    this.stage.clear()
     this.chart.hidden = this.axis.hidden = true
-    this.verdict.textContent = `${reason[0].toUpperCase()}${reason.slice(1)}.`
-    this.announce(joined(this.title.textContent, reason), true)
+    this.setTexts({ decoder, texts })
+    this.files.show()
+    this.announce(joined(this.title.textContent, this.decoder.textContent), true)
   }
 
-  setFrame(url) {
-    this.frame.hidden = !url
-    if (!url) this.frame.removeAttribute('src')
-    else if (this.frame.src !== url) this.frame.src = url
+  /** What went wrong, and what is to be done now; above it how far it came, where the lanes had begun and stopped. */
+  showError({ message }, stopped) {
+    if (!stopped) {
+      this.title.textContent = this.language.say('Failed')
+      this.chart.hidden = this.axis.hidden = true
+    }
+    this.pace.textContent = ''
+    this.stage.clear()
+    this.setTexts({ texts: { verdict: [] } })
+    this.files.show()
+    const [error, ...more] = message.trim().split(/\n\n+/)
+    this.notes.replaceChildren(...[shortened(error), ...more].map((text) => make('p', 'afp-lanes-error', null, text)))
+    this.announce(message, true)
+  }
+
+  /** The sentences under the chart: which decoder ran and why, what limited it, and what else there is to say. */
+  setTexts({ decoder, texts = {} }) {
+    const { language } = this
+    const reason = texts.reason && language.tell(texts.reason)
+    this.decoder.textContent = decoder
+      ? language.say('Decoder: %decoder%', { decoder: withReason(decoder, reason) })
+      : ''
+    this.verdict.textContent = (texts.verdict ?? []).map((text) => language.tell(text)).join(' ')
+    this.notes.replaceChildren(
+      ...(texts.notes ?? []).map((note) => make('p', '', null, capital(`${language.tell(note)}.`)))
+    )
   }
 
   /** Draws the lanes with one figure each, and says the same in words. */
   setChart({ chart, device, already_decoded: alreadyDecoded, busy_share, limit }, figures, unit) {
+    const { language } = this
     this.chart.hidden = false
     const words = []
     for (const lane of LANES) {
       const row = this.rows[lane]
       row.element.hidden = lane === 'copy' && device === 'cpu' // nothing is copied there
       if (row.element.hidden) continue
-      const name = laneName(lane, alreadyDecoded)
+      const isLimit = lane === limit && !(alreadyDecoded && lane === 'decode')
+      const name = language.say(laneName(lane, alreadyDecoded))
       row.name.textContent = name
-      row.figure.textContent = figures[lane]
-      row.element.classList.toggle('afp-lanes-limit', lane === limit)
+      row.figure.textContent = unit === 'frames' ? language.number(figures[lane]) : figures[lane]
+      row.element.classList.toggle('afp-lanes-limit', isLimit)
       row.bars.setAttribute('d', bars(chart?.[lane] ?? []))
       row.svg.setAttribute('viewBox', `0 0 ${chart?.[lane].length || 1} 100`)
-      words.push(`${name} ${figures[lane]}${unit === 'frames' ? ' frames' : ''}${lane === limit ? ', the limit' : ''}`)
+      const figure = unit === 'frames' ? language.frames(figures[lane]) : figures[lane]
+      words.push(`${name} ${figure}${isLimit ? `, ${language.say('the limit')}` : ''}`)
     }
     const idle = alreadyDecoded || (chart && !chart.seconds) // nothing is decoded, or yet
-    const share = idle ? '' : `${device === 'cpu' ? 'Decoder' : 'GPU'} busy ${Math.round(100 * busy_share)}%`
-    this.axis.replaceChildren(...[chart ? '0 s' : '', share, chart ? seconds(chart.seconds) : ''].map(span))
+    const busy = device === 'cpu' ? 'Decoder busy %share%' : 'GPU busy %share%'
+    const share = idle ? '' : language.say(busy, { share: `${language.number(100 * busy_share)}%` })
+    const ends = chart
+      ? [language.say('%count% s', { count: language.number(0) }), language.seconds(chart.seconds)]
+      : ['', '']
+    this.axis.replaceChildren(...[ends[0], share, ends[1]].map((text) => make('span', '', null, text)))
     this.axis.hidden = chart ? !chart.seconds : idle
-    this.chart.setAttribute('aria-label', joined(`Lanes: ${words.join('; ')}`, share))
+    this.chart.setAttribute('aria-label', joined(`${language.say('Lanes')}: ${words.join('; ')}`, share))
   }
 
   announce(text, now) {
@@ -134,37 +212,9 @@ function laneName(lane, alreadyDecoded) {
   return lane === 'copy' ? 'Copy' : 'Write'
 }
 
-function frames(number) {
-  return `${number} frame${number === 1 ? '' : 's'}`
-}
+/** An error's text may be the whole of a library's. */
+const shortened = (text) => (text.length > 300 ? `${text.slice(0, 300)}…` : text)
 
-function rate(fps) {
-  return fps ? `${fps >= 10 ? Math.round(fps) : fps.toFixed(1)} frames/s` : ''
-}
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1)
 
-function seconds(value) {
-  return value < 0.95 ? `${value.toFixed(2)} s` : value < 99.95 ? `${value.toFixed(1)} s` : duration(value)
-}
-
-function duration(value) {
-  const whole = Math.ceil(value)
-  const [minutes, rest] = [Math.floor(whole / 60), whole % 60]
-  return [minutes && `${minutes} min`, (rest || !minutes) && `${rest} s`].filter(Boolean).join(' ')
-}
-
-function joined(...texts) {
-  return texts.filter(Boolean).join(' · ')
-}
-
-function make(tag, className, parent) {
-  const element = document.createElement(tag)
-  if (className) element.className = className
-  parent?.append(element)
-  return element
-}
-
-function span(text) {
-  const element = document.createElement('span')
-  element.textContent = text
-  return element
-}
+const withReason = (decoder, reason) => (reason ? `${decoder} (${reason})` : decoder)

@@ -1,4 +1,5 @@
-// Where the frontend keeps what nodes have put out: in `app.nodeOutputs`, by node.
+// Nodes, by the names that the frontend and the server have for them, and where the frontend keeps their outputs: in
+// `app.nodeOutputs`, by node.
 import { app } from '../../../scripts/app.js'
 
 /** The key of a node: its id, in a subgraph behind the subgraph's own. */
@@ -7,6 +8,15 @@ export const locatorOf = (node) => (node.graph.isRootGraph === false ? `${node.g
 /** Call a function with each node that has an output, or undefined for one that is gone, and its output. */
 export function eachOutput(outputs, show) {
   for (const [locator, output] of Object.entries(outputs ?? {})) show(nodeAt(locator), output)
+}
+
+/** The node of an execution id: its own id behind those of the subgraph nodes around it, as in "5:12". */
+export function nodeOfExecution(id) {
+  let graph = app.rootGraph
+  const path = `${id}`.split(':')
+  const last = path.pop()
+  for (const step of path) graph = graph?.getNodeById(step)?.subgraph
+  return graph?.getNodeById(last) ?? undefined
 }
 
 function nodeAt(locator) {

@@ -8,6 +8,7 @@ import { api } from '../../../scripts/api.js'
 import { explain } from './swap_message.js'
 import { CREATE_VIDEO, DECODES, NAMES, OURS } from './swap_rules.js'
 import { canPair, restore, swap } from './swap_workflow.js'
+import { menuEntry } from './user_language.js'
 
 const SPEED_UP = 'AsyncFramePipeline.SpeedUpVideoDecoding'
 const RESTORE = 'AsyncFramePipeline.RestoreVideoDecoding'
@@ -19,15 +20,20 @@ app.registerExtension({
   getNodeMenuItems(node) {
     const only = { graph: idOf(node.graph), node: node.id }
     if (Object.hasOwn(OURS, node.type))
-      return [{ content: 'Restore stock VAE Decode', callback: () => change('Decodes restored', restore, { only }) }]
+      return [
+        {
+          content: menuEntry('Restore stock VAE Decode'),
+          callback: () => change('Decodes restored', restore, { only })
+        }
+      ]
     if (!Object.hasOwn(DECODES, node.type)) return []
     const { alone, pair } = DECODES[node.type]
     const toImages = {
-      content: `Swap for ${NAMES[alone]}`,
+      content: menuEntry(`Swap for ${NAMES[alone]}`),
       callback: () => change('Decodes swapped', swap, { only, pair: false })
     }
     const toVideo = {
-      content: `Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}`,
+      content: menuEntry(`Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}`),
       callback: () => change('Decodes swapped', swap, { only })
     }
     return canPair(serialized(), only) ? [toImages, toVideo] : [toImages]

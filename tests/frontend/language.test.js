@@ -1,0 +1,99 @@
+// What the nodes say in other languages: node --test. test_text.py runs this.
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { test } from 'node:test'
+
+import { Language, joined } from '../../web/js/language.js'
+import { facts } from '../../web/js/saved_files.js'
+
+const read = (path) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8')
+const english = new Language()
+const german = new Language('de', {
+  'Triton is not installed': 'Triton ist nicht installiert',
+  'the fast decoder cannot be used: %reason%': 'der schnelle Decoder geht nicht: %reason%',
+  '%count% frames': '%count% Bilder',
+  '%count% s': '%count% Sek.',
+  '%time% left': 'noch %time%'
+})
+
+test('a sentence of the server is said with what is in it', () => {
+  const said = {
+    text: 'the fast decoder cannot be used: %reason%',
+    values: { reason: { text: 'Triton is not installed', values: {} } }
+  }
+  assert.equal(german.tell(said), 'der schnelle Decoder geht nicht: Triton ist nicht installiert')
+  assert.equal(english.tell(said), 'the fast decoder cannot be used: Triton is not installed')
+})
+
+test('what has no translation stays English, an error message as it is', () => {
+  assert.equal(german.say('Copy path'), 'Copy path')
+  assert.equal(
+    english.tell({
+      text: '%way% failed: %error%',
+      values: { way: { text: 'fast' }, error: { text: '100%way% $& x' } }
+    }),
+    'fast failed: 100%way% $& x'
+  )
+  assert.equal(english.tell({ text: 'an error with %percent% in it' }), 'an error with %percent% in it')
+})
+
+test('numbers are the language’s own', () => {
+  assert.equal(english.seconds(0.456), '0.46 s')
+  assert.equal(german.seconds(1.25), '1,3 Sek.')
+  assert.equal(english.seconds(125), '2 min 5 s')
+  assert.equal(english.frames(1), '1 frame')
+  assert.equal(german.frames(1000), '1000 Bilder')
+  assert.equal(english.rate(0.61), '0.6 frames/s')
+  assert.equal(english.rate(null), '')
+  assert.equal(english.bytes(1_234_567), '1.2 MB')
+  assert.equal(german.say('%time% left', { time: german.duration(9) }), 'noch 9 Sek.')
+})
+
+test('some languages are written from right to left', () => {
+  assert.deepEqual(
+    ['ar', 'fa', 'he', 'en', 'fr', 'zh-TW'].map((code) => new Language(code).direction === 'rtl'),
+    [true, true, true, false, false, false]
+  )
+})
+
+test('what is read from left to right is so among what is not', () => {
+  assert.equal(new Language('he').ltr('480×272'), '\u2066480×272\u2069')
+  assert.equal(english.ltr('480×272'), '480×272')
+})
+
+test('the facts of a file are in a row', () => {
+  const file = {
+    width: 480,
+    height: 272,
+    frames: 33,
+    fps: 16,
+    seconds: 2.0625,
+    codec: 'prores',
+    bit_depth: 10,
+    sound: 'pcm',
+    bytes: 5e6
+  }
+  const plain = (text) => text.replaceAll('\u00a0', ' ')
+  assert.equal(
+    plain(facts(file, english)),
+    '480×272 · 33 frames · 16 fps · 2.1 s · prores · 10 bit · sound pcm · 5.0 MB'
+  )
+  assert.equal(
+    plain(facts({ ...file, fps: 29.97, bit_depth: 8, sound: null }, english)),
+    '480×272 · 33 frames · 29.97 fps · 2.1 s · prores · 5.0 MB'
+  )
+  assert.equal(joined('', null, 'x'), 'x')
+})
+
+test('every text of the panel can be translated', () => {
+  const { asyncFramePipeline: texts } = JSON.parse(read('locales/en/main.json'))
+  const files = ['lanes_panel', 'language', 'saved_files', 'stage']
+  const said = files.flatMap((file) =>
+    [...read(`web/js/${file}.js`).matchAll(/'([A-Z%][^'\n]*)'/g)].map(([, text]) => text)
+  )
+  assert.ok(said.length > 30)
+  assert.deepEqual(
+    said.filter((text) => !(text in texts) && text !== text.toUpperCase()),
+    []
+  )
+})
