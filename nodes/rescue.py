@@ -1,7 +1,7 @@
 """A failed decode or save never costs the latents: they are written to disk before the error is shown.
 
-The file is what the stock SaveLatent writes, in the input folder, where the stock LoadLatent lists files; the
-workflow `resume` makes the video from it. Dropped on the canvas, it gives back the workflow it came from.
+The file is what the stock SaveLatent writes, in the input folder, where the stock LoadLatent lists files; the template
+RESUME_TEMPLATE makes the video from it. Dropped on the canvas, it gives back the workflow it came from.
 
 Bounded: the same latents are written once however often they fail, the newest KEPT files stay and older ones are
 removed, and nothing is written that would leave less than RESERVE_BYTES of the disk.
@@ -36,9 +36,10 @@ RESERVE_BYTES = 16 * 1024**2
 # Half-written files of a process that was killed are nobody's after this.
 STALE_SECONDS = 3600
 
+RESUME_TEMPLATE = "Resume from rescued latents"
 RESUME = (
-    "To make the video from them, open Templates > async-frame-pipeline > resume, choose this file in Load Latent "
-    "and the VAE of your model, and run it."
+    f"To make the video from them, open Templates > async-frame-pipeline > {RESUME_TEMPLATE}, choose this file in "
+    "Load Latent and the VAE of your model, and run it."
 )
 
 # Latents whose decode is under way, by a token of each context's own: what is left to save when the server is stopped.

@@ -228,7 +228,7 @@ def chinese_editor(share_editor: ShareEditor, server: Server) -> Iterator[Editor
 def demo(open_editor: Callable[..., Editor], share_editor: ShareEditor, frontend: Server) -> Iterator[Watched]:
     """The demo template, run once for all tests here: decoding takes half a minute on a CPU."""
     editor = open_editor(frontend)
-    editor.open_template("demo")
+    editor.open_template("Demo")
     with share_editor(frontend) as other:
         other.page.evaluate(RECORD)
         watched = watch(editor, frontend)

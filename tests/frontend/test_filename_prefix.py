@@ -8,7 +8,7 @@ from .conftest import Editor
 
 
 def test_placeholders_are_filled_in_when_queued(editor: Editor):
-    editor.open_template("demo")
+    editor.open_template("Demo")
     editor.page.evaluate(
         """() => {
             const saver = app.rootGraph.nodes.find(node => node.type === 'SaveVideoStreaming')

@@ -52,7 +52,7 @@ def test_the_info_panel_shows_the_help_page(editor: Editor, server: Server, node
     # A page of ours, not the description that the frontend shows where there is no page.
     first_words = (DOCS / f"{node_id}.md").read_text().split("\n\n")[1].split(".")[0]
     expect(editor.page.get_by_text(re.sub(r"[*`]", "", first_words))).to_be_visible()
-    see_the_picture(editor, node_id)
+    see_the_picture_and_all_of_the_page(editor, node_id)
 
 
 @pytest.mark.parametrize("node_id", NODES)
@@ -91,14 +91,25 @@ def test_the_info_panel_shows_the_page_in_chinese(chinese_editor: Editor, node_i
     expect(editor.page.get_by_role("heading", name=page.splitlines()[0].removeprefix("# "), level=1)).to_be_visible()
     first_words = re.sub(r"[*`]", "", page.split("\n\n")[1].split("。")[0])
     expect(editor.page.get_by_text(first_words)).to_be_visible()
-    see_the_picture(editor, node_id)
+    see_the_picture_and_all_of_the_page(editor, node_id)
 
 
-def see_the_picture(editor: Editor, node_id: str) -> None:
+def see_the_picture_and_all_of_the_page(editor: Editor, node_id: str) -> None:
     picture = editor.page.locator(f"img[src*='{node_id}/graph.jpg']")
     picture.wait_for()
     editor.page.wait_for_function("image => image.naturalWidth >= 400", arg=picture.element_handle())
     assert picture.get_attribute("alt")
+    # Who reads on does not scroll sideways, as in a wide table.
+    cut_off = editor.page.evaluate(
+        """picture => {
+            const page = picture.closest(':has(h1)')
+            return [page, ...page.querySelectorAll('*')]
+                .filter(each => each.clientWidth && each.scrollWidth > each.clientWidth)
+                .map(each => each.textContent.slice(0, 40))
+        }""",
+        picture.element_handle(),
+    )
+    assert cut_off == []
 
 
 @pytest.mark.parametrize("node_id", NODES)

@@ -86,11 +86,6 @@ def test_an_api_example_ends_where_there_is_no_server(
     assert done.returncode == 1 and "onnect" in done.stderr
 
 
-def test_the_workflows_are_all_named():
-    page = (REPO / "docs" / "workflows.md").read_text()
-    assert [path.stem for path in (REPO / "workflows").glob("*.json") if f"`{path.stem}`" not in page] == []
-
-
 def test_the_readme_names_the_languages():
     [names] = re.findall(r"are translated into (.*?);", (REPO / "README.md").read_text())
     names = names.replace("Chinese (simplified and traditional)", "Chinese, Chinese")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 
@@ -12,12 +14,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from ..workflows.names import API_FORMS
 from .conftest import PACK_NAME, REPO, Editor, Server
 
 from host import PromptRejected  # isort: skip  (in scripts/, which conftest put on the path)
 
 TEMPLATES = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
-NEED_MODELS = [name for name in TEMPLATES if name.startswith("wan")]
+NEED_MODELS = [name for name in TEMPLATES if name.startswith("Wan")]
 
 
 def stored(name: str) -> dict:
@@ -25,7 +28,7 @@ def stored(name: str) -> dict:
 
 
 def api_form(name: str) -> dict:
-    return json.loads((REPO / "workflows" / "api" / f"{name}.json").read_text())
+    return json.loads((REPO / "workflows" / "api" / f"{API_FORMS[name]}.json").read_text())
 
 
 def models(name: str) -> list[dict]:
@@ -138,7 +141,8 @@ def test_the_server_lists_the_templates_and_nothing_else(server: Server):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_has_a_thumbnail(server: Server, name: str):
-    with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{PACK_NAME}/{name}.jpg") as answer:
+    path = urllib.parse.quote(f"/api/workflow_templates/{PACK_NAME}/{name}.jpg")
+    with urllib.request.urlopen(server.url + path) as answer:
         assert answer.headers["Content-Type"] == "image/jpeg"
         content = answer.read()
     picture = Image.open(io.BytesIO(content))
@@ -149,8 +153,18 @@ def test_a_template_has_a_thumbnail(server: Server, name: str):
     )
 
 
-def test_the_template_browser_shows_the_thumbnails(editor: Editor):
+def test_ours_are_listed_by_name_whatever_their_order_on_the_disk(editor: Editor):
+    on_disk = json.dumps({"another-pack": ["b", "a"], PACK_NAME: TEMPLATES[::-1]})
+    editor.page.route("**/workflow_templates", lambda route: route.fulfill(body=on_disk))
+    listed = editor.page.evaluate("async () => (await import('/scripts/api.js')).api.getWorkflowTemplates()")
+    assert listed == {"another-pack": ["b", "a"], PACK_NAME: TEMPLATES}
+
+
+def test_the_template_browser_shows_them_by_name_with_thumbnails(editor: Editor):
     browse(editor)
+    cards = editor.page.get_by_test_id(re.compile("^template-workflow-"))
+    expect(cards).to_have_count(len(TEMPLATES))
+    assert [card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()] == TEMPLATES
     for name in TEMPLATES:
         card = editor.page.get_by_test_id(f"template-workflow-{name}")
         card.scroll_into_view_if_needed()
@@ -165,7 +179,7 @@ def test_a_template_opens_with_nothing_missing_but_models(opened: Opened):
 
 def test_a_missing_node_would_be_noticed(editor: Editor):
     # The check of the test above, on a graph where it must find something.
-    graph = stored("demo")
+    graph = stored("Demo")
     graph["nodes"][0]["type"] = "NoSuchNode"
     editor.page.evaluate("graph => app.loadGraphData(graph)", graph)
     assert editor.missing_node_types() == ["NoSuchNode"]

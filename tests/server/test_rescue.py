@@ -64,7 +64,8 @@ def test_failed_decode_leaves_a_file_that_decodes_to_the_same_pixels(server, see
     assert any("watch.py" in line for line in error["traceback"]), "the first error's own traceback is gone"
     assert_clean(server)
     name = rescued_name(error["exception_message"])
-    assert "resume" in error["exception_message"]
+    [template] = re.findall(r"Templates > async-frame-pipeline > (.*?),", error["exception_message"])
+    assert (REPO / "workflows" / f"{template}.json").is_file()
     assert str(server.base / "input") in error["exception_message"]
 
     [choices, *_] = server.get("/object_info/LoadLatent")["LoadLatent"]["input"]["required"]["latent"]

@@ -55,6 +55,16 @@ def test_every_family_is_listed_and_tested():
     assert listed == {families.of(make()).name for make in KINDS.values()}, "KINDS has a VAE of each family"
 
 
+def test_the_pages_name_every_family():
+    repository = Path(families.__file__).parent.parent.parent
+    pages = [repository / "docs" / "decoding.md", *(repository / "web" / "docs").glob("AsyncVAEDecode*.md")]
+    pages += (repository / "web" / "docs").glob("AsyncVAEDecode*/*.md")
+    assert len(pages) > 3
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert [family.name for family in families.FAMILIES if family.name not in text] == [], page
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def vae(request):
     return KINDS[request.param]()

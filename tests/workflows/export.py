@@ -30,6 +30,7 @@ REPO = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests" / "workflows")]
 
 from frontend.conftest import CHROMIUM_FLAGS, READY, Editor, Server  # noqa: E402
+from names import API_FORMS  # noqa: E402
 from stand_ins import STAND_INS  # noqa: E402
 
 WORKFLOWS = REPO / "workflows"
@@ -46,14 +47,14 @@ SETTINGS = {
 
 # Title, subtitle, what the last nodes do.
 CARDS = {
-    "resume": ("Resume", "from rescued latents", "lanes"),
-    "wan2.2_14b_t2v": ("Wan 2.2 14B", "text to video", "lanes"),
-    "wan2.2_14b_t2v_4step": ("Wan 2.2 14B", "text to video · 4 steps", "lanes"),
-    "wan2.2_14b_t2v_4step_smooth": ("Wan 2.2 14B", "4 steps · smoother, larger", "twice"),
-    "wan2.2_14b_i2v": ("Wan 2.2 14B", "image to video", "lanes"),
-    "wan2.2_14b_i2v_4step": ("Wan 2.2 14B", "image to video · 4 steps", "lanes"),
-    "wan2.2_5b_ti2v": ("Wan 2.2 5B", "text or image to video", "lanes"),
-    "wan2.2_5b_long": ("Wan 2.2 5B", "long clip, straight to file", "lanes"),
+    "Resume from rescued latents": ("Resume", "from rescued latents", "lanes"),
+    "Wan 2.2 14B text to video": ("Wan 2.2 14B", "text to video", "lanes"),
+    "Wan 2.2 14B text to video, 4 steps": ("Wan 2.2 14B", "text to video · 4 steps", "lanes"),
+    "Wan 2.2 14B text to video, 4 steps, smoother": ("Wan 2.2 14B", "4 steps · smoother, larger", "twice"),
+    "Wan 2.2 14B image to video": ("Wan 2.2 14B", "image to video", "lanes"),
+    "Wan 2.2 14B image to video, 4 steps": ("Wan 2.2 14B", "image to video · 4 steps", "lanes"),
+    "Wan 2.2 5B text or image to video": ("Wan 2.2 5B", "text or image to video", "lanes"),
+    "Wan 2.2 5B long clip": ("Wan 2.2 5B", "long clip, straight to file", "lanes"),
 }
 STYLE = """
     body { margin: 0; width: 512px; height: 512px; background: #14171c; color: #f2f4f7; overflow: hidden;
@@ -161,7 +162,7 @@ def write_api_forms(editor: Editor) -> None:
     for path in sorted(WORKFLOWS.glob("*.json")):
         open_workflow(editor, path)
         text = json.dumps(editor.exported()["output"], indent=2, ensure_ascii=False) + "\n"
-        (WORKFLOWS / "api" / path.name).write_text(text)
+        (WORKFLOWS / "api" / f"{API_FORMS[path.stem]}.json").write_text(text)
 
 
 def write_thumbnails(editor: Editor) -> None:
@@ -188,7 +189,7 @@ def write_demo_thumbnail(server: Server, editor: Editor) -> None:
         f'<img src="{data_url(small)}" style="height: 150px"></div><div class="caption">decode once, save twice</div>'
     )
     card = editor.page.context.new_page()
-    rendered(card, body).save(WORKFLOWS / "demo_upscale.jpg", quality=88)
+    rendered(card, body).save(WORKFLOWS / "Demo in two sizes.jpg", quality=88)
     card.close()
 
 
@@ -297,7 +298,7 @@ def write_readme_pictures(server: Server, editor: Editor) -> None:
     settle(page)
     save_jpg(side_by_side(menu, screenshot(page)), DOCS / "swap.jpg", quality=80)
 
-    open_workflow(editor, WORKFLOWS / "demo.json")
+    open_workflow(editor, WORKFLOWS / "Demo.json")
     page.set_viewport_size({"width": 1200, "height": 1000})
     saver = "node => node.type === 'SaveVideoStreaming'"
     prompt_id = queue(editor)
