@@ -118,7 +118,7 @@ def check_together(known: Mapping[str, object]) -> None:
         can = f"{file_format.name} can have sound as {', '.join(file_format.audio)}; got {codec}"
         raise Refused(can, "audio_codec")
     if file_format.is_folder and known.get("repeat", 0) > 1:
-        raise Refused("a png sequence cannot repeat: set repeat to 0", "repeat")
+        raise Refused(f"{file_format.name} cannot repeat: set repeat to 0", "repeat")
 
 
 def fault_when_queued(inputs: Mapping[str, object], node_id: str, prompt: Mapping[str, dict]) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from async_frame_pipeline.pipeline import engine
+from async_frame_pipeline.pipeline.ends import Ends
 from async_frame_pipeline.pipeline.pixels import PixelFormat, convert
 from async_frame_pipeline.pipeline.ring import page_lock, page_unlock
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
@@ -45,6 +46,21 @@ def test_pixels_have_the_same_bits_as_on_the_cpu(device, pixel_format, dtype, he
         convert(frames.to(where), True, pixel_format, out)
         outs.append(out.cpu())
     assert torch.equal(*outs)
+
+
+def test_the_ends_are_copied_before_the_decoder_reuses_their_memory(device):
+    frames, ends, chunk = clip(6, 64, 96, device), Ends(), torch.empty(3, 2, 64, 96, device=device)
+
+    def decode(submit):
+        for start in (0, 2, 4):
+            torch.cuda._sleep(1_000_000)
+            submit(chunk.copy_(frames[:, start : start + 2]))
+        chunk.zero_()
+
+    engine.run(decode, VideoSpec(*frames.shape[1:], device), [TensorSink()], frames=(1, 6), ends=ends)
+    first, last = ends.images()
+    assert first.device.type == last.device.type == "cpu"
+    assert torch.equal(first, as_image(frames)[1:2]) and torch.equal(last, as_image(frames)[-1:])
 
 
 class PinCount:

@@ -251,7 +251,7 @@ def test_nvenc_that_is_not_here_falls_back_to_software(server, seed, codec):
         ({"format": "webm (vp9)", "bit_depth": "10"}, "webm (vp9) at 4:2:0 has the bit depths 8; got 10"),
         ({"format": "mp4 (av1)", "chroma": "4:4:4"}, "mp4 (av1) has the chroma 4:2:0; got 4:4:4"),
         ({"format": "mp4 (h264)", "audio_codec": "pcm"}, "mp4 (h264) can have sound as aac, opus, flac; got pcm"),
-        ({"format": "png sequence", "repeat": 2}, "a png sequence cannot repeat"),
+        ({"format": "png sequence", "repeat": 2}, "png sequence cannot repeat"),
         ({"bit_depth": "9"}, "bit_depth: '9' not in ['auto', '8',"),
         ({"quality": "best"}, "quality: 'best' not in"),
         ({"format": "gif", "crf": 20}, "gif has no CRF, got 20"),

@@ -93,7 +93,7 @@ FAULTS = [
     ({"format": "webm (vp9)", "bit_depth": "10"}, "bit_depth", "webm (vp9) at 4:2:0 has the bit depths 8; got 10"),
     ({"format": "mp4 (av1)", "chroma": "4:4:4"}, "chroma", "mp4 (av1) has the chroma 4:2:0; got 4:4:4"),
     ({"audio_codec": "pcm"}, "audio_codec", "mp4 (h264) can have sound as aac, opus, flac; got pcm"),
-    ({"format": "png sequence", "repeat": 2}, "repeat", "a png sequence cannot repeat"),
+    ({"format": "png sequence", "repeat": 2}, "repeat", "png sequence cannot repeat"),
     ({"crf": 52}, "crf", "mp4 (h264) has CRFs from 0 to 51, got 52"),
     ({"format": "gif", "crf": 20}, "crf", "gif has no CRF"),
     ({"quality": "lossless", "crf": 20}, "crf", "lossless has no CRF"),
