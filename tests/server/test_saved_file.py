@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from fractions import Fraction
 
 import av
@@ -10,7 +11,7 @@ import pytest
 from async_frame_pipeline.pipeline import VERSION
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS
 from av.video.reformatter import ColorRange, Colorspace
-from graph import Graph, Link, run
+from graph import Graph, Link, linked, run
 from mp4 import Video, boxes, read
 
 AAC_FRAME_SAMPLES = 1024
@@ -96,6 +97,26 @@ def test_prompt_and_workflow_are_embedded(server, seed):
     assert json.loads(video.metadata["workflow"]) == workflow
     assert json.loads(video.metadata["prompt"]) == graph.prompt
     assert json.loads(video.metadata["async_frame_pipeline"]) == VERSION
+
+
+def test_what_nodes_of_other_packs_give_is_saved(server, seed):
+    """Sound that is no dict, a frame rate as text, an IS_CHANGED of bytes; under the longest name there can be."""
+    graph = Graph()
+    sound, rate = graph("AFPTestLazyAudio", seconds=3.0), linked(graph, "24000/1001")
+    prefix = f"{server.output_dir}/%date:yyyy%_{seed}/" + "x" * 244
+    node = save(graph, latent_video(graph, seed, fps=rate, audio=sound), prefix)
+    outcome = run(server, graph, {"extra_pnginfo": {"workflow": {"nodes": []}, "名": 1, "a\0b": 1}})
+    [file] = outcome.ui(node)["images"]
+    assert re.fullmatch(rf"20\d\d_{seed}", file["subfolder"]) and file["filename"] == "x" * 244 + "_00001_.mp4"
+    video = read(server.output_dir / file["subfolder"] / file["filename"])
+    assert video.fps == Fraction(24000, 1001) and video.audio.sample_rate == 8000
+    assert json.loads(video.metadata["workflow"]) == {"nodes": []} and json.loads(video.metadata["名"]) == 1
+    prompt = json.loads(video.metadata["prompt"])
+    assert {number: each["inputs"] for number, each in prompt.items()} == {
+        number: each["inputs"] for number, each in graph.prompt.items()
+    }
+    [line] = [line for line in outcome.our_log if "left out" in line]
+    assert "is_changed" in line
 
 
 # The first format of each container.

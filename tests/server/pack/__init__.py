@@ -13,6 +13,7 @@ NODE_CLASS_MAPPINGS = {
     "AFPTestLatent": inputs.Latent,
     "AFPTestCropLatent": inputs.CropLatent,
     "AFPTestAudio": inputs.Audio,
+    "AFPTestLazyAudio": inputs.LazyAudio,
     "AFPTestAny": inputs.Any,
     "AFPTestBadLatent": inputs.BadLatent,
     "AFPTestBadVideo": inputs.BadVideo,

@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections.abc import Mapping
 
 import comfy.nested_tensor
+import numpy as np
 import torch
 from comfy_api.latest import Input, Types
 
@@ -90,6 +92,43 @@ class Audio:
         elif fault == "no sample rate":
             del audio["sample_rate"]
         return (audio,)
+
+
+class LazyAudio:
+    """A tone of 400 Hz as AUDIO that is no dict and is read when somebody asks for it, as loaders of other packs give it.
+
+    Its sample rate is numpy's, and what its IS_CHANGED gives JSON cannot hold.
+    """
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"seconds": ("FLOAT", {})}}
+
+    RETURN_TYPES = ("AUDIO",)
+    FUNCTION = "make"
+    CATEGORY = "_tests"
+
+    @classmethod
+    def IS_CHANGED(cls, seconds):
+        return b"\xff"
+
+    def make(self, seconds):
+        return (_Lazy(seconds),)
+
+
+class _Lazy(Mapping):
+    def __init__(self, seconds):
+        self._seconds = seconds
+
+    def __getitem__(self, key):
+        tone = np.sin(2 * math.pi * 400 * np.arange(int(self._seconds * 8000)) / 8000) * 0.3
+        return {"waveform": torch.from_numpy(tone)[None, None], "sample_rate": np.int64(8000)}[key]
+
+    def __iter__(self):
+        return iter(("waveform", "sample_rate"))
+
+    def __len__(self):
+        return 2
 
 
 class BadLatent:
