@@ -18,6 +18,7 @@ from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
+from ..pipeline.sources.file import FileSource
 from ..pipeline.stated import BT2020
 from . import rescue
 from .comfyui import lanes, server
@@ -265,7 +266,7 @@ class SaveVideoStreaming(io.ComfyNode):
         )
         matrix, full_range = COLOURS[color]
         stated, told = keep(source, file_format, depth, colours=color == "BT.709")
-        if told:
+        if told and isinstance(source, FileSource):
             say(f"of the loaded video: {'; '.join(told)}")
         if stated != source.stated:
             source.conform(stated)
