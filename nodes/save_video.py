@@ -19,6 +19,7 @@ from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
 from ..pipeline.sinks.video_file import VideoOptions
+from ..pipeline.sources.file import FileSource
 from ..pipeline.stated import BT2020
 from . import live, rescue, saved_file, saver_inputs
 from .checked import checked_audio
@@ -346,7 +347,7 @@ def _choice(inputs: SaverInputs, source) -> Choice:
         depth = int(inputs.bit_depth)
     matrix, full_range = COLOURS[inputs.color]
     stated, told = keep(source, file_format, depth, colours=inputs.color == "BT.709")
-    if told:
+    if told and isinstance(source, FileSource):
         say(f"of the loaded video: {'; '.join(told)}")
     if stated != source.stated:
         source.conform(stated)

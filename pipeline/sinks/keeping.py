@@ -51,7 +51,7 @@ def keep(source: Loaded, each: Format, bit_depth: int, colours: bool = True) -> 
     if not each.is_video:
         kept = replace(kept, primaries=0, transfer=0, tags={}, sound_tags={})
         left_out += ["titles and other tags"] if stated.tags else []
-        left_out += ["sound"] if source.sound is not None and stated != Stated() else []
+        left_out += ["sound"] if source.sound is not None else []
     if (kept.mastering or kept.content_light) and not each.encoder.mastering:
         kept = replace(kept, mastering=(), content_light=())
         left_out.append("the light of the screen that it was made on")
@@ -61,7 +61,7 @@ def keep(source: Loaded, each: Format, bit_depth: int, colours: bool = True) -> 
         told.append(f"its pixels of {shape} are scaled to square ones: {each.name} cannot say their shape")
     if stated.is_interlaced:
         told.append("it is interlaced, and becomes progressive")
-    if stated != Stated() and source.bit_depth > bit_depth:
+    if source.bit_depth > bit_depth:
         told.append(f"its {source.bit_depth} bits become {bit_depth}")
     if left_out:
         told.append(f"not kept: {', '.join(left_out)}")

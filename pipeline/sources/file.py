@@ -183,7 +183,9 @@ class FileSource:
             listed["pts"], listed["duration"] = np.arange(len(listed)), 1
         self.fps = rates[0] if rates else Fraction(1)
         if len(listed):
-            self.fps = exact_fps(constant_rate(np.unique(listed["pts"]) * float(self._tick), rates))
+            begins, last = np.unique(listed["pts"]) * float(self._tick), listed[listed["pts"].argmax()]
+            end = float((last["pts"] + last["duration"]) * self._tick)
+            self.fps = exact_fps(constant_rate(begins, rates, end))
         self._place(listed)
 
     def _place(self, listed: np.ndarray) -> None:

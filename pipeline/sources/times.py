@@ -18,14 +18,17 @@ MOST_STATED_RATE = 240
 MOST_RATE = 1000
 # How far from its time a picture may be shown, where that is less than half a frame.
 CLOSE_SECONDS = 0.02
+# And by how much the last one may be shown too long or too short.
+WRONG_LAST_SECONDS = 0.1
 
 
-def constant_rate(begins: np.ndarray, stated: Sequence[Fraction]) -> Fraction:
+def constant_rate(begins: np.ndarray, stated: Sequence[Fraction], end: float = 0.0) -> Fraction:
     """The lowest rate that gives each picture a frame of its own, at its time.
 
     Args:
         begins: (n >= 1,) float64 seconds, rising.
         stated: rates in the file; the first is the average.
+        end: when the last picture is over, where that is known.
     Returns:
         One of the stated; of USUAL_RATES where none of them will do; the largest of those, or the average if that is
         higher, where none does, and pictures share a frame.
@@ -33,6 +36,14 @@ def constant_rate(begins: np.ndarray, stated: Sequence[Fraction]) -> Fraction:
     rates = sorted(set(stated))
     if len(begins) == 1:
         return stated[0] if stated else Fraction(1)
+    rate = _rate_of(begins, stated, rates)
+    last = end - begins[-1]
+    if last > 0 and abs(max(1, round(last * float(rate))) / float(rate) - last) > WRONG_LAST_SECONDS:
+        return _rate_of(np.append(begins, end), stated, rates)
+    return rate
+
+
+def _rate_of(begins: np.ndarray, stated: Sequence[Fraction], rates: Sequence[Fraction]) -> Fraction:
     since = begins - begins[0]
     for rate in rates:
         if np.array_equal(_nearest(since, rate), np.arange(len(since))) and _holds(since, rate, 0.25):

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from . import in_comfyui  # noqa: F401  (before ComfyUI's modules and the nodes)
@@ -20,6 +20,7 @@ from .media import CLOCK, STEP
 import folder_paths  # isort: skip
 from comfy_api.latest import InputImpl  # isort: skip
 from async_frame_pipeline.nodes.save_video import SaveVideoStreaming  # isort: skip
+from async_frame_pipeline.pipeline.sources.times import WRONG_LAST_SECONDS  # isort: skip
 
 FORMATS = ["mp4 (h264)", "mp4 (h265)", "mkv (h264)", "mkv (ffv1)", "mov (prores)", "webm (vp9)", "gif"]
 # Codec, pixels and container.
@@ -75,7 +76,11 @@ def write(path: Path, case: dict) -> Path:
         video.height, video.width, video.pix_fmt = *case["size"], pixels
         video.options = {"qp": "0"} if pixels == "yuv420p" and codec == "libx264" else {"qmin": "1", "qmax": "2"}
         context = video.codec_context
+        # There is no place for it in Matroska, but in H.264.
+        case["aspect"] = Fraction(1) if path.suffix == ".mkv" else case["aspect"]
         context.time_base, context.sample_aspect_ratio = CLOCK, case["aspect"]
+        if case["last"] > 1 and codec == "libx264":
+            context.max_b_frames = 0  # in an MP4 the last picture that is decoded lasts longer
         if codec == "mpeg4":
             context.time_base = Fraction(1, fps)
         if "rgb" not in pixels and "bgr" not in pixels and pixels != "gray":
@@ -83,7 +88,7 @@ def write(path: Path, case: dict) -> Path:
             context.color_range = 2 if "j" in pixels else 1
         packets = []
         if case["sound"] is not None:
-            track = container.add_stream("flac", rate=RATE, layout="mono")
+            track = container.add_stream("pcm_s16le" if path.suffix == ".mov" else "flac", rate=RATE, layout="mono")
         for number, time in enumerate(case["times"]):
             grey = np.full((*case["size"], 3), (20 + number * STEP) % 256, np.uint8)
             frame = av.VideoFrame.from_ndarray(grey, "rgb24").reformat(
@@ -118,6 +123,7 @@ def seen(path: Path) -> dict:
             begins.append(at)
             if not pictures or abs(pictures[-1][1] - number) > STEP / 2:
                 pictures.append((at, number))
+            end = at + float((frame.duration or 0) * frame.time_base or 1 / (streams["video"].average_rate or 1))
         context = streams["video"].codec_context
         told = {
             "aspect": context.width * float(streams["video"].sample_aspect_ratio or 1) / context.height,
@@ -132,14 +138,6 @@ def seen(path: Path) -> dict:
                 loud = np.flatnonzero(np.abs(frame.to_ndarray().astype(float)[0]) > 0.3 * peak(frame))
                 if len(loud) and not clicks:
                     clicks.append(begins[-1] + loud[0] / frame.sample_rate)
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        last = max((p for p in container.demux(stream) if p.size and p.pts is not None), key=lambda p: p.pts)
-        # Matroska may tell no more than the length of all.
-        ends = [last.pts + last.duration] if last.duration else [stream.start_time + (stream.duration or 0)]
-        end = float(ends[0] * stream.time_base)
-        if not last.duration and not stream.duration:
-            end = float(Fraction(container.duration, av.time_base))
     zero = min(begins)
     return told | {
         "pictures": [(at - zero, number) for at, number in pictures],
@@ -167,7 +165,14 @@ PHONE = {
 }
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],  # making a failing file smaller takes minutes
+    suppress_health_check=list(HealthCheck),
+)
 @given(case=cases())
 @example(case=PHONE)
 @example(case=PHONE | {"kind": ("ffv1", "bgr0", "mkv"), "format": "gif", "aspect": Fraction(16, 11), "begins": 12})
@@ -193,14 +198,18 @@ def test_any_file(tmp_path_factory, caplog, case):
         first = (at, number) == ours["pictures"][0]
         assert at == pytest.approx(0 if first else stocks_at, abs=SLACK)
         assert number == pytest.approx(stocks_number, abs=STEP / 2 + (6 if is_gif or "converted" in told else 0))
-    assert ours["end"] == pytest.approx(stock["end"], abs=SLACK + 0.02 * is_gif)
+    begins = case["begins"] / case["fps"]
+    end = begins + (case["times"][-1] + case["last"]) / case["fps"]
+    zero = begins if case["sound"] is None else min(begins, case["sound"])
+    assert ours["end"] == pytest.approx(end - zero, abs=WRONG_LAST_SECONDS + SLACK)
     # Sound.
     if is_gif:
         assert ("sound" in told) or case["sound"] is None
     else:
         assert ours["clicks"] == pytest.approx(stock["clicks"], abs=SLACK)
-    # What is said of them.
-    assert ours["aspect"] == pytest.approx(stock["aspect"], rel=0.05 if min(case["size"]) < 40 else 0.03)
+    # What is said of them. ComfyUI's own loses the shape of some.
+    width, height = case["size"][1], case["size"][0]
+    assert ours["aspect"] == pytest.approx(width / height * case["aspect"], rel=0.05)
     for name in ("primaries", "transfer"):
         if stock[name] != 2 and not is_gif:
             assert ours[name] == stock[name] or "converted" in told

@@ -184,6 +184,12 @@ def test_no_rate_explodes(stated):
     assert Places(np.arange(200), begins, begins[-1] + 0.1, fps).frames <= 60 * begins[-1] + 70
 
 
+def test_a_short_last_picture_is_not_made_a_long_one():
+    assert rate([0, 0.7, 1.4], Fraction(10, 7), 25) == Fraction(10, 7)
+    assert 24 <= constant_rate(np.array([0, 0.7, 1.4]), [Fraction(10, 7)], 1.44) <= 60
+    assert constant_rate(np.arange(20) / 24, [Fraction(24)], 19 / 24 + 1e-5) == 24, "a length that was made up"
+
+
 def test_a_file_that_claims_90000(tmp_path):
     """Two pictures a tick apart, and then one each second."""
     times = [0, 1 / 90_000, *range(1, 8)]
