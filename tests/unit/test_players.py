@@ -146,3 +146,45 @@ def test_aac_is_of_a_rate_that_windows_decodes(tmp_path, rate, stored):
     path = save(tmp_path, "mp4 (h264)", sound=Audio(np.full((2, rate), 0.1, np.float32), rate))
     with av.open(str(path)) as container:
         assert next(container.decode(audio=0)).sample_rate == stored
+
+
+def test_what_is_before_opus_is_said_wherever_it_is(tmp_path):
+    """312 samples at 48 kHz: left out by the edit list in MP4, by CodecDelay in Matroska and WebM."""
+    sound = Audio(np.full((2, 24000), 0.1, np.float32), 48000)
+    each = FORMATS["mp4 (h264)"]
+    sink = file_sink(target(tmp_path, each), VideoOptions(Fraction(16), choice_of(each.name), sound, "opus"))
+    pictures = moving(8, 64, 96)
+    write(sink, 8, 64, 96, decode=lambda submit: submit(pictures))
+    name, inside = entry(sink.path, "soun")
+    # Version 0, two channels, then the pre-skip; ISO/IEC 14496-12's way for Opus has them big-endian.
+    assert name == "Opus" and inside["dOps"][:4] == bytes([0, 2]) + struct.pack(">H", 312)
+    [*_, edit] = boxes(sink.path)["moov/trak/edts/elst"]
+    assert int.from_bytes(edit[12:16], "big") == 312
+    for format in ("mkv (h264)", "webm (vp9)"):
+        data = save(tmp_path, format, sound=sound).read_bytes()
+        # In nanoseconds: the delay, and 80 ms that a decoder needs after a jump.
+        assert b"\x56\xaa\x83" + (6_500_000).to_bytes(3, "big") in data, format
+        assert b"\x56\xbb\x84" + (80_000_000).to_bytes(4, "big") in data, format
+
+
+@pytest.mark.parametrize("bits", FORMATS["mp4 (av1)"].depths["4:2:0"])
+def test_av1_says_what_it_needs_of_a_decoder(tmp_path, bits):
+    """av1C: profile Main, bits, 4:2:0, and the sequence header itself."""
+    name, inside = entry(save(tmp_path, "mp4 (av1)", bit_depth=bits), "vide")
+    config = inside["av1C"]
+    assert name == "av01" and config[0] == 0x81 and config[1] >> 5 == 0
+    assert config[2] >> 6 & 1 == (bits == 10) and config[2] >> 2 & 3 == 3
+    assert config[4] >> 3 & 0xF == 1, "an OBU with a sequence header"
+
+
+@pytest.mark.parametrize("chroma", FORMATS["mov (prores)"].depths)
+def test_a_prores_frame_says_what_it_is(tmp_path, chroma):
+    """SMPTE RDD 36, section 5.1: made as Apple's, progressive, in the colours that the container says."""
+    path = save(tmp_path, "mov (prores)", chroma=chroma)
+    with av.open(str(path)) as container:
+        frame = bytes(next(container.demux(video=0)))
+    assert (frame[4:8], frame[12:16]) == (b"icpf", b"apl0")
+    assert struct.unpack(">HH", frame[16:20]) == (96, 64)
+    assert frame[20] >> 6 == {"4:2:2": 2, "4:4:4": 3}[chroma] and frame[20] >> 2 & 3 == 0
+    if int(av.__version__.split(".")[0]) >= 17:  # older ones' frames cannot be told
+        assert tuple(frame[22:25]) == (1, 1, 1)
