@@ -41,9 +41,9 @@ export class SavedFiles {
   }
 }
 
-/** Size, length and codecs, in a row. */
+/** Size, length and codecs in a row, no number apart from its unit. */
 export function facts(file, language) {
-  return joined(
+  const texts = [
     language.ltr(`${file.width}×${file.height}`),
     language.frames(file.frames),
     language.say('%count% fps', { count: language.number(file.fps, Number.isInteger(file.fps) ? 0 : 2) }),
@@ -52,7 +52,8 @@ export function facts(file, language) {
     file.bit_depth > 8 && language.say('%count% bit', { count: language.number(file.bit_depth) }),
     file.sound && language.say('sound %codec%', { codec: file.sound }),
     language.bytes(file.bytes)
-  )
+  ]
+  return joined(...texts.map((text) => text && text.replaceAll(' ', '\u00a0')))
 }
 
 /** Whether it is in the clipboard; browsers have the newer way for encrypted or local pages only. */
