@@ -30,7 +30,11 @@ def whole(name: str, value: object, low: int, high: int) -> int:
 
 def flag(name: str, value: object) -> bool:
     """Raise a ValueError if it is neither a boolean nor a number."""
-    wanted = math.nan if isinstance(value, str) else number(value)
+    try:
+        # Of any type that is one, NumPy's too, which are no numbers. Text is none: "false" would be true.
+        wanted = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except Exception:  # whatever a stranger's type raises
+        wanted = math.nan
     if math.isnan(wanted):
         raise ValueError(f"{name} can be true or false, got {shown(value)}")
     return wanted != 0
