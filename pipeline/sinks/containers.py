@@ -82,8 +82,8 @@ class Container:
         return {}
 
     def holds(self, key: str) -> bool:
-        """Whether there is a place for metadata of this key, in the file or the picture beside it."""
-        return is_tag(key)
+        """Whether there is a place for metadata of this key, in the file or in the picture that holds it instead."""
+        return is_tag(key) if self.restores and self.kind != "folder" else is_png_keyword(key)
 
     def tags(self, metadata: Mapping[str, object]) -> dict[str, str]:
         """Metadata as tags that the muxer writes."""
@@ -132,18 +132,12 @@ class Matroska(Container):
             return {}
         return {"cluster_time_limit": str(FRAGMENT_MILLISECONDS), "flush_packets": "1"}
 
-    def holds(self, key: str) -> bool:
-        return is_png_keyword(key)
-
 
 class WebM(Matroska):
     name = "webm"
     extension = "webm"
     audio = ("opus",)
     restores = True
-
-    def holds(self, key: str) -> bool:
-        return is_tag(key)
 
 
 class AnimatedPicture(Container):
@@ -178,9 +172,6 @@ class GifFile(AnimatedPicture):
     ticks_per_second = 100  # GIF89a
     most_fps = 50  # browsers show a frame of less than 2/100 s for 10/100 s
 
-    def holds(self, key: str) -> bool:
-        return is_png_keyword(key)
-
     def options(self, writing: Writing) -> dict[str, str]:
         clock, plays = writing.clock, writing.repeat
         last = clock.ticks(writing.frames) - clock.ticks(writing.frames - 1)
@@ -192,6 +183,3 @@ class PngFolder(Container):
     name = "png"
     extension = "png"
     kind = "folder"
-
-    def holds(self, key: str) -> bool:
-        return is_png_keyword(key)
