@@ -170,11 +170,11 @@ def test_whatever_is_let_be_stays_inside(tmp_path_factory, rest, absolute, date)
     assert (root / f"{relative}_00001_.mp4").resolve().is_relative_to(Path(root).resolve())
 
 
-def test_a_link_to_another_drive(monkeypatch):
-    """As on Windows, where two drives have no path in common."""
+def test_on_windows(monkeypatch):
+    """Two drives have no path in common there, and some characters are in no name."""
     real = {"C:\\output": "C:\\output", "C:\\output\\link": "D:\\elsewhere"}
     path = types.SimpleNamespace(**vars(ntpath) | {"realpath": real.get})
-    monkeypatch.setattr(file_names, "os", types.SimpleNamespace(path=path))
+    monkeypatch.setattr(file_names, "os", types.SimpleNamespace(path=path, name="nt"))
     monkeypatch.setattr(file_names, "PurePath", PureWindowsPath)
     with pytest.raises(ValueError, match="a link in it leads to D:"):
         file_names.checked_prefix("link/x", "C:\\output", lambda *paths: False)
@@ -182,4 +182,7 @@ def test_a_link_to_another_drive(monkeypatch):
     assert file_names.checked_prefix("c:\\Output\\video\\x", "C:\\output") == "video\\x"
     for prefix in ("C:\\outputs\\x", "D:\\output\\x", "C:output\\x", "C:\\output\\..\\x"):
         with pytest.raises(ValueError, match="output folder"):
+            file_names.checked_prefix(prefix, "C:\\output")
+    for prefix in ("12:30", "a/b?c", "%date:hh:mm%", 'a"b', "a|b", "a*", "<a>"):
+        with pytest.raises(ValueError, match="Windows takes none of"):
             file_names.checked_prefix(prefix, "C:\\output")
