@@ -9,10 +9,12 @@ from datetime import datetime
 from pathlib import Path, PureWindowsPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ..conftest import ROOT
+
+ALIKE = settings(deadline=None, derandomize=True)
 
 # By its file: the package around it needs a ComfyUI.
 spec = importlib.util.spec_from_file_location("file_names", ROOT / "nodes" / "file_names.py")
@@ -158,6 +160,7 @@ def test_of_the_date_that_is_now(tmp_path):
     assert re.fullmatch(r"20\d\d/x", file_names.checked_prefix("%date:yyyy%/x", str(tmp_path)))
 
 
+@ALIKE
 @given(st.text(alphabet=st.sampled_from("./\\:abC~\0 \ud800é%d"), max_size=12), st.booleans(), st.booleans())
 def test_whatever_is_let_be_stays_inside(tmp_path_factory, rest, absolute, date):
     root = tmp_path_factory.getbasetemp()
