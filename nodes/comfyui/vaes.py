@@ -38,7 +38,10 @@ def check(vae, samples: dict) -> None:
     """
     if not hasattr(vae, "decode"):
         raise ValueError(f"vae is {type(vae).__name__}, which cannot decode. Connect the VAE of a loader.")
-    latent = samples.get("samples") if isinstance(samples, dict) else None
+    try:
+        latent = samples["samples"]
+    except (KeyError, IndexError, TypeError):
+        latent = None
     if not hasattr(latent, "is_nested") or 0 in latent.shape or not latent_of(samples).is_floating_point():
         given = f"{latent.dtype} {tuple(latent.shape)}" if isinstance(latent, torch.Tensor) else type(latent).__name__
         raise ValueError(

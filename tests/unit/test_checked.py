@@ -208,6 +208,21 @@ def test_a_latent_with_sound_that_is_read_late():
     assert part.audio.seconds == 1 and part.get_components().audio["waveform"].shape == (1, 2, 100)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_latent_that_answers_to_its_key_is_decoded(holder):
+    """As the stock VAE Decode asks for it."""
+    latent = torch.randn(1, 16, 2, 4, 4)
+    video = LatentVideo(in_comfyui.vae("wan 2.1"), HOLDERS[holder]({"samples": latent}), Fraction(2))
+    assert video.get_components().images.shape == (5, 32, 32, 3)
+
+
+@pytest.mark.parametrize("samples", [None, 7, "x", [1], {}, Lazy(dict), torch.zeros(1, 16, 2, 4, 4)], ids=str)
+def test_what_is_no_latent_is_refused(samples):
+    with pytest.raises(ValueError, match="There is nothing to decode"):
+        LatentVideo(in_comfyui.vae("wan 2.1"), samples, Fraction(2))
+
+
 # -- numbers that are no sound -------------------------------------------------------------------------
 
 
