@@ -34,7 +34,7 @@ def checked_fps(fps: Any) -> Fraction:
         number = number_of(fps)
         if 0.001 <= number <= MAX_FPS:
             if isinstance(number, float):
-                return Fraction(round(number * 1000), 1000)
+                return Fraction(round(Fraction(number) * 1000), 1000)
             return number.limit_denominator(MOST_DENOMINATOR)
     except ValueError:
         pass

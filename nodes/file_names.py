@@ -77,6 +77,8 @@ def _why_not(prefix: str, root: str, holds: Callable[[str, str], bool] | None) -
             return f"it is an absolute path that is not in {root}"
         if ".." in path.parts:
             return "it holds '..'"
+    if os.name == "nt" and any(character in '<>:"|?*' for character in prefix):
+        return 'Windows takes none of < > : " | ? * in names'  # what follows a colon would become a hidden stream
     folder = os.path.join(root, os.path.dirname(os.path.normpath(prefix)))
     if holds is not None and not holds(root, folder):
         return f"a link in it leads to {os.path.realpath(folder)}, and this ComfyUI follows no links that lead out"

@@ -86,8 +86,8 @@ class Container:
         return {}
 
     def holds(self, key: str) -> bool:
-        """Whether there is a place for metadata of this key, in the file or the picture beside it."""
-        return is_tag(key)
+        """Whether there is a place for metadata of this key, in the file or in the picture that holds it instead."""
+        return is_tag(key) if self.restores and self.kind != "folder" else is_png_keyword(key)
 
     def tags(self, metadata: Mapping[str, object]) -> dict[str, str]:
         """Metadata as tags that the muxer writes."""
@@ -140,18 +140,12 @@ class Matroska(Container):
             return {}
         return {"cluster_time_limit": str(FRAGMENT_MILLISECONDS), "flush_packets": "1"}
 
-    def holds(self, key: str) -> bool:
-        return is_png_keyword(key)
-
 
 class WebM(Matroska):
     name = "webm"
     extension = "webm"
     audio = ("opus",)
     restores = True
-
-    def holds(self, key: str) -> bool:
-        return is_tag(key)
 
 
 class AnimatedPicture(Container):
@@ -187,9 +181,6 @@ class GifFile(AnimatedPicture):
     ticks_per_second = 100  # GIF89a
     most_fps = 50  # as above: 1/100 s becomes 10/100 s
 
-    def holds(self, key: str) -> bool:
-        return is_png_keyword(key)
-
     def options(self, writing: Writing) -> dict[str, str]:
         clock, plays = writing.clock, writing.repeat
         last = clock.ticks(writing.frames) - clock.ticks(writing.frames - 1)
@@ -216,9 +207,6 @@ class PngFolder(Folder):
     name = "png"
     extension = "png"
     holds_metadata = True
-
-    def holds(self, key: str) -> bool:
-        return is_png_keyword(key)
 
     def with_metadata(self, picture: bytes, metadata: Mapping[str, object]) -> bytes:
         return with_png_texts(picture, metadata)

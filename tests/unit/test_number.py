@@ -9,8 +9,10 @@ import pytest
 import torch
 from async_frame_pipeline.pipeline.number import number_of
 from async_frame_pipeline.pipeline.sources import exact_fps
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+ALIKE = settings(deadline=None, derandomize=True)
 
 WHOLE = {
     "int": int,
@@ -69,6 +71,7 @@ NO_NUMBERS = [
 
 
 @pytest.mark.parametrize("kind", WHOLE)
+@ALIKE
 @given(number=st.integers(1, 1000))
 def test_a_whole_number_of_any_type(kind, number):
     taken = number_of(WHOLE[kind](number))
@@ -77,16 +80,19 @@ def test_a_whole_number_of_any_type(kind, number):
         assert type(taken.numerator) is type(taken.denominator) is int
 
 
+@ALIKE
 @given(st.fractions())
 def test_fractions_stay_exact(number):
     assert number_of(number) == number == number_of(f"{number.numerator}/{number.denominator}")
 
 
+@ALIKE
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-1000, max_value=1000))
 def test_decimals_stay_exact(number):
     assert number_of(number) == Fraction(number) == number_of(str(number))
 
 
+@ALIKE
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_stay_floats(number):
     for given_as in (number, np.float64(number), torch.tensor(number, dtype=torch.float64)):

@@ -370,7 +370,7 @@ def test_a_name_that_is_too_long_is_refused_before_anything_is_written(tmp_path,
     assert names(tmp_path) == []
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(name=any_names, keep=st.booleans(), plain=st.booleans())
 def test_whatever_can_be_written_plainly_can_be_written_so(tmp_path_factory, name, keep, plain):
     folder = tmp_path_factory.mktemp("names")

@@ -95,7 +95,7 @@ class Audio:
 
 
 class LazyAudio:
-    """A tone of 400 Hz as AUDIO that is no dict, and read when somebody asks: as loaders of other packs give it.
+    """A tone of 400 Hz as AUDIO that is no dict and is read when it is asked for, as other packs give it.
 
     Its sample rate is numpy's, and what its IS_CHANGED gives JSON cannot hold.
     """
