@@ -353,6 +353,9 @@ def test_the_node_does_not_go_on_showing_an_older_video(editor: Editor, server: 
         page.wait_for_function(shows, arg=newer)
 
 
+SOCKETS = ("video", "images", "audio")  # of the saver, with no widget
+
+
 @pytest.mark.parametrize("node_type", ["SaveVideoStreaming", "AsyncVAEDecodeToVideo"])
 def test_inputs_that_few_need_are_folded_away(editor: Editor, server: Server, renderer: str, node_type: str):
     """And give their room back when they are folded away again."""
