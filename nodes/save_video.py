@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from pathlib import Path
 
 import av
@@ -16,7 +15,7 @@ from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS, Choice, FileSink,
 from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
-from ..pipeline.sinks.video_file import VideoOptions
+from ..pipeline.sinks.video_file import VideoOptions, frames_until
 from . import rescue
 from .comfyui import lanes, server
 from .latent_video import LatentVideo
@@ -266,7 +265,7 @@ class SaveVideoStreaming(io.ComfyNode):
         choice = Choice(file_format, quality, speed, depth, depth_chroma, with_alpha, matrix, full_range, dither)
         at_most = None
         if audio_length == "shortest" and source.sound is not None:
-            at_most = max(1, math.ceil(source.sound.seconds * source.fps))
+            at_most = frames_until(source.sound.seconds, source.fps)
         frames = min(source.frames, at_most or source.frames)
         options = VideoOptions(
             fps=source.fps,
