@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from pathlib import Path
 
 import av
@@ -18,7 +17,7 @@ from ..pipeline.sinks.keeping import keep
 from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
 from ..pipeline.sinks.unfinished import Numbered
-from ..pipeline.sinks.video_file import VideoOptions
+from ..pipeline.sinks.video_file import VideoOptions, frames_until
 from ..pipeline.sources.file import FileSource
 from ..pipeline.stated import BT2020
 from . import live, rescue, saved_file, saver_inputs
@@ -275,7 +274,7 @@ class SaveVideoStreaming(io.ComfyNode):
         file_format = choice.format
         at_most = None
         if inputs.audio_length == "shortest" and source.sound is not None:
-            at_most = max(1, math.ceil(source.sound.seconds * source.fps))
+            at_most = frames_until(source.sound.seconds, source.fps)
         frames = min(source.frames, at_most or source.frames)
         options = VideoOptions(
             fps=source.fps,

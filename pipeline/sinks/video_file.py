@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from .formats import Choice
 
 MAX_FPS = 1000
+# Of a frame: what sound may be longer than pictures, since containers round their times, without another frame for it.
+SLIVER = Fraction(1, 20)
+
+
+def frames_until(seconds: Fraction, fps: Fraction) -> int:
+    """How many frames, at least one, are shown until sound of this length ends, the one in which it does included."""
+    return max(1, math.ceil(seconds * fps - SLIVER))
 
 
 @dataclass(frozen=True, slots=True)

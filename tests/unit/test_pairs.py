@@ -18,7 +18,7 @@ from async_frame_pipeline.pipeline.sinks.preview import PreviewSink
 from async_frame_pipeline.pipeline.sinks.spectator import Spectator
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from async_frame_pipeline.pipeline.sinks.unfinished import Numbered
-from async_frame_pipeline.pipeline.sinks.video_file import VideoOptions
+from async_frame_pipeline.pipeline.sinks.video_file import VideoOptions, frames_until
 from async_frame_pipeline.pipeline.video_spec import VideoSpec
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -96,7 +96,7 @@ def save(folder, case: dict):
         sound = Audio(np.tile(np.sin(np.arange(samples, dtype=np.float32) / 20) * 0.3, (2, 1)), RATE)
     at_most = None
     if case["audio_length"] == "shortest" and sound is not None:
-        at_most = max(1, math.ceil(sound.seconds * FPS))
+        at_most = frames_until(sound.seconds, FPS)
     options = VideoOptions(
         FPS,
         choice,
@@ -248,3 +248,10 @@ def test_a_loop_ends_at_any_frame(tmp_path, name):
         planes = [codes(frame) for frame in shown]
         same = [all(map(np.array_equal, each, planes[i % 20])) for i, each in enumerate(planes)]
         assert all(same), "the frames of the first turn"
+
+
+def test_a_sliver_of_sound_needs_no_frame():
+    """A file says its times in whole milliseconds: sound of 12 frames is up to 1 ms longer than they are."""
+    fps = Fraction(24)
+    assert frames_until(12 / fps, fps) == frames_until(12 / fps + Fraction(1, 1000), fps) == 12
+    assert frames_until(12 / fps + Fraction(1, 100), fps) == 13 and frames_until(Fraction(1, 10**6), fps) == 1
