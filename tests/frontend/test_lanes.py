@@ -471,6 +471,13 @@ def test_a_decode_that_goes_the_stock_way_says_why(editor: Editor, frontend: Ser
         re.compile(r"^Decoder: stock \(\w+ is not a VAE of Wan 2.1, Wan 2.2, TAEHV\)$")
     )
     expect(panel.locator(".afp-lanes-chart")).to_be_hidden()
+    shown = editor.page.evaluate(
+        """() => {
+            const node = app.rootGraph.nodes.find(node => node.type === 'AsyncVAEDecodeVideo')
+            return node.widgets.filter(widget => node.isWidgetVisible(widget)).map(widget => widget.name)
+        }"""
+    )
+    assert shown == ["async_frame_pipeline_lanes"], "its decoder is folded away, in newer frontends too"
     picture(editor, "stock")
 
 

@@ -293,11 +293,11 @@ def run(editor: Editor, server: Server) -> dict:
     return saved
 
 
-# What is seen of the saver, by address; and whatever the frontend itself would show of an output.
-SEEN = """async element => {
+# What is seen of the saver, by address; and whatever the frontend itself would show of an output in the node.
+SEEN = """() => {
     app.canvas.setDirty(true, true)
-    await new Promise(requestAnimationFrame)
-    const all = [...document.querySelectorAll('video, img')].filter(each => each.src.includes('/view?'))
+    const all = [...document.querySelectorAll(':is(.lg-node, .dom-widget) :is(video, img)')]
+        .filter(each => each.src.includes('/view?'))
     const saver = app.rootGraph.nodes.at(-1)
     return {
         shown: all.filter(each => each.closest('.afp-stage') && each.checkVisibility()
@@ -314,7 +314,7 @@ def test_the_node_shows_what_it_saved(editor: Editor, server: Server, renderer: 
     page = editor.page
     build(editor, renderer, format)
     saved = run(editor, server)
-    page.wait_for_function(f"async element => (await ({SEEN})()).shown[0]?.[0] === element", arg=element)
+    page.wait_for_function(f"element => ({SEEN})().shown[0]?.[0] === element", arg=element)
     seen = page.evaluate(SEEN)
     assert seen["others"] == 0 and len(seen["shown"]) == 1
     [[_, address]] = seen["shown"]
@@ -339,7 +339,7 @@ def test_the_node_does_not_go_on_showing_an_older_video(editor: Editor, server: 
     page = editor.page
     build(editor, renderer, "mp4 (h264)", preview=False)
     older = run(editor, server)["filename"]
-    shows = f"async name => (await ({SEEN})()).shown.some(([, address]) => address.includes(name))"
+    shows = f"name => ({SEEN})().shown.some(([, address]) => address.includes(name))"
     page.wait_for_function(shows, arg=older)
     page.evaluate(
         "format => { app.rootGraph.nodes.at(-1).widgets.find(each => each.name === 'format').value = format }", format

@@ -110,4 +110,4 @@ def test_asked_for_in_vain_it_says_so(server, seed):
     if "cuda" in outcome.log:
         pytest.skip("on this GPU it can be used")
     assert outcome.comparison(compared)["equal"]
-    assert "the fast decoder cannot be used: no GPU" in outcome.our_log
+    assert "the fast decoder cannot be used: there is no NVIDIA GPU" in outcome.our_log

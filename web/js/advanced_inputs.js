@@ -10,7 +10,7 @@ app.registerExtension({
   name: 'async-frame-pipeline.advancedInputs',
   nodeCreated(node) {
     if (!NODES.includes(node.comfyClass)) return
-    for (const widget of node.widgets ?? []) widget.advanced ??= widget.options?.advanced
+    for (const widget of node.widgets ?? []) if (widget.options?.advanced) widget.advanced = true
     const layoutWidgets = node.getLayoutWidgets
     if (layoutWidgets)
       node.getLayoutWidgets = () => layoutWidgets.call(node).filter((widget) => node.showAdvanced || !widget.advanced)
