@@ -22,7 +22,15 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
                 "Stands for VAE Decode and Create Video. Decoding starts when the video is saved, and every chunk is "
                 "encoded while the next one is decoded, so the frames of the whole clip are never in memory."
             ),
-            search_aliases=["vae decode", "create video", "latent to video", "images to video", "wan decode", "async"],
+            search_aliases=[
+                "vae decode",
+                "create video",
+                "latent to video",
+                "images to video",
+                "wan vae",
+                "wan decode",
+                "async",
+            ],
             inputs=[
                 samples_input(),
                 vae_input(),

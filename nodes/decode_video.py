@@ -20,7 +20,15 @@ class AsyncVAEDecodeVideo(io.ComfyNode):
                 "Decodes a video latent into frames like VAE Decode, but faster, and copies each chunk off the GPU "
                 "while the next one is decoded. Whatever it cannot stream is decoded the stock way."
             ),
-            search_aliases=["vae decode", "decode latent", "latent to image", "wan decode", "async", "streaming"],
+            search_aliases=[
+                "vae decode",
+                "decode latent",
+                "latent to image",
+                "wan vae",
+                "wan decode",
+                "async",
+                "streaming",
+            ],
             inputs=[
                 samples_input(),
                 vae_input(),
