@@ -40,7 +40,7 @@ def check(vae, samples: dict) -> None:
         raise ValueError(f"vae is {type(vae).__name__}, which cannot decode. Connect the VAE of a loader.")
     try:
         latent = samples["samples"]
-    except (KeyError, IndexError, TypeError):
+    except Exception:  # whatever a stranger's type raises
         latent = None
     if not hasattr(latent, "is_nested") or 0 in latent.shape or not latent_of(samples).is_floating_point():
         given = f"{latent.dtype} {tuple(latent.shape)}" if isinstance(latent, torch.Tensor) else type(latent).__name__
