@@ -20,7 +20,7 @@ from ..stated import Stated
 from . import exact_fps
 from .file_sound import FileSound, sound_stream
 from .part import Part
-from .rgb import ToRGB, bits_of, converts_colours, has_alpha
+from .rgb import ToRGB, bits_of, chroma_place, converts_colours, has_alpha
 from .stated import is_cover, stated_in
 from .times import Places, constant_rate
 
@@ -112,7 +112,8 @@ class FileSource:
         convert: ToRGB | None = None
         waiting: deque[int] = deque()
         for pts, frame in pictures:
-            convert = convert or ToRGB(frame, self._tick, self.alpha, (self.height, self.width), self._to_bt709)
+            size = self.height, self.width
+            convert = convert or ToRGB(frame, self._tick, self.alpha, size, self._chroma, self._to_bt709)
             waiting.append(pts)
             for picture in convert(frame):
                 yield waiting.popleft(), picture
@@ -155,7 +156,7 @@ class FileSource:
             self.height, self.width = (first.width, first.height) if rotated else (first.height, first.width)
             self.bit_depth, self.alpha = bits_of(first.format), has_alpha(first.format)
             self.stated = stated_in(container, stream, first, self.sound and sound_stream(container))
-            self._to_bt709 = ""
+            self._chroma, self._to_bt709 = chroma_place(stream.codec_context.name, first), ""
 
     def _list_pictures(self) -> None:
         """Find out from the packets, without decoding them, when pictures begin; and at which rate to show them."""

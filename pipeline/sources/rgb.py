@@ -33,6 +33,19 @@ def converts_colours() -> bool:
     return True
 
 
+def chroma_place(codec: str, frame: av.VideoFrame) -> str:
+    """Options of FFmpeg's `scale` for where chroma sits among pixels that share it: by itself it takes the middle.
+
+    PyAV does not tell what a file says of it: on the left, as in MPEG-2 and all since; in BT.2020 at the top left
+    (ITU-R BT.2100-2, table 6); with JPEG and MPEG-1 in the middle. In turned pictures the left is no longer there.
+    """
+    shared_across, shared_down = frame.format.chroma_width(8) < 8, frame.format.chroma_height(8) < 8
+    if not shared_across or frame.rotation or codec in ("mjpeg", "mpeg1video"):
+        return ""
+    top = shared_down and frame.colorspace == Colorspace.BT2020
+    return ":in_h_chr_pos=0" + (":in_v_chr_pos=0" if top else "")
+
+
 class ToRGB:
     """Turns the pictures of a stream upright and into float RGB; those of interlaced video into whole ones.
 
@@ -41,11 +54,18 @@ class ToRGB:
         time_base: of the stream.
         alpha: whether to give transparency too.
         size: (height, width) to scale them to.
+        chroma: see `chroma_place`.
         to_bt709: what converts their colours, see `Stated`; none to leave them.
     """
 
     def __init__(
-        self, frame: av.VideoFrame, time_base: Fraction, alpha: bool, size: tuple[int, int], to_bt709: str = ""
+        self,
+        frame: av.VideoFrame,
+        time_base: Fraction,
+        alpha: bool,
+        size: tuple[int, int],
+        chroma: str = "",
+        to_bt709: str = "",
     ):
         self._format, self._scale = _planes_for(frame, alpha, to_bt709)
         suffixes = {"f32le": np.float32, "le": np.uint16, "": np.uint8}
@@ -57,7 +77,7 @@ class ToRGB:
             nodes.append(self._graph.add("bwdif", "mode=send_frame:deint=interlaced"))
         nodes += [self._graph.add("transpose", "cclock") for _ in range(round(frame.rotation / 90) % 4)]
         colours = f":{to_bt709}" if to_bt709 else ""
-        nodes.append(self._graph.add("scale", f"{size[1]}:{size[0]}:out_range=full:flags={EXACT}{colours}"))
+        nodes.append(self._graph.add("scale", f"{size[1]}:{size[0]}:out_range=full:flags={EXACT}{chroma}{colours}"))
         nodes.append(self._graph.add("format", self._format))
         self._graph.link_nodes(*nodes, self._graph.add("buffersink")).configure()
 
