@@ -59,6 +59,8 @@ test('some languages are written from right to left', () => {
 test('what is read from left to right is so among what is not', () => {
   assert.equal(new Language('he').ltr('480×272'), '\u2066480×272\u2069')
   assert.equal(english.ltr('480×272'), '480×272')
+  assert.equal(new Language('ar').apart('16 fps'), '\u206816 fps\u2069')
+  assert.equal(english.apart('16 fps'), '16 fps')
 })
 
 test('the facts of a file are in a row', () => {

@@ -72,7 +72,7 @@ export class LanesPanel {
       counts
     )
     const left = now.left != null && language.say('%time% left', { time: language.duration(now.left) })
-    this.pace.textContent = stopped ? '' : joined(language.rate(now.fps), left)
+    this.pace.textContent = stopped ? '' : joined(language.apart(language.rate(now.fps)), left)
     if (!stopped && now.size) this.stage.showFrame(now.frame, now.size)
     else this.stage.clear()
     this.setChart(now, { decode: now.decoded, copy: now.copied, write: now.written }, 'frames')

@@ -32,6 +32,11 @@ export class Language {
     return this.direction === 'rtl' ? `\u2066${text}\u2069` : text
   }
 
+  /** A text in a row of others, whose order it shall not change. */
+  apart(text) {
+    return text && this.direction === 'rtl' ? `\u2068${text}\u2069` : text
+  }
+
   number(value, digits = 0) {
     return value.toLocaleString(this.code, {
       minimumFractionDigits: digits,

@@ -53,7 +53,7 @@ export function facts(file, language) {
     file.sound && language.say('sound %codec%', { codec: file.sound }),
     language.bytes(file.bytes)
   ]
-  return joined(...texts.map((text) => text && text.replaceAll(' ', '\u00a0')))
+  return joined(...texts.map((text) => text && language.apart(text.replaceAll(' ', '\u00a0'))))
 }
 
 /** Whether it is in the clipboard; browsers have the newer way for encrypted or local pages only. */
