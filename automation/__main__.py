@@ -1,4 +1,4 @@
-"""The swap as a command: python -m automation swap in.json out.json"""
+"""The swap, and running a prompt, as commands: python -m automation swap in.json out.json"""
 
 from __future__ import annotations
 
@@ -9,48 +9,80 @@ import re
 import sys
 from pathlib import Path
 
+from . import source
 from .rules import Change, FormatError
 from .swap import swap
 
 PART = ".part"  # of a file that is still being written
+ACCEPTED = "JSON, or a PNG, WebP, MP4, MOV, MKV or WebM that holds it"
 
 
 def main() -> int:
     arguments = parse()
-    try:
-        text = arguments.source.read_text(encoding="utf-8-sig")
-        before = json.loads(text)
-        after, changes = swap(before, reverse=arguments.reverse, tiled=arguments.tiled)
-        print(report(changes))
-        if not arguments.dry_run:
-            write(arguments.target, text if after == before else formatted(after, like=text))
-    except (FormatError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        problem = str(error) if isinstance(error, FormatError) else f"this is not JSON: {error}"
-        return fail(f"{arguments.source}: {problem}")
-    except OSError as error:
-        return fail(f"{str(error.filename).removesuffix(PART)}: {error.strerror}")
-    return 0
+    return arguments.command(arguments)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m automation", description=__doc__.partition(":")[0] + ".")
-    command = parser.add_subparsers(required=True).add_parser(
+    parser = argparse.ArgumentParser(prog="python -m automation")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser(
         "swap",
-        help="put this pack's decoders into a workflow",
+        help="put this pack's nodes into a workflow",
         description="Put Async VAE Decode in the place of the stock decodes that make videos, in a workflow file or in "
         "a prompt in API format. Prints what was changed, and what was left alone and why.",
     )
-    command.add_argument("source", metavar="in.json", type=Path)
+    command.set_defaults(command=swap_file)
+    command.add_argument("source", metavar="in.json", type=Path, help=f"{ACCEPTED}; of both, the workflow is taken")
     command.add_argument(
         "target", metavar="out.json", type=Path, nargs="?", help="may be in.json; not needed with --dry-run"
     )
     command.add_argument("--dry-run", action="store_true", help="print the changes, write nothing")
     command.add_argument("--reverse", action="store_true", help="put the stock nodes back")
     command.add_argument("--tiled", action="store_true", help="swap VAE Decode (Tiled) too")
+    swapping = command
+
+    command = commands.add_parser(
+        "run",
+        help="queue a prompt, follow it and fetch what it saves",
+        description="Queue a prompt, tell how far it is, and fetch what it saves. Ctrl+C cancels it.",
+    )
+    command.set_defaults(command=run_prompt)
+    command.add_argument("prompt", metavar="prompt.json", type=Path, help=f"in API format: {ACCEPTED}")
+    command.add_argument("--server", default="http://127.0.0.1:8188", help="default: %(default)s")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("."),
+        help="folder for the files, which keep their subfolders; none is ever replaced. Default: the current one",
+    )
+
     arguments = parser.parse_args()
-    if arguments.target is None and not arguments.dry_run:
-        command.error("out.json is missing (or --dry-run)")
+    if arguments.command is swap_file and not arguments.dry_run:
+        if arguments.target is None:
+            swapping.error("out.json is missing (or --dry-run)")
+        if source.is_media(arguments.target):
+            swapping.error(f"{arguments.target}: what is written is JSON; name a .json")
     return arguments
+
+
+# ---------------------------------------------------------------------------- swap
+
+
+def swap_file(arguments: argparse.Namespace) -> int:
+    try:
+        text = source.read(arguments.source, ("workflow", "prompt"))
+        before = json.loads(text)
+        after, changes = swap(before, reverse=arguments.reverse, tiled=arguments.tiled)
+        print(report(changes))
+        if not arguments.dry_run:
+            write(arguments.target, text if after == before else formatted(after, like=text))
+    except (FormatError, source.SourceError) as error:
+        return fail(f"{arguments.source}: {error}")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return fail(f"{arguments.source}: this is not JSON: {error}")
+    except OSError as error:
+        return fail(f"{str(error.filename).removesuffix(PART)}: {error.strerror}")
+    return 0
 
 
 def report(changes: list[Change]) -> str:
@@ -79,9 +111,48 @@ def write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def fail(message: str) -> int:
+# ---------------------------------------------------------------------------- run
+
+
+def run_prompt(arguments: argparse.Namespace) -> int:
+    try:
+        import asyncio
+
+        import aiohttp
+
+        from .run import PromptError, run
+    except ImportError as error:
+        return fail(f"{error.name} is needed: use ComfyUI's Python, which has it", status=1)
+    try:
+        prompt = read_prompt(arguments.prompt)
+        server = arguments.server if "://" in arguments.server else f"http://{arguments.server}"
+        for path in asyncio.run(run(server, prompt, arguments.out)):
+            print(f"saved {path}")
+    except (PromptError, FormatError, aiohttp.ClientError, OSError) as error:
+        return fail(str(error), status=1)
+    except KeyboardInterrupt:
+        print("cancelled", file=sys.stderr)
+        return 130
+    return 0
+
+
+def read_prompt(path: Path) -> dict:
+    """Raises FormatError where there is no prompt in API format in the file."""
+    how = "export it in the editor by File, Export (API)"
+    try:
+        prompt = json.loads(source.read(path, ("prompt",)))
+    except source.SourceError as error:
+        raise FormatError(f"{path}: {error}; {how}") from error
+    except ValueError as error:
+        raise FormatError(f"{path} is not JSON: {error}") from error
+    if not isinstance(prompt, dict) or "nodes" in prompt:
+        raise FormatError(f"{path} is no prompt in API format; {how}")
+    return prompt
+
+
+def fail(message: str, status: int = 2) -> int:
     print(f"error: {message}", file=sys.stderr)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

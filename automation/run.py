@@ -1,24 +1,29 @@
 """A worked example of ComfyUI's API: queue a prompt, follow it over the websocket, fetch what it saved.
 
-    python -m automation.run prompt.json [--server http://127.0.0.1:8188] [--out folder]
+    python -m automation run prompt.json [--server http://127.0.0.1:8188] [--out folder]
 
-The prompt is one in API format (in the editor: File, Export (API)), swapped or not. Needs aiohttp, which every ComfyUI
-environment has. Ctrl+C cancels the prompt. To use it in a script of your own:
+does so from the command line. In a script of your own:
 
     files = asyncio.run(run("http://127.0.0.1:8188", prompt, Path("out")))
+
+Needs aiohttp, which every ComfyUI environment has.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import itertools
 import json
-import sys
+import os
+import re
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
+
+PART = ".part"  # of a download that is not complete
 
 
 class PromptError(RuntimeError):
@@ -31,12 +36,12 @@ async def run(server: str, prompt: dict, out: Path, say: Callable[[str], None] =
     Args:
         server: such as "http://127.0.0.1:8188".
         prompt: in API format.
-        out: folder for the files it saves; made where missing.
+        out: folder for the files it saves, in the subfolders that they have on the server; made where missing.
         say: receives a line per step of progress.
     Returns:
-        The files, as fetched from the server. Previews (type "temp") are not among them.
+        The files, and the folders of sequences of pictures, as fetched from the server; see `fetch`.
     Raises:
-        PromptError: it was refused, failed, or was interrupted.
+        PromptError: it was refused, failed, or was interrupted; or the server names a file outside of `out`.
         aiohttp.ClientError: the server is not there, or went away.
     """
     client_id = str(uuid.uuid4())
@@ -51,17 +56,6 @@ async def run(server: str, prompt: dict, out: Path, say: Callable[[str], None] =
                 await session.post("/interrupt", json={"prompt_id": prompt_id})
                 raise
         return await fetch(session, prompt_id, out)
-
-
-def read(path: Path) -> dict:
-    """Raises PromptError where the file is no prompt in API format."""
-    try:
-        prompt = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PromptError(f"{path} is not JSON: {error}") from error
-    if not isinstance(prompt, dict) or "nodes" in prompt:
-        raise PromptError(f"{path} is no prompt in API format; export it in the editor by File, Export (API)")
-    return prompt
 
 
 async def queue(session: aiohttp.ClientSession, prompt: dict, client_id: str) -> str:
@@ -108,48 +102,111 @@ async def follow(
 
 
 async def fetch(session: aiohttp.ClientSession, prompt_id: str, out: Path) -> list[Path]:
+    """Fetch what a prompt saved, previews (type "temp") left out.
+
+    A file has its name only when it is complete, and never replaces one that is there: as in browsers, the second
+    clip.mp4 becomes "clip (1).mp4". Of a sequence of pictures the history names the first; the others come too.
+
+    Returns:
+        The files; for a sequence, its folder.
+    """
     async with session.get(f"/history/{prompt_id}") as answer:
         history = (await answer.json())[prompt_id]
+    # Savers list their files under "images", "gifs", "audio" and others, all in this form.
+    lists = [files for output in history["outputs"].values() for files in output.values() if isinstance(files, list)]
+    listed = [file for files in lists for file in files if isinstance(file, dict) and "filename" in file]
+    saved = dict.fromkeys(
+        (file.get("subfolder") or "", file["filename"]) for file in listed if file["type"] == "output"
+    )
     out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for output in history["outputs"].values():
-        # Savers list their files under "images", "gifs", "audio" and others, all in this form.
-        listed = [file for files in output.values() for file in files if isinstance(file, dict) and "filename" in file]
-        for file in listed:
-            if file["type"] != "output":
-                continue
-            path = out / Path(file["filename"]).name
-            where = {key: file[key] for key in ("filename", "subfolder", "type")}
-            async with session.get("/view", params=where, raise_for_status=True) as answer:
-                path.write_bytes(await answer.read())
-            files.append(path)
-    return files
+    fetched = []
+    for subfolder, name in saved:
+        path = inside(out, subfolder, name)
+        if re.fullmatch(r"\d+\.\w+", name) and path.parent != out:
+            # One picture of a folder that is numbered from here on.
+            if (subfolder, following(name, -1)) not in saved:
+                fetched.append(await fetch_sequence(session, subfolder, name, path.parent))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}{PART}")
+            try:
+                await download(session, subfolder, name, part)
+                fetched.append(publish(part, path))
+            finally:
+                part.unlink(missing_ok=True)
+    return fetched
+
+
+async def fetch_sequence(session: aiohttp.ClientSession, subfolder: str, first: str, folder: Path) -> Path:
+    """Fetch numbered pictures, the first and those that follow, as one folder."""
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}{PART}")
+    part.mkdir(parents=True)
+    try:
+        await download(session, subfolder, first, part / first)
+        for number in itertools.count(1):
+            name = following(first, number)
+            try:
+                await download(session, subfolder, name, part / name)
+            except aiohttp.ClientResponseError as error:
+                if error.status != 404:
+                    raise
+                return publish(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def following(name: str, number: int) -> str:
+    """The name of a picture so many after this one: 00003.png is two after 00001.png."""
+    digits, dot, extension = name.partition(".")
+    return f"{int(digits) + number:0{len(digits)}}{dot}{extension}"
+
+
+async def download(session: aiohttp.ClientSession, subfolder: str, name: str, path: Path) -> None:
+    where = {"filename": name, "subfolder": subfolder, "type": "output"}
+    async with session.get("/view", params=where, raise_for_status=True) as answer:
+        with path.open("xb") as file:
+            async for piece in answer.content.iter_chunked(1 << 20):
+                file.write(piece)
+
+
+def inside(out: Path, subfolder: str, name: str) -> Path:
+    """Where a file of the server belongs. A server is not trusted to name one inside of `out`."""
+    parts = [part for part in re.split(r"[/\\]", subfolder) if part] + [name]
+    if subfolder[:1] in ("/", "\\") or any(part in ("", ".", "..") or Path(part).name != part for part in parts):
+        raise PromptError(f"the server names a file outside of its output folder: {subfolder!r}, {name!r}")
+    if "\0" in subfolder + name or "\\" in name:
+        raise PromptError(f"the server gives a file a name that it cannot have: {subfolder!r}, {name!r}")
+    return out.joinpath(*parts)
+
+
+def publish(part: Path, path: Path) -> Path:
+    """Give what is complete its name, or the next that is free. Returns it."""
+    free, number = path, 0
+    while not take_name(part, free):
+        number += 1
+        free = path.with_name(f"{path.stem} ({number}){path.suffix}")
+    return free
+
+
+def take_name(part: Path, path: Path) -> bool:
+    """Rename a file or a folder, or return False where there is something of that name."""
+    if os.path.lexists(path):
+        return False
+    try:
+        if os.name == "nt" or part.is_dir():
+            part.rename(path)  # of a folder, refused if there is one with anything in it
+        else:
+            os.link(part, path)  # unlike a rename, refused if there is one
+            part.unlink()
+    except FileExistsError:
+        return False
+    except OSError:
+        if part.is_dir() or os.path.lexists(path):
+            raise
+        part.rename(path)  # a disk without links, such as FAT
+    return True
 
 
 def name_of(prompt: dict, node_id: str) -> str:
     # Nodes that others put in while the prompt runs are not in it.
     return f"{prompt.get(node_id, {}).get('class_type', 'node')} #{node_id}"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m automation.run", description=__doc__.splitlines()[0])
-    parser.add_argument("prompt", type=Path, help="a prompt in API format")
-    parser.add_argument("--server", default="http://127.0.0.1:8188", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the files; default: the current one")
-    arguments = parser.parse_args()
-    try:
-        prompt = read(arguments.prompt)
-        server = arguments.server if "://" in arguments.server else f"http://{arguments.server}"
-        for path in asyncio.run(run(server, prompt, arguments.out)):
-            print(f"saved {path}")
-    except (PromptError, aiohttp.ClientError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("cancelled", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,7 +41,8 @@ def run(server: Server, prompt: dict | str, folder: Path, address: str = "") -> 
     command = [
         sys.executable,
         "-m",
-        "automation.run",
+        "automation",
+        "run",
         folder / "prompt.json",
         "--server",
         address or server.url,
