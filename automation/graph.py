@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from .rules import BROADCASTS, RELAYS
+
 # What stands for a subgraph's own inputs and outputs in the links inside it.
 INPUTS_ID, OUTPUTS_ID = -10, -20
 LINK_FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
@@ -32,6 +34,12 @@ def properties_of(node: dict) -> dict:
 
 def xy(pair: list | dict) -> list:
     return pair if isinstance(pair, list) else [pair["0"], pair["1"]]  # very old files have an object
+
+
+def relayed_name(node: dict) -> str | None:
+    """What a Set or Get node's frames are called; those of one name belong together, without a link."""
+    values = node.get("widgets_values")
+    return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else None
 
 
 def get(link: list | dict, field: str) -> object:
@@ -122,6 +130,7 @@ class Workflow:
 
     def __init__(self, workflow: dict):
         self.workflow = workflow
+        self._groups = (workflow.get("extra") or {}).get("groupNodes") or {}
         self.graphs = [Graph(workflow, None, "")]
         self._definitions: dict[str, Graph] = {}
         self._collect(workflow)
@@ -137,16 +146,54 @@ class Workflow:
         """The nodes that stand for a subgraph, and the graphs they are in."""
         return [(outer, node) for outer in self.graphs for node in outer.nodes.values() if node["type"] == graph.id]
 
-    def ends(self, graph: Graph, node: dict, kinds: tuple[str, ...], hands_on: Callable[[dict], bool]) -> list[dict]:
+    def group_name(self, node: dict) -> str | None:
+        """The name of a legacy group node, of which a workflow holds the nodes beside its own; None for others."""
+        name = node["type"][len("workflow>") :]
+        return name if node["type"].startswith(("workflow>", "workflow/")) and name in self._groups else None
+
+    def grouped(self, node: dict, outer: tuple[str, ...] = ()) -> list[dict]:
+        """The nodes that a group node stands for, those of group nodes in it included; none for other nodes."""
+        name = self.group_name(node)
+        if name is None or name in outer:
+            return []
+        nodes = self._groups[name]["nodes"]
+        return nodes + [each for inner in nodes for each in self.grouped(inner, (*outer, name))]
+
+    def getters(self, graph: Graph, setter: dict) -> list[tuple[Graph, dict]]:
+        """The Get nodes of a Set node: those that come upon it first in their own graph, or going outwards."""
+        name = relayed_name(setter)
+        return [
+            (inner, node)
+            for inner in self.graphs
+            for node in inner.nodes.values()
+            if name is not None
+            and node["type"] == RELAYS[setter["type"]]
+            and relayed_name(node) == name
+            and graph in self._nearest(inner, setter["type"], name)
+        ]
+
+    def _nearest(self, graph: Graph, kind: str, name: str) -> list[Graph]:
+        found, around = [], [graph]
+        for each in around:  # which grows
+            if any(node["type"] == kind and relayed_name(node) == name for node in each.nodes.values()):
+                found.append(each)
+            else:
+                around += [outer for outer, _ in self.hosts(each) if outer not in around]
+        return found
+
+    def ends(
+        self, graph: Graph, node: dict, kinds: tuple[str, ...], hands_on: Callable[[dict], bool]
+    ) -> tuple[list[dict], list[tuple[str, str]]]:
         """Where a node's outputs end up.
 
         Args:
             kinds: link types to follow; links of any type ("*") are followed too.
             hands_on: whether a node that is reached hands on what it gets, so that its own outputs are followed.
         Returns:
-            The nodes reached that do not hand on, each as often as a link reaches it.
+            The nodes reached that do not hand on, each as often as a link reaches it. A group node is one if any node
+            in it is. And where they are lost sight of: a key of the rules' reasons, with the name of the node.
         """
-        ends, seen, todo = [], set(), [(graph, node["id"], None)]
+        ends, lost, seen, todo = [], [], set(), [(graph, node["id"], None)]
         while todo:
             graph, origin_id, origin_slot = todo.pop()
             for link in graph.links_from(origin_id, origin_slot):
@@ -160,11 +207,17 @@ class Workflow:
                     continue
                 elif inner := self._definitions.get(target["type"]):
                     todo.append((inner, INPUTS_ID, self._inner_slot(inner, target, slot)))
-                elif hands_on(target):
-                    todo.append((graph, target_id, None))
-                else:
+                elif not all(map(hands_on, [target, *self.grouped(target)])):
                     ends.append(target)
-        return ends
+                elif target["type"] in BROADCASTS:
+                    lost.append(("broadcast", target["type"]))
+                else:
+                    todo.append((graph, target_id, None))
+                    if target["type"] in RELAYS:
+                        getters = self.getters(graph, target)
+                        todo += [(inner, getter["id"], None) for inner, getter in getters]
+                        lost += [] if getters else [("nothing_gets", relayed_name(target) or "")]
+        return ends, lost
 
     def _inner_slot(self, inner: Graph, host: dict, slot: int) -> int:
         """Position among a subgraph's inputs. Its node may show them in another order, and widgets between them."""

@@ -27,11 +27,18 @@ DECODE_INPUTS: list[str] = RULES["decode_inputs"]
 CREATE_VIDEO: dict = RULES["create_video"]
 VIDEO_NODES: list[str] = RULES["video_nodes"]
 FRAME_TYPES: list[str] = RULES["frame_types"]
+RELAYS: dict[str, str] = RULES["relays"]
+BROADCASTS: list[str] = RULES["broadcasts"]
 REASONS: dict[str, str] = RULES["reasons"]
 MEMORY: dict = RULES["memory"]
 PACKS: dict[str, str] = RULES["packs"]
 PACK_PROPERTIES: list[str] = RULES["pack_properties"]
 LAYOUT: dict = RULES["layout"]
+
+
+def reason(key: str, name: str = "") -> str:
+    """One of REASONS, with a name in it."""
+    return REASONS[key].replace("%name%", name)
 
 
 class FormatError(ValueError):

@@ -24,8 +24,10 @@ from .rules import (
     PACK_PROPERTIES,
     PACKS,
     REASONS,
+    RELAYS,
     VIDEO_NODES,
     Change,
+    reason,
 )
 
 NAMED = "widgets_values_named"  # newer editors save widgets by name as well
@@ -47,14 +49,20 @@ def swap(workflow: dict, tiled: bool) -> list[Change]:
         if decode["type"] in DECODES
     ]
     changes = []
-    for graph, decode, video, reason in plans:
+    for graph, decode, video, why in plans:
         pair = (decode, video) if video else (decode,)
         nodes, before = tuple(node["id"] for node in pair), tuple(node["type"] for node in pair)
-        if not reason:
+        if not why:
             become_pair(graph, decode, video) if video else become_async(graph, decode)
-        after = () if reason else (pair[-1]["type"],)
-        changes.append(Change(nodes, before, after, reason, graph.name, graph.id))
-    return changes
+        after = () if why else (pair[-1]["type"],)
+        changes.append(Change(nodes, before, after, why, graph.name, graph.id))
+    return changes + [
+        Change((host["id"],), (node["type"],), (), reason("in_group_node", file.group_name(host)), graph.name, graph.id)
+        for graph in file.graphs
+        for host in graph.nodes.values()
+        for node in file.grouped(host)
+        if node["type"] in DECODES
+    ]
 
 
 def restore(workflow: dict) -> list[Change]:
@@ -80,14 +88,20 @@ def decide(file: Workflow, graph: Graph, decode: dict, tiled: bool) -> tuple[dic
     """The Create Video to swap together with a decode, if any; and why to leave the decode alone, else ""."""
     if DECODES[decode["type"]]["tiled"] and not tiled:
         return None, REASONS["in_tiles"]
-    if not file.ends(graph, decode, FRAME_TYPES, lambda node: node["type"] not in VIDEO_NODES):
-        return None, REASONS["not_a_video"]
+    videos, lost = file.ends(graph, decode, FRAME_TYPES, lambda node: node["type"] not in VIDEO_NODES)
+    if not videos:
+        return None, reason(*lost[0]) if lost else REASONS["not_a_video"]
     if tiles_in_use(file, graph, decode):
         return None, REASONS["tiles_in_use"]
     video = create_video_of(graph, decode)
-    if video and len(file.ends(graph, video, ("VIDEO",), lambda node: node["type"] == "Reroute")) > 1:
+    if video and len(file.ends(graph, video, ("VIDEO",), is_passive)[0]) > 1:
         video = None
     return video, ""
+
+
+def is_passive(node: dict) -> bool:
+    """Whether a video that goes into a node only goes through it, without being decoded."""
+    return node["type"] in ("Reroute", *RELAYS, *RELAYS.values())
 
 
 def tiles_in_use(file: Workflow, graph: Graph, decode: dict) -> bool:

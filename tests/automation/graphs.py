@@ -28,6 +28,14 @@ SLOTS = {
     "ImageToMask": ("image:IMAGE", "MASK:MASK"),
     "VAEEncode": ("pixels:IMAGE vae:VAE", "LATENT:LATENT"),
     "Reroute": (":*", ":*"),
+    "SetNode": ("IMAGE:IMAGE", "*:*"),
+    "GetNode": ("", "IMAGE:IMAGE"),
+    "easy setNode": ("IMAGE:IMAGE", ""),
+    "easy getNode": ("", "IMAGE:IMAGE"),
+    "Anything Everywhere": ("IMAGE:IMAGE", ""),
+    "Context (rgthree)": ("base_ctx:RGTHREE_CONTEXT images:IMAGE", "CONTEXT:RGTHREE_CONTEXT IMAGE:IMAGE"),
+    "easy pipeIn": ("pipe:PIPE_LINE image:IMAGE", "pipe:PIPE_LINE"),
+    "easy pipeOut": ("pipe:PIPE_LINE", "pipe:PIPE_LINE image:IMAGE"),
     "SomebodysInterpolation": ("frames:IMAGE", "IMAGE:IMAGE count:INT"),
 }
 WIDGETS = {
@@ -114,8 +122,9 @@ def subgraph(id: str, types: dict[int, str], links: str, outputs: str = "", inpu
 
 
 def node(id: int, type: str, *, inputs: str = "", outputs: str = "", **fields: object) -> dict:
-    """One node; inputs and outputs for types that SLOTS does not know."""
-    inputs, outputs = SLOTS.get(type, (inputs, outputs))
+    """One node; inputs and outputs where they are not as SLOTS has them."""
+    if not inputs and not outputs:
+        inputs, outputs = SLOTS.get(type, ("", ""))
     entries = []
     for name, kind in pairs(inputs):
         widget = name.startswith("[")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -38,8 +39,14 @@ def test_in_files(case: dict):
 
 def test_every_rule_has_a_case():
     cases = json.dumps(CASES)
-    names = [*rules.DECODES, *rules.OURS, *rules.VIDEO_NODES, *rules.FRAME_TYPES, *rules.REASONS.values()]
+    names = [*rules.DECODES, *rules.OURS, *rules.VIDEO_NODES, *rules.FRAME_TYPES, *rules.RELAYS, *rules.RELAYS.values()]
     assert [name for name in names if json.dumps(name) not in cases] == []
+    told = " ".join(change["reason"] for case in CASES for change in case["changes"])
+    assert [text for text in rules.REASONS.values() if text.replace("%name%", "") not in without_names(told)] == []
+
+
+def without_names(told: str) -> str:
+    return re.sub(r'"[^"]*"', '""', told)
 
 
 def test_in_the_browsers_code():

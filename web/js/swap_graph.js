@@ -1,6 +1,7 @@
 // A serialised workflow as graphs of nodes and links; changes go to the JSON itself. Its twin is automation/graph.py.
 //
 // Knows the format, not the swap.
+import { BROADCASTS, RELAYS } from './swap_rules.js'
 
 // What stands for a subgraph's own inputs and outputs in the links inside it.
 const INPUTS_ID = -10
@@ -12,6 +13,9 @@ export const named = (node, name) => inputs(node).find((slot) => slot.name === n
 export const withLinksOf = (node, slots) =>
   slots.map((slot) => ({ ...slot, link: named(node, slot.name)?.link ?? null }))
 export const xy = (pair) => [pair[0], pair[1]]
+
+const relayedName = ({ widgets_values: values }) =>
+  Array.isArray(values) && typeof values[0] === 'string' ? values[0] : null
 
 export const get = (link, field) => (Array.isArray(link) ? link[LINK_FIELDS.indexOf(field)] : link[field])
 export const put = (link, field, value) => {
@@ -95,9 +99,11 @@ const drop = (items, item) => items.splice(items.indexOf(item), 1)
 /** A workflow with its subgraph definitions. */
 export class Workflow {
   #definitions = new Map()
+  #groups
 
   constructor(workflow) {
     this.workflow = workflow
+    this.#groups = workflow.extra?.groupNodes ?? {}
     this.graphs = [new Graph(workflow, null, '')]
     this.#collect(workflow)
   }
@@ -118,9 +124,57 @@ export class Workflow {
     )
   }
 
-  /** Where a node's outputs of these types end up: the nodes reached that do not hand on what they get. */
+  groupName(node) {
+    const name = node.type.slice('workflow>'.length)
+    return /^workflow[>/]/.test(node.type) && Object.hasOwn(this.#groups, name) ? name : null
+  }
+
+  /** The nodes that a legacy group node stands for; none for other nodes. */
+  grouped(node, outer = []) {
+    const name = this.groupName(node)
+    if (name === null || outer.includes(name)) return []
+    const { nodes } = this.#groups[name]
+    return [...nodes, ...nodes.flatMap((inner) => this.grouped(inner, [...outer, name]))]
+  }
+
+  /** [graph, node] of the Get nodes of a Set node. */
+  getters(graph, setter) {
+    const name = relayedName(setter)
+    return this.graphs.flatMap((inner) =>
+      [...inner.nodes.values()]
+        .filter(
+          (node) =>
+            name !== null &&
+            node.type === RELAYS[setter.type] &&
+            relayedName(node) === name &&
+            this.#nearest(inner, setter.type, name).includes(graph)
+        )
+        .map((node) => [inner, node])
+    )
+  }
+
+  #nearest(graph, type, name) {
+    const found = []
+    const around = [graph]
+    for (const each of around) {
+      if ([...each.nodes.values()].some((node) => node.type === type && relayedName(node) === name)) found.push(each)
+      else
+        around.push(
+          ...this.hosts(each)
+            .map(([outer]) => outer)
+            .filter((outer) => !around.includes(outer))
+        )
+    }
+    return found
+  }
+
+  /**
+   * Where a node's outputs of these types end up: the nodes reached that do not hand on what they get; and where they
+   * are lost sight of.
+   */
   ends(graph, node, types, handsOn) {
     const ends = []
+    const lost = []
     const seen = new Set()
     const todo = [[graph, node.id, null]]
     while (todo.length) {
@@ -135,11 +189,20 @@ export class Workflow {
         if (get(link, 'target_id') === OUTPUTS_ID)
           for (const [outer, host] of this.hosts(graph)) todo.push([outer, host.id, slot])
         else if (inner) todo.push([inner, INPUTS_ID, this.#innerSlot(inner, target, slot)])
-        else if (target && handsOn(target)) todo.push([graph, target.id, null])
-        else if (target) ends.push(target)
+        else if (target) {
+          if (![target, ...this.grouped(target)].every(handsOn)) ends.push(target)
+          else if (BROADCASTS.includes(target.type)) lost.push(['broadcast', target.type])
+          else {
+            todo.push([graph, target.id, null])
+            if (!Object.hasOwn(RELAYS, target.type)) continue
+            const getters = this.getters(graph, target)
+            for (const [inner, getter] of getters) todo.push([inner, getter.id, null])
+            if (!getters.length) lost.push(['nothing_gets', relayedName(target) ?? ''])
+          }
+        }
       }
     }
-    return ends
+    return { ends, lost }
   }
 
   #innerSlot(inner, host, slot) {

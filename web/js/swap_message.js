@@ -1,5 +1,5 @@
 // What the user is told of a swap. Knows nothing of the editor.
-import { DECODES } from './swap_rules.js'
+import { DECODES, REASONS } from './swap_rules.js'
 
 /**
  * What was changed, and what was left alone and why; alike ones counted together.
@@ -12,11 +12,21 @@ import { DECODES } from './swap_rules.js'
 export function explain(changes, displayName, translated) {
   const named = (types) => types.map(displayName).join(' + ')
   const lines = changes.map(({ before, after, reason }) => {
-    if (reason) return `${named(before)} ${translated('left alone')}: ${translated(reason)}`
+    if (reason) return `${named(before)} ${translated('left alone')}: ${inUsersLanguage(reason, translated)}`
     const tiles = DECODES[before[0]]?.tiled && translated('its tile settings are back when you restore it')
     return `${named(before)} → ${named(after)}${tiles ? ` (${tiles})` : ''}`
   })
   const counts = new Map()
   for (const line of lines) counts.set(line, (counts.get(line) ?? 0) + 1)
   return [...counts].map(([line, count]) => (count > 1 ? `${count} × ${line}` : line)).join('\n')
+}
+
+/** A reason, which may have a name in it that is not to be translated. */
+function inUsersLanguage(reason, translated) {
+  for (const text of Object.values(REASONS)) {
+    const [start, end] = text.split('%name%')
+    if (end !== undefined && reason.startsWith(start) && reason.endsWith(end))
+      return translated(text).replace('%name%', () => reason.slice(start.length, -end.length))
+  }
+  return translated(reason)
 }

@@ -12,9 +12,14 @@ export const {
   create_video: CREATE_VIDEO,
   video_nodes: VIDEO_NODES,
   frame_types: FRAME_TYPES,
+  relays: RELAYS,
+  broadcasts: BROADCASTS,
   reasons: REASONS,
   memory: MEMORY,
   packs: PACKS,
   pack_properties: PACK_PROPERTIES,
   layout: LAYOUT
 } = await answer.json()
+
+/** One of REASONS, with a name in it. */
+export const reason = (key, name = '') => REASONS[key].replace('%name%', () => name)

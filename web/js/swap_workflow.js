@@ -15,7 +15,9 @@ import {
   PACKS,
   PACK_PROPERTIES,
   REASONS,
-  VIDEO_NODES
+  RELAYS,
+  VIDEO_NODES,
+  reason
 } from './swap_rules.js'
 
 const NAMED = 'widgets_values_named'
@@ -41,16 +43,25 @@ export function swap(workflow, { only = null, pair = true, tiled = false } = {})
         return { graph, decode, ...plan }
       })
   )
-  const changes = plans.map(({ graph, decode, video, reason }) => {
+  const changes = plans.map(({ graph, decode, video, why }) => {
     const nodes = video ? [decode, video] : [decode]
     const [ids, before] = [nodes.map((node) => node.id), nodes.map((node) => node.type)]
-    if (reason) return change(graph, ids, before, [], reason)
+    if (why) return change(graph, ids, before, [], why)
     if (video) becomePair(graph, decode, video)
     else becomeAsync(graph, decode)
     return change(graph, ids, before, [nodes.at(-1).type])
   })
-  return { workflow: file.workflow, changes }
+  const inGroupNodes = only ? [] : file.graphs.flatMap((graph) => leftInGroupNodes(file, graph))
+  return { workflow: file.workflow, changes: [...changes, ...inGroupNodes] }
 }
+
+const leftInGroupNodes = (file, graph) =>
+  [...graph.nodes.values()].flatMap((host) =>
+    file
+      .grouped(host)
+      .filter((node) => Object.hasOwn(DECODES, node.type))
+      .map((node) => change(graph, [host.id], [node.type], [], reason('in_group_node', file.groupName(host))))
+  )
 
 /** The reverse of `swap`; `only` as there. */
 export function restore(workflow, { only = null } = {}) {
@@ -79,30 +90,32 @@ export function canPair(workflow, only) {
 // The editor's own ids are strings where the serialised ones are numbers.
 const isMeant = (graph, node, only) => graph.id === only.graph && String(node.id) === String(only.node)
 
-const change = (graph, nodes, before, after, reason = '') => ({
+const change = (graph, nodes, before, after, why = '') => ({
   graph: graph.id,
   nodes,
   before,
   after,
-  reason,
+  reason: why,
   subgraph: graph.name
 })
 
 // ---------------------------------------------------------------------------- what to do
 
 function decide(file, graph, decode, pair, tiled) {
-  if (DECODES[decode.type].tiled && !tiled) return { reason: REASONS.in_tiles }
-  const videoNodes = file.ends(graph, decode, FRAME_TYPES, (node) => !VIDEO_NODES.includes(node.type))
-  if (!videoNodes.length) return { reason: REASONS.not_a_video }
+  if (DECODES[decode.type].tiled && !tiled) return { why: REASONS.in_tiles }
+  const { ends: videos, lost } = file.ends(graph, decode, FRAME_TYPES, (node) => !VIDEO_NODES.includes(node.type))
+  if (!videos.length) return { why: lost.length ? reason(...lost[0]) : REASONS.not_a_video }
   const chosen = decideOne(file, graph, decode, pair)
-  const uses = chosen.video && file.ends(graph, chosen.video, ['VIDEO'], (node) => node.type === 'Reroute')
+  const uses = chosen.video && file.ends(graph, chosen.video, ['VIDEO'], isPassive).ends
   return uses?.length > 1 ? {} : chosen
 }
 
 function decideOne(file, graph, decode, pair) {
-  if (tilesInUse(file, graph, decode)) return { reason: REASONS.tiles_in_use }
+  if (tilesInUse(file, graph, decode)) return { why: REASONS.tiles_in_use }
   return { video: pair ? createVideoOf(graph, decode) : null }
 }
+
+const isPassive = ({ type }) => ['Reroute', ...Object.entries(RELAYS).flat()].includes(type)
 
 function tilesInUse(file, graph, decode) {
   if (!DECODES[decode.type].tiled) return false
