@@ -28,8 +28,9 @@ def parse() -> argparse.Namespace:
     command = commands.add_parser(
         "swap",
         help="put this pack's nodes into a workflow",
-        description="Put Async VAE Decode in the place of the stock decodes that make videos, in a workflow file or in "
-        "a prompt in API format. Prints what was changed, and what was left alone and why.",
+        description="Put Async VAE Decode in the place of the stock decodes that make videos, and Save Video "
+        "(Streaming) in the place of savers that they feed, in a workflow file or in a prompt in API format. Prints "
+        "what was changed, and what was left alone and why.",
     )
     command.set_defaults(command=swap_file)
     command.add_argument("source", metavar="in.json", type=Path, help=f"{ACCEPTED}; of both, the workflow is taken")
@@ -39,6 +40,9 @@ def parse() -> argparse.Namespace:
     command.add_argument("--dry-run", action="store_true", help="print the changes, write nothing")
     command.add_argument("--reverse", action="store_true", help="put the stock nodes back")
     command.add_argument("--tiled", action="store_true", help="swap VAE Decode (Tiled) too")
+    command.add_argument(
+        "--savers", action="store_true", help="swap savers too where that wins no time, such as Save Video"
+    )
     swapping = command
 
     command = commands.add_parser(
@@ -72,7 +76,7 @@ def swap_file(arguments: argparse.Namespace) -> int:
     try:
         text = source.read(arguments.source, ("workflow", "prompt"))
         before = json.loads(text)
-        after, changes = swap(before, reverse=arguments.reverse, tiled=arguments.tiled)
+        after, changes = swap(before, reverse=arguments.reverse, tiled=arguments.tiled, savers=arguments.savers)
         print(report(changes))
         if not arguments.dry_run:
             write(arguments.target, text if after == before else formatted(after, like=text))
@@ -87,7 +91,7 @@ def swap_file(arguments: argparse.Namespace) -> int:
 
 def report(changes: list[Change]) -> str:
     done = sum(1 for change in changes if change.after)
-    count = f"{done} of {len(changes)} decodes changed" if changes else "no decode to change"
+    count = f"{done} of {len(changes)} changed" if changes else "nothing to change"
     return "\n".join([*map(str, changes), count])
 
 

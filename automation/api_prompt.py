@@ -1,7 +1,8 @@
 """The swap in a prompt in API format: node id -> {"class_type", "inputs"}, as exported or sent to /prompt.
 
-A swapped decode keeps its id, so links to it hold. A pair keeps the id of its Create Video, so links to the video and
-scripts that set its fps hold. What it takes to undo a swap is remembered under "_meta", which ComfyUI ignores.
+A swapped decode or saver keeps its id, so links to it hold. A decode and its Create Video become one node with the id
+of the latter, so links to the video and scripts that set its fps hold. What it takes to undo a swap is remembered under
+"_meta", which ComfyUI ignores.
 """
 
 from __future__ import annotations
@@ -9,7 +10,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-from .rules import CREATE_VIDEO, DECODE_INPUTS, DECODES, MEMORY, NAMES, OURS, REASONS, VIDEO_NODES, Change
+from .rules import (
+    CREATE_VIDEO,
+    DECODE_INPUTS,
+    DECODES,
+    MEMORY,
+    NAMES,
+    OUR_SAVER,
+    OURS,
+    REASONS,
+    SAVERS,
+    VIDEO_NODES,
+    Change,
+    reason,
+)
+from .savers import Settings, rules_of, settings_of
 
 
 def recognises(prompt: object) -> bool:
@@ -21,26 +36,50 @@ def recognises(prompt: object) -> bool:
     )
 
 
-def swap(prompt: dict, tiled: bool) -> list[Change]:
+def swap(prompt: dict, tiled: bool, savers: bool) -> list[Change]:
     """Swap in place what the rules name."""
     decodes = [id for id, node in prompt.items() if node.get("class_type") in DECODES]
     plans = [(id, *decide(prompt, id, tiled)) for id in decodes]
+    taken = [partner for _, partner, _, _ in plans]
+    saver_ids = [id for id, node in prompt.items() if node.get("class_type") in SAVERS and id not in taken]
+    saver_plans = [(id, settings_in(prompt, id)) for id in saver_ids]
+    hoped_for = [partner_of(prompt, id) for id, _, _, why in plans if not why]
     positions = {id: position for position, id in enumerate(prompt)}
     changes = []
-    for id, video_id, reason in plans:
-        ids = (id, video_id) if video_id else (id,)
+    for id, partner, settings, why in plans:
+        ids = (id, partner) if partner else (id,)
         before = tuple(prompt[id]["class_type"] for id in ids)
-        if not reason:
-            become_pair(prompt, id, video_id, positions[id]) if video_id else become_async(prompt[id])
-        changes.append(Change(ids, before, () if reason else (prompt[ids[-1]]["class_type"],), reason))
+        if settings:
+            become_streamed(prompt, id, partner, settings)
+        elif not why:
+            become_pair(prompt, id, partner, positions[id]) if partner else become_async(prompt[id])
+        left = () if why else ids if settings else ids[-1:]
+        changes.append(Change(ids, before, tuple(prompt[id]["class_type"] for id in left), why))
+    for id, settings in saver_plans:
+        before, why = prompt[id]["class_type"], settings if isinstance(settings, str) else ""
+        if savers and not why:
+            become_saver(prompt, id, settings, SAVERS[before]["frames"])
+        if savers or (why and id in hoped_for):
+            changes.append(Change((id,), (before,), () if why else (prompt[id]["class_type"],), why))
     return changes
 
 
 def restore(prompt: dict) -> list[Change]:
-    """Put stock nodes back in place, wherever a node of ours decodes."""
+    """Put stock nodes back in place, wherever a node of ours decodes or stands for another saver."""
     changes, returning = [], []
     for id, node in prompt.items():
         before = node.get("class_type")
+        if both := streamed(prompt, id):
+            types = tuple(prompt[each]["class_type"] for each in both)
+            restore_streamed(prompt, *both)
+            changes.append(Change(both, types, tuple(prompt[each]["class_type"] for each in both)))
+            continue
+        if memory_of(node, "saver"):
+            why = "" if is_as_swapped(prompt, id) else REASONS["rewired"]
+            if not why:
+                restore_saver(node, node["inputs"])
+            changes.append(Change((id,), (before,), () if why else (node["class_type"],), why))
+            continue
         if before not in OURS:
             continue
         if len(OURS[before]["stock"]) > 1:
@@ -63,22 +102,46 @@ def restore(prompt: dict) -> list[Change]:
 # ---------------------------------------------------------------------------- what to do
 
 
-def decide(prompt: dict, id: str, tiled: bool) -> tuple[str | None, str]:
-    """Id of the Create Video to swap together with a decode, if any; and why to leave the decode alone, else ""."""
+def decide(prompt: dict, id: str, tiled: bool) -> tuple[str | None, Settings | None, str]:
+    """What to do with a decode.
+
+    Returns:
+        Id of the Create Video or saver to swap together with it, if any; what the saver is set to; and why to leave
+        the decode alone, else "".
+    """
     decode = prompt[id]
     if DECODES[decode["class_type"]]["tiled"] and not tiled:
-        return None, REASONS["in_tiles"]
+        return None, None, REASONS["in_tiles"]
     if not goes_into_video(prompt, id):
-        return None, REASONS["not_a_video"]
+        return None, None, REASONS["not_a_video"]
     if any(is_link(prompt, value) for name, value in decode["inputs"].items() if name not in DECODE_INPUTS):
-        return None, REASONS["tiles_in_use"]
+        return None, None, REASONS["tiles_in_use"]
+    partner = partner_of(prompt, id)
+    if partner and prompt[partner]["class_type"] in SAVERS:
+        settings = settings_in(prompt, partner)
+        return (None, None, "") if isinstance(settings, str) else (partner, settings, "")
+    if partner and len(list(users_of(prompt, partner))) > 1:
+        partner = None
+    return partner, None, ""
+
+
+def partner_of(prompt: dict, id: str) -> str | None:
+    """The Create Video or saver that is all that a decode feeds."""
     users = list(users_of(prompt, id))
-    if len(users) == 1:
-        [(video_id, name)] = users
-        is_create_video = (prompt[video_id].get("class_type"), name) == (CREATE_VIDEO["type"], CREATE_VIDEO["frames"])
-        if is_create_video and len(list(users_of(prompt, video_id))) <= 1:
-            return video_id, ""
-    return None, ""
+    kind = prompt[users[0][0]].get("class_type") if len(users) == 1 else None
+    rule = CREATE_VIDEO if kind == CREATE_VIDEO["type"] else SAVERS.get(kind)
+    return users[0][0] if rule and users[0][1] == rule["frames"] else None
+
+
+def settings_in(prompt: dict, id: str) -> Settings | str:
+    """What a saver is set to, in inputs of ours; or why it has to be left alone."""
+    kind, given = prompt[id]["class_type"], prompt[id]["inputs"]
+    rule = SAVERS[kind]
+    if rule["frames"] != "video" and any(users_of(prompt, id)):
+        return reason("output_used", rule["output"])
+    # A prompt does not tell the types of links.
+    linked = {name: None for name, value in given.items() if is_link(prompt, value)}
+    return settings_of(kind, {name: value for name, value in given.items() if name not in linked}, linked)
 
 
 def goes_into_video(prompt: dict, id: str) -> bool:
@@ -138,6 +201,25 @@ def become_pair(prompt: dict, id: str, video_id: str, position: int) -> None:
     video["inputs"] = decode_inputs(decode) | others
 
 
+def become_streamed(prompt: dict, id: str, saver_id: str, settings: Settings) -> None:
+    """Make a decode and its saver a video and its saver. The frame rate is the video's."""
+    decode, saver = prompt[id], prompt[saver_id]
+    was = {"class_type": decode["class_type"], "inputs": decode["inputs"]}
+    become_saver(prompt, saver_id, settings, "video")
+    become(decode, DECODES[decode["class_type"]]["pair"], {"decode": was})
+    decode["inputs"] = {**decode_inputs(decode), "fps": saver["inputs"].pop("fps")}
+
+
+def become_saver(prompt: dict, id: str, settings: Settings, source: str) -> None:
+    """Make a saver one of ours, which gets what it saves by the input `source`."""
+    saver = prompt[id]
+    given, rule = saver["inputs"], SAVERS[saver["class_type"]]
+    become(saver, OUR_SAVER["type"], {"saver": {"class_type": saver["class_type"], "inputs": given}})
+    linked = {ours: given[name] for name, ours in settings.links.items()}
+    others = {name: given[name] for name in rule["inputs"] if name in given}
+    saver["inputs"] = {source: given[rule["frames"]], **settings.values, **linked, **others}
+
+
 def become(node: dict, kind: str, memory: dict | None = None) -> None:
     """Turn a node into another kind; its inputs are the caller's to change."""
     if (node.get("_meta") or {}).get("title") == NAMES[node["class_type"]]:
@@ -150,6 +232,58 @@ def become(node: dict, kind: str, memory: dict | None = None) -> None:
 # ---------------------------------------------------------------------------- and back
 
 
+def memory_of(node: dict, kind: str) -> dict | None:
+    """What a swap remembered in a node of ours under this name."""
+    is_ours = node.get("class_type") in (*OURS, OUR_SAVER["type"])
+    return ((node.get("_meta") or {}).get(MEMORY["key"]) or {}).get(kind) if is_ours else None
+
+
+def streamed(prompt: dict, id: str) -> tuple[str, str] | None:
+    """Ids of the decode and the saver that a swap connected, given one of them, while they are as it made them."""
+    video = prompt[id]["inputs"].get("video")
+    decode_id = video[0] if is_link(prompt, video) else id
+    users = list(users_of(prompt, decode_id))
+    if len(users) != 1 or users[0][1] != "video" or id not in (decode_id, users[0][0]):
+        return None
+    decode, saver_id = prompt[decode_id], users[0][0]
+    is_pair = decode.get("class_type") in OURS and len(OURS[decode["class_type"]]["stock"]) > 1
+    was = memory_of(prompt[saver_id], "saver")
+    if not was or not is_pair or not memory_of(decode, "decode") or memory_of(decode, "create_video"):
+        return None
+    was_decode = SAVERS.get(was["class_type"], {}).get("frames") == "images"
+    return (decode_id, saver_id) if was_decode and not any(users_of(prompt, saver_id)) else None
+
+
+def is_as_swapped(prompt: dict, id: str) -> bool:
+    """Whether nothing is connected to a saver of ours that the one it was has no place for."""
+    kind = memory_of(prompt[id], "saver")["class_type"]
+    if kind not in SAVERS or SAVERS[kind]["frames"] not in prompt[id]["inputs"]:
+        return False
+    last = 0 if SAVERS[kind]["frames"] == "video" else -1
+    links = [value for node in prompt.values() for value in node["inputs"].values() if is_link(prompt, value)]
+    return all(link[1] <= last for link in links if link[0] == id)
+
+
+def restore_streamed(prompt: dict, id: str, saver_id: str) -> None:
+    decode, saver = prompt[id], prompt[saver_id]
+    restore_saver(saver, {**saver["inputs"], "images": [id, 0], "fps": decode["inputs"].get("fps")})
+    before = forget(decode)["decode"]
+    become(decode, before["class_type"])
+    decode["inputs"] = {**before["inputs"], **decode_inputs(decode)}
+
+
+def restore_saver(saver: dict, now: dict) -> None:
+    """Make a saver of ours again what it was; `now`: its inputs, and those that belong to it."""
+    was = forget(saver)["saver"]
+    rule, known = SAVERS[was["class_type"]], rules_of(was["class_type"], was["inputs"]) or {}
+    ours = {name: each["to"] for name, each in known.items() if "link" in each or "within" in each}
+    ours |= {name: name for name in (rule["frames"], *rule["inputs"])}
+    become(saver, was["class_type"])
+    kept = {name: value for name, value in was["inputs"].items() if name not in rule["inputs"] or name in now}
+    come = {name: now[name] for name in rule["inputs"] if name in now}
+    saver["inputs"] = {name: now.get(ours.get(name), value) for name, value in kept.items()} | come
+
+
 def restore_decode(node: dict) -> None:
     [stock] = OURS[node["class_type"]]["stock"]
     before = forget(node).get("decode") or {"class_type": stock, "inputs": {}}
@@ -160,7 +294,9 @@ def restore_decode(node: dict) -> None:
 def restore_pair(prompt: dict, node: dict, taken: set[str]) -> tuple[int, str, dict]:
     """Make a node a Create Video again. Returns its decode, with the position and the id it is to have."""
     stock, video = OURS[node["class_type"]]["stock"]
-    memory = forget(node) or {"create_video": {"inputs": {}}, "decode": {"class_type": stock, "inputs": {}}}
+    memory = forget(node)
+    if "create_video" not in memory:
+        memory = {"create_video": {"inputs": {}}, "decode": {"class_type": stock, "inputs": {}}}
     id = memory.get("decode_id")
     if id is None or id in prompt or id in taken:
         id = new_id({*prompt, *taken})

@@ -8,16 +8,20 @@ from . import api_prompt, workflow_file
 from .rules import Change, FormatError
 
 
-def swap(workflow: dict, *, reverse: bool = False, tiled: bool = False) -> tuple[dict, list[Change]]:
-    """Put this pack's decoders in the place of the stock ones, by the rules in web/swap/rules.json.
+def swap(
+    workflow: dict, *, reverse: bool = False, tiled: bool = False, savers: bool = False
+) -> tuple[dict, list[Change]]:
+    """Put this pack's nodes in the place of other ones, by the rules in web/swap/rules.json.
 
     Args:
         workflow: a workflow as the editor saves it, or a prompt in API format. It is not modified.
         reverse: put the stock nodes back. What was swapped becomes exactly what it was; links, titles and values that
             have been changed since stay as they are.
         tiled: swap VAE Decode (Tiled) too. Its tile settings are remembered for the reverse.
+        savers: swap savers too where nothing is won in time: those that more than a decode's own frames go into, and
+            Save Video.
     Returns:
-        The new workflow, and one Change for each decode in it, those left alone included.
+        The new workflow, and one Change for each decode in it, those left alone included, and for savers.
     Raises:
         FormatError: it is neither, or damaged.
     """
@@ -31,6 +35,6 @@ def swap(workflow: dict, *, reverse: bool = False, tiled: bool = False) -> tuple
         )
     workflow = copy.deepcopy(workflow)
     try:
-        return workflow, format.restore(workflow) if reverse else format.swap(workflow, tiled)
+        return workflow, format.restore(workflow) if reverse else format.swap(workflow, tiled, savers)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"this workflow is damaged: {type(error).__name__}: {error}") from error

@@ -2,9 +2,10 @@
 
 web/js/swap_workflow.js does the same in the browser, function by function; tests/automation/cases is what both must do.
 
-A swapped decode keeps its id, and with it its links and whatever else refers to it; place, size, title, colour and
-mode. A pair becomes one node in the place of its Create Video, made higher where it must be, and keeps the id, the
-looks and the widgets of that: widgets are what other parts of a workflow refer to. Nothing else in the file is touched.
+A swapped decode or saver keeps its id, and with it its links and whatever else refers to it; place, size, title,
+colour and mode. A decode and its Create Video become one node in the place of the latter, made higher where it must be,
+which keeps the id, the looks and the widgets of that: widgets are what other parts of a workflow refer to. A decode and
+its saver stay two nodes, with a VIDEO between them. Nothing else in the file is touched.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from .rules import (
     LAYOUT,
     MEMORY,
     NAMES,
+    OUR_SAVER,
     OURS,
     PACK_PROPERTIES,
     PACKS,
     REASONS,
     RELAYS,
+    SAVERS,
     VIDEO_NODES,
     Change,
     reason,
 )
+from .savers import Settings, rules_of, settings_of
 
 NAMED = "widgets_values_named"  # newer editors save widgets by name as well
 WIDGET_VALUES = ("widgets_values", NAMED)
@@ -38,7 +42,7 @@ def recognises(workflow: object) -> bool:
     return isinstance(workflow, dict) and all(isinstance(workflow.get(key), list) for key in ("nodes", "links"))
 
 
-def swap(workflow: dict, tiled: bool) -> list[Change]:
+def swap(workflow: dict, tiled: bool, savers: bool) -> list[Change]:
     """Swap in place what the rules name."""
     file = Workflow(workflow)
     # All is decided before anything is changed, so that no decision rests on a half-changed graph.
@@ -48,14 +52,31 @@ def swap(workflow: dict, tiled: bool) -> list[Change]:
         for decode in graph.nodes.values()
         if decode["type"] in DECODES
     ]
+    saver_plans = [
+        (graph, saver, settings_in(file, graph, saver))
+        for graph in file.graphs
+        for saver in graph.nodes.values()
+        if saver["type"] in SAVERS and not any(partner is saver for _, _, partner, _, _ in plans)
+    ]
+    # What a swapped decode would be streamed into is worth a word where it cannot be.
+    hoped_for = [partner_of(graph, decode) for graph, decode, _, _, why in plans if not why]
     changes = []
-    for graph, decode, video, why in plans:
-        pair = (decode, video) if video else (decode,)
-        nodes, before = tuple(node["id"] for node in pair), tuple(node["type"] for node in pair)
-        if not why:
-            become_pair(graph, decode, video) if video else become_async(graph, decode)
-        after = () if why else (pair[-1]["type"],)
-        changes.append(Change(nodes, before, after, why, graph.name, graph.id))
+    for graph, decode, partner, settings, why in plans:
+        nodes = (decode, partner) if partner else (decode,)
+        ids, before = tuple(node["id"] for node in nodes), tuple(node["type"] for node in nodes)
+        if settings:
+            become_streamed(graph, decode, partner, settings)
+        elif not why:
+            become_pair(graph, decode, partner) if partner else become_async(graph, decode)
+        after = tuple(node["type"] for node in (nodes if settings else nodes[-1:])) if not why else ()
+        changes.append(Change(ids, before, after, why, graph.name, graph.id))
+    for graph, saver, settings in saver_plans:
+        before, why = saver["type"], settings if isinstance(settings, str) else ""
+        if savers and not why:
+            become_saver(graph, saver, settings, SAVERS[before]["frames"])
+        if savers or (why and any(saver is each for each in hoped_for)):
+            after = () if why else (saver["type"],)
+            changes.append(Change((saver["id"],), (before,), after, why, graph.name, graph.id))
     return changes + [
         Change((host["id"],), (node["type"],), (), reason("in_group_node", file.group_name(host)), graph.name, graph.id)
         for graph in file.graphs
@@ -66,17 +87,28 @@ def swap(workflow: dict, tiled: bool) -> list[Change]:
 
 
 def restore(workflow: dict) -> list[Change]:
-    """Put stock nodes back in place, wherever a node of ours decodes."""
+    """Put stock nodes back in place, wherever a node of ours decodes or stands for another saver."""
     file = Workflow(workflow)
     changes = []
     for graph in file.graphs:
         for node in list(graph.nodes.values()):
-            before = node["type"]
-            if before not in OURS:
+            nodes, why = (node,), ""
+            if both := streamed(graph, node):
+                before = tuple(each["type"] for each in both)
+                nodes, after = both, restore_streamed(graph, *both)
+            elif memory_of(node, "saver"):
+                before = (node["type"],)
+                if is_as_swapped(node, "images" if was_of_video(node) else "video"):
+                    after = [restore_saver(graph, node, inputs(node), values_now(node))]
+                else:
+                    after, why = [], REASONS["rewired"]
+            elif node["type"] in OURS:
+                before = (node["type"],)
+                after = restore_pair(file, graph, node) if is_pair(node) else [restore_decode(graph, node)]
+            else:
                 continue
-            after = restore_pair(file, graph, node) if is_pair(node) else [restore_decode(graph, node)]
-            types = tuple(node["type"] for node in after)
-            changes.append(Change((node["id"],), (before,), types, "", graph.name, graph.id))
+            ids = tuple(each["id"] for each in nodes)
+            changes.append(Change(ids, before, tuple(each["type"] for each in after), why, graph.name, graph.id))
         graph.put_in_place()
     return changes
 
@@ -84,19 +116,27 @@ def restore(workflow: dict) -> list[Change]:
 # ---------------------------------------------------------------------------- what to do
 
 
-def decide(file: Workflow, graph: Graph, decode: dict, tiled: bool) -> tuple[dict | None, str]:
-    """The Create Video to swap together with a decode, if any; and why to leave the decode alone, else ""."""
+def decide(file: Workflow, graph: Graph, decode: dict, tiled: bool) -> tuple[dict | None, Settings | None, str]:
+    """What to do with a decode.
+
+    Returns:
+        The Create Video or saver to swap together with it, if any; what the saver is set to; and why to leave the
+        decode alone, else "".
+    """
     if DECODES[decode["type"]]["tiled"] and not tiled:
-        return None, REASONS["in_tiles"]
+        return None, None, REASONS["in_tiles"]
     videos, lost = file.ends(graph, decode, FRAME_TYPES, lambda node: node["type"] not in VIDEO_NODES)
     if not videos:
-        return None, reason(*lost[0]) if lost else REASONS["not_a_video"]
+        return None, None, reason(*lost[0]) if lost else REASONS["not_a_video"]
     if tiles_in_use(file, graph, decode):
-        return None, REASONS["tiles_in_use"]
-    video = create_video_of(graph, decode)
-    if video and len(file.ends(graph, video, ("VIDEO",), is_passive)[0]) > 1:
-        video = None
-    return video, ""
+        return None, None, REASONS["tiles_in_use"]
+    partner = partner_of(graph, decode)
+    if partner and partner["type"] in SAVERS:
+        settings = settings_in(file, graph, partner)
+        return (None, None, "") if isinstance(settings, str) else (partner, settings, "")
+    if partner and len(file.ends(graph, partner, ("VIDEO",), is_passive)[0]) > 1:
+        partner = None
+    return partner, None, ""
 
 
 def is_passive(node: dict) -> bool:
@@ -113,17 +153,51 @@ def tiles_in_use(file: Workflow, graph: Graph, decode: dict) -> bool:
     return bool(linked) or any(str(widget[0]) == str(decode["id"]) for widget in shown)
 
 
-def create_video_of(graph: Graph, decode: dict) -> dict | None:
-    """The Create Video that is all that a decode feeds, where the two can become one."""
+def partner_of(graph: Graph, decode: dict) -> dict | None:
+    """The Create Video or saver that is all that a decode feeds, where the two can be swapped together."""
     fed = list(graph.links_from(decode["id"]))
-    video = graph.nodes.get(get(fed[0], "target_id")) if len(fed) == 1 else None
-    if video is None or video["type"] != CREATE_VIDEO["type"] or (video.get("mode") or 0) != (decode.get("mode") or 0):
+    partner = graph.nodes.get(get(fed[0], "target_id")) if len(fed) == 1 else None
+    if partner is None or (partner.get("mode") or 0) != (decode.get("mode") or 0):
         return None
-    # A link through reroute points would leave them behind, and one that its target does not know of would be lost.
-    coming = [link for node in (decode, video) for link in graph.links_to(node["id"])]
-    sound = all(graph.is_known_to_target(link) for link in coming)
-    takes_images = named(video, CREATE_VIDEO["frames"]).get("link") == get(fed[0], "id")
-    return video if takes_images and sound and not graph.is_rerouted(fed[0]) else None
+    is_saver = partner["type"] in SAVERS
+    if not is_saver and partner["type"] != CREATE_VIDEO["type"]:
+        return None
+    # A link through reroute points that goes would leave them behind, and one that its target does not know of would
+    # be lost.
+    coming = [link for node in (decode, partner) for link in graph.links_to(node["id"])]
+    fits = get(fed[0], "type") == "IMAGE" if is_saver else not graph.is_rerouted(fed[0])
+    sound = fits and all(graph.is_known_to_target(link) for link in coming)
+    frames = (SAVERS[partner["type"]] if is_saver else CREATE_VIDEO)["frames"]
+    takes_images = named(partner, frames).get("link") == get(fed[0], "id")
+    return partner if takes_images and sound else None
+
+
+def settings_in(file: Workflow, graph: Graph, saver: dict) -> Settings | str:
+    """What a saver is set to, in inputs of ours; or why it has to be left alone."""
+    names = SAVERS[saver["type"]]["widgets"]
+    values = values_of(saver, names)
+    known = rules_of(saver["type"], values) or {}
+    for slot in outputs_lost(saver.get("outputs") or [], list(OUR_SAVER["outputs"].values())):
+        return reason("output_used", slot["name"])
+    for _, host in file.hosts(graph):
+        for id, name, *_ in properties_of(host).get("proxyWidgets") or []:
+            # The frame rate may become the decode's.
+            if str(id) == str(saver["id"]) and (known.get(name, {}).get("to") != name or name == "fps"):
+                return reason("connected", name)
+    types = {get(link, "id"): get(link, "type") for link in graph.links}
+    linked = {slot["name"]: types.get(slot["link"]) for slot in inputs(saver) if slot.get("link") is not None}
+    return settings_of(saver["type"], values, linked)
+
+
+def outputs_lost(slots: list[dict], types: list[str]) -> list[dict]:
+    """Outputs in use that a node with outputs of these types would not have."""
+    return [slot for i, slot in enumerate(slots) if slot.get("links") and types[i : i + 1] != [slot["type"]]]
+
+
+def values_of(node: dict, names: list[str]) -> dict:
+    """Values of widgets by name; the editor saves a list, Video Combine an object."""
+    values = node.get("widgets_values") or []
+    return values if isinstance(values, dict) else dict(zip(names, values))
 
 
 # ---------------------------------------------------------------------------- there
@@ -166,6 +240,54 @@ def become_pair(graph: Graph, decode: dict, video: dict) -> None:
     graph.aim_links(video)
 
 
+def become_streamed(graph: Graph, decode: dict, saver: dict, settings: Settings) -> None:
+    """Make a decode and its saver a video and its saver. The frame rate is the video's."""
+    [link] = graph.links_from(decode["id"])
+    put(link, "type", "VIDEO")
+    rate = named(saver, {ours: name for name, ours in settings.links.items()}.get("fps", "")).get("link")
+    become_saver(graph, saver, settings, "video")
+    memory = {"decode": remember(decode, "pos", "outputs", *WIDGET_VALUES)}
+    become(decode, DECODES[decode["type"]]["pair"], {**memory, "pos": grow_upwards(decode)})
+    values = {"fps": settings.values.get("fps", 24), "bit_depth": 8, **OURS[decode["type"]]["widgets"]}
+    decode["inputs"] = [*decode_inputs(decode), {"name": "audio", "type": "AUDIO", "link": None}]
+    if rate is not None:
+        saver["inputs"] = [slot for slot in inputs(saver) if slot["name"] != "fps"]
+        decode["inputs"].append(widget_slot("fps", "FLOAT", rate))
+    decode["outputs"] = [{"name": "VIDEO", "type": "VIDEO", "links": [get(link, "id")]}]
+    decode["widgets_values"] = list(values.values())
+    if NAMED in decode:
+        decode[NAMED] = values
+    graph.aim_links(decode)
+    graph.aim_links(saver)
+
+
+def become_saver(graph: Graph, saver: dict, settings: Settings, source: str) -> None:
+    """Make a saver one of ours, which gets what it saves by the input `source`."""
+    was = remember(saver, "outputs", *WIDGET_VALUES)
+    rule, known = SAVERS[saver["type"]], rules_of(saver["type"], values_of(saver, SAVERS[saver["type"]]["widgets"]))
+    linked = {name: named(saver, name).get("link") for name in rule["inputs"]}
+    linked[source] = named(saver, rule["frames"]).get("link")
+    slots = [{"name": name, "type": kind, "link": linked.get(name)} for name, kind in OUR_SAVER["inputs"].items()]
+    for name, ours in settings.links.items():
+        slots.append(widget_slot(ours, known[name]["link"], named(saver, name)["link"]))
+    links = [slot.get("links") for slot in saver.get("outputs") or [] if slot.get("links")]
+    become(saver, OUR_SAVER["type"], {"saver": was})
+    saver["inputs"] = slots
+    saver["outputs"] = [
+        {"name": name, "type": kind, "links": links[0] if links and i == 0 else None}
+        for i, (name, kind) in enumerate(OUR_SAVER["outputs"].items())
+    ]
+    values = {**OUR_SAVER["widgets"], **settings.values}
+    saver["widgets_values"] = list(values.values())
+    if NAMED in saver:
+        saver[NAMED] = values
+    graph.aim_links(saver)
+
+
+def widget_slot(name: str, kind: str, link: int) -> dict:
+    return {"name": name, "type": kind, "link": link, "widget": {"name": name}}
+
+
 def grow_upwards(video: dict) -> list:
     """Make room for one more input, away from the saver that is often right below. Returns the new place."""
     missing = max(0, LAYOUT["pair_height"] - xy(video["size"])[1])
@@ -197,23 +319,112 @@ def is_pair(node: dict) -> bool:
     return len(OURS[node["type"]]["stock"]) > 1
 
 
-def memory_of(node: dict) -> dict | None:
-    """What a swap remembered in a node; None where that is not there, or not all of it."""
+def memory_of(node: dict, kind: str) -> dict | None:
+    """What a swap of this kind remembered in a node; None where that is not there, or not all of it."""
+    if node["type"] not in (*OURS, OUR_SAVER["type"]):
+        return None
     memory = properties_of(node).get(MEMORY["key"]) or {}
-    parts = MEMORY["pair" if is_pair(node) else "alone"]
+    parts = MEMORY[kind]
     whole = all(memory.get(part) and all(memory[part].get(key) is not None for key in parts[part]) for part in parts)
     return memory if whole else None
 
 
+def streamed(graph: Graph, node: dict) -> tuple[dict, dict] | None:
+    """The decode and the saver that a swap connected, given one of them, while they are as it made them."""
+    if node["type"] not in (*OURS, OUR_SAVER["type"]):
+        return None
+    came = named(node, "video").get("link")
+    ids = [node["id"], *(get(link, "origin_id") for link in graph.links_to(node["id"]) if get(link, "id") == came)]
+    decode = graph.nodes.get(ids[-1])
+    fed = list(graph.links_from(ids[-1]))
+    saver = graph.nodes.get(get(fed[0], "target_id")) if len(fed) == 1 else None
+    if not (decode and saver and memory_of(decode, "streamed") and memory_of(saver, "saver")):
+        return None
+    if was_of_video(saver) or not is_as_swapped(saver, "images") or decode["type"] not in OURS or not is_pair(decode):
+        return None
+    return (decode, saver) if named(saver, "video").get("link") == get(fed[0], "id") else None
+
+
+def was_of_video(saver: dict) -> bool:
+    """Whether a saver of ours was one that takes a VIDEO."""
+    return SAVERS.get(memory_of(saver, "saver")["saver"]["type"], {}).get("frames") == "video"
+
+
+def is_as_swapped(saver: dict, other: str) -> bool:
+    """Whether nothing is connected to a saver of ours that the one it was has no place for; `other`: one such input."""
+    was = memory_of(saver, "saver")["saver"]
+    types = [slot["type"] for slot in was.get("outputs") or []]
+    fits = not outputs_lost(saver.get("outputs") or [], types) and named(saver, other).get("link") is None
+    return fits and was["type"] in SAVERS
+
+
+def restore_streamed(graph: Graph, decode: dict, saver: dict) -> tuple[dict, dict]:
+    memory = memory_of(decode, "streamed")
+    [link] = graph.links_from(decode["id"])
+    put(link, "type", "IMAGE")
+    rate = [slot for slot in inputs(decode) if slot["name"] == "fps"]
+    values = values_of(decode, CREATE_VIDEO["widgets"])
+    decode["inputs"] = [slot for slot in inputs(decode) if slot["name"] != "fps"]
+    restore_saver(graph, saver, inputs(saver) + rate, {**values_now(saver), "fps": values.get("fps")})
+    outputs = [{**slot, "links": [get(link, "id")]} for slot in memory["decode"]["outputs"]]
+    pos = moved_along(memory["decode"]["pos"], memory["pos"], decode["pos"])
+    revert(decode, {**memory["decode"], "outputs": outputs, "pos": pos})
+    graph.aim_links(decode)
+    return decode, saver
+
+
+def values_now(saver: dict) -> dict:
+    return values_of(saver, list(OUR_SAVER["widgets"]))
+
+
+def restore_saver(graph: Graph, saver: dict, slots: list[dict], now: dict) -> dict:
+    """Make a saver of ours again what it was.
+
+    Args:
+        slots: its inputs, and those that belong to it.
+        now: values by the names of our inputs.
+    """
+    was = {**memory_of(saver, "saver")["saver"]}
+    names = SAVERS[was["type"]]["widgets"]
+    values = values_of(was, names)
+    known = rules_of(was["type"], values) or {}
+    theirs = {rule["to"]: name for name, rule in known.items() if "link" in rule or "within" in rule}
+    set_to = settings_of(was["type"], values, {})
+    swapped = {} if isinstance(set_to, str) else set_to.values
+    changed = {
+        theirs[ours]: now[ours] for ours in theirs if ours in now and not same(now[ours], swapped.get(ours, now[ours]))
+    }
+    for key in WIDGET_VALUES:
+        if isinstance(was.get(key), dict):
+            was[key] = {**was[key], **changed}
+        elif isinstance(was.get(key), list):
+            was[key] = [changed.get(name, value) for name, value in zip(names, was[key])] + was[key][len(names) :]
+    frames = SAVERS[was["type"]]["frames"]
+    back = {**theirs, "video": frames, "images": frames}
+    saver["inputs"] = [
+        {**slot, "name": back.get(slot["name"], slot["name"])} for slot in slots if slot.get("link") is not None
+    ]
+    links = [slot.get("links") for slot in saver.get("outputs") or [] if slot.get("links")]
+    if links:
+        was["outputs"] = [{**slot, "links": links[0]} if i == 0 else slot for i, slot in enumerate(was["outputs"])]
+    revert(saver, was)
+    graph.aim_links(saver)
+    return saver
+
+
+def same(value: object, other: object) -> bool:
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
+
+
 def restore_decode(graph: Graph, node: dict) -> dict:
-    memory = memory_of(node) or {"decode": stock_decode(node)}
+    memory = memory_of(node, "alone") or {"decode": stock_decode(node)}
     revert(node, memory["decode"])
     graph.aim_links(node)
     return node
 
 
 def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
-    memory = memory_of(node) or stock_pair(graph, node)
+    memory = memory_of(node, "pair") or stock_pair(graph, node)
     decode, link = {**memory["decode"]}, memory["link"].copy()
     if decode["id"] is None or decode["id"] in graph.nodes:
         decode["id"] = file.new_id("node")
@@ -227,7 +438,7 @@ def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
         decode["mode"] = node.get("mode") or 0
     own, video = OURS[node["type"]]["widgets"], memory["create_video"]
     pos = moved_along(video["pos"], memory["pos"], node["pos"])
-    revert(node, {**video, "pos": pos, "inputs": with_frames(inputs(video))})
+    revert(node, {**video, "pos": pos, "inputs": with_frames(inputs(video))}, widgets=False)
     named(node, CREATE_VIDEO["frames"])["link"] = get(link, "id")
     if isinstance(node.get("widgets_values"), list):
         node["widgets_values"] = node["widgets_values"][: len(CREATE_VIDEO["widgets"])]
@@ -239,10 +450,14 @@ def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
     return decode, node
 
 
-def revert(node: dict, before: dict) -> None:
-    """Turn a node back. What may have been changed since stays: title, links, properties of the user's own."""
+def revert(node: dict, before: dict, widgets: bool = True) -> None:
+    """Turn a node back. What may have been changed since stays: title, links, properties of the user's own.
+
+    Args:
+        widgets: whether its widgets are what they were before, too.
+    """
     kept = {key: value for key, value in properties_of(node).items() if key not in (MEMORY["key"], *PACK_PROPERTIES)}
-    if not is_pair(node):
+    if widgets:
         for key in WIDGET_VALUES:
             if key not in before:
                 node.pop(key, None)

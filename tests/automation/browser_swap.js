@@ -1,21 +1,21 @@
 // The swap as the browser has it, for node. As a program, it swaps what it is given:
 //
-// stdin: a JSON list of {workflow or file, reverse, tiled}; stdout: a list of {after, changes}, or of {error} where it
+// stdin: a JSON list of {workflow or file, reverse, tiled, savers}; stdout: a list of {after, changes}, or of {error} where it
 // throws. `after` is null where nothing changed.
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 globalThis.fetch = async (url) => new Response(readFileSync(url)) // node fetches no files
 
-const { canPair, restore, swap } = await import('../../web/js/swap_workflow.js')
+const { partnerType, restore, swap } = await import('../../web/js/swap_workflow.js')
 const { explain } = await import('../../web/js/swap_message.js')
 const { NAMES } = await import('../../web/js/swap_rules.js')
-export { NAMES, canPair, explain, restore, swap }
+export { NAMES, explain, partnerType, restore, swap }
 
-function swapped({ workflow, file, reverse, tiled }) {
+function swapped({ workflow, file, reverse, tiled, savers }) {
   const before = workflow ?? JSON.parse(readFileSync(file, 'utf8'))
   try {
-    const { workflow: after, changes } = reverse ? restore(before) : swap(before, { tiled })
+    const { workflow: after, changes } = reverse ? restore(before) : swap(before, { tiled, savers })
     return { after: JSON.stringify(after) === JSON.stringify(before) ? null : after, changes }
   } catch (error) {
     return { error: String(error) }

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'
 import { test } from 'node:test'
 
-import { NAMES, canPair, explain, restore, swap } from './browser_swap.js'
+import { NAMES, explain, partnerType, restore, swap } from './browser_swap.js'
 
 const read = (folder, file) => JSON.parse(readFileSync(new URL(file, folder), 'utf8'))
 const casesIn = (path) => {
@@ -32,6 +32,6 @@ const nameOf = (type) => NAMES[type]
 for (const each of casesIn('cases/right_click/'))
   test(`right-click: ${each.name}`, () => {
     check(each)
-    if ('can_pair' in each) assert.equal(canPair(each.before, each.options.only), each.can_pair)
+    if ('partner' in each) assert.equal(partnerType(each.before, each.options.only), each.partner)
     assert.equal(explain(each.changes, nameOf, english), each.toast)
   })

@@ -28,6 +28,11 @@ SLOTS = {
     "ImageToMask": ("image:IMAGE", "MASK:MASK"),
     "VAEEncode": ("pixels:IMAGE vae:VAE", "LATENT:LATENT"),
     "Reroute": (":*", ":*"),
+    "VHS_VideoCombine": (
+        "images:IMAGE audio:AUDIO meta_batch:VHS_BatchManager vae:VAE [frame_rate:FLOAT] [filename_prefix:STRING]",
+        "Filenames:VHS_FILENAMES",
+    ),
+    "SaveAnimatedWEBP": ("images:IMAGE [fps:FLOAT] [lossless:BOOLEAN]", "images:IMAGE"),
     "SetNode": ("IMAGE:IMAGE", "*:*"),
     "GetNode": ("", "IMAGE:IMAGE"),
     "easy setNode": ("IMAGE:IMAGE", ""),

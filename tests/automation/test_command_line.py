@@ -38,7 +38,7 @@ def test_there_and_back(source: Path, tmp_path: Path):
     assert done.stdout == (
         "VAE Decode #8 + Create Video #9 -> Async VAE Decode to Video\n"
         "VAE Decode #20 left alone: its frames do not go into a video\n"
-        "1 of 2 decodes changed\n"
+        "1 of 2 changed\n"
     )
     assert "AsyncVAEDecodeToVideo" in there.read_text(encoding="utf-8")
     assert run("swap", there, back, "--reverse").returncode == 0

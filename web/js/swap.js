@@ -1,4 +1,5 @@
-// Swaps the stock decodes in a workflow for this pack's, and back: by right-click on a node, and by two commands.
+// Swaps the stock decodes and savers in a workflow for this pack's, and back: by right-click on a node, and by two
+// commands.
 //
 // A swap is made in the serialised workflow, by the same rules as in files (swap_workflow.js), and loaded the way the
 // editor loads an undo step. So ids, links, reroutes, the widgets on subgraphs and inputs that come and go with their
@@ -6,8 +7,8 @@
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { explain } from './swap_message.js'
-import { CREATE_VIDEO, DECODES, NAMES, OURS } from './swap_rules.js'
-import { canPair, restore, swap } from './swap_workflow.js'
+import { CREATE_VIDEO, DECODES, NAMES, OURS, OUR_SAVER, SAVERS } from './swap_rules.js'
+import { partnerType, restore, swap, wasSaver } from './swap_workflow.js'
 
 const SPEED_UP = 'AsyncFramePipeline.SpeedUpVideoDecoding'
 const RESTORE = 'AsyncFramePipeline.RestoreVideoDecoding'
@@ -20,17 +21,32 @@ app.registerExtension({
     const only = { graph: idOf(node.graph), node: node.id }
     if (Object.hasOwn(OURS, node.type))
       return [{ content: 'Restore stock VAE Decode', callback: () => change('Decodes restored', restore, { only }) }]
+    if (Object.hasOwn(SAVERS, node.type)) {
+      const content = `Swap for ${NAMES[OUR_SAVER.type]}`
+      return [{ content, callback: () => change('Savers swapped', swap, { only }) }]
+    }
+    if (wasSaver(node))
+      return [
+        {
+          content: 'Restore the saver that this was',
+          callback: () => change('Savers restored', restore, { only })
+        }
+      ]
     if (!Object.hasOwn(DECODES, node.type)) return []
     const { alone, pair } = DECODES[node.type]
     const toImages = {
       content: `Swap for ${NAMES[alone]}`,
       callback: () => change('Decodes swapped', swap, { only, pair: false })
     }
+    const partner = partnerType(serialized(), only)
     const toVideo = {
-      content: `Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}`,
+      content:
+        partner === CREATE_VIDEO.type
+          ? `Swap with ${NAMES[partner]} for ${NAMES[pair]}`
+          : 'Swap with its saver, to save while it decodes',
       callback: () => change('Decodes swapped', swap, { only })
     }
-    return canPair(serialized(), only) ? [toImages, toVideo] : [toImages]
+    return partner ? [toImages, toVideo] : [toImages]
   },
   commands: [
     {

@@ -10,6 +10,8 @@ export const {
   ours: OURS,
   decode_inputs: DECODE_INPUTS,
   create_video: CREATE_VIDEO,
+  savers: SAVERS,
+  our_saver: OUR_SAVER,
   video_nodes: VIDEO_NODES,
   frame_types: FRAME_TYPES,
   relays: RELAYS,
