@@ -131,6 +131,115 @@ def test_nodes_that_never_were_stock_ones_become_stock_ones():
     )
 
 
+COMBINE = {
+    "images": ["8", 0],
+    "audio": ["5", 0],
+    "frame_rate": 16,
+    "loop_count": 1,
+    "filename_prefix": "shots/a",
+    "format": "video/h264-mp4",
+    "pix_fmt": "yuv420p10le",
+    "crf": 19,
+    "save_metadata": True,
+    "trim_to_audio": False,
+    "pingpong": False,
+    "save_output": False,
+}
+
+
+def a_combined_video(more: dict | None = None, **changed: object) -> dict:
+    nodes = a_video() | prompt(n9=("VHS_VideoCombine", {**COMBINE, **changed}))
+    del nodes["10"]
+    return nodes | (more or {})
+
+
+def test_a_decode_and_its_saver_are_streamed():
+    after, changes = swapped(a_combined_video())
+    assert outcomes(changes) == [(("8", "9"), "AsyncVAEDecodeToVideo+SaveVideoStreaming")]
+    assert after["8"]["inputs"] == {"samples": ["3", 0], "vae": ["2", 0], "fps": 16}
+    assert after["9"]["inputs"] == {
+        "video": ["8", 0],
+        "audio": ["5", 0],
+        "filename_prefix": "shots/a",
+        "format": "mp4 (h264)",
+        "chroma": "4:2:0",
+        "bit_depth": "10",
+        "crf": 19,
+        "repeat": 2,
+        "ping_pong": False,
+        "save_output": False,
+    }
+
+
+def test_a_saver_that_stays_says_why():
+    before = a_combined_video(format="video/nvenc_h264-mp4", bitrate=10)
+    after, changes = swapped(before)
+    assert outcomes(changes) == [
+        (("8",), "AsyncVAEDecodeVideo"),
+        (("9",), 'Save Video (Streaming) has nothing that matches its "format: video/nvenc_h264-mp4"'),
+    ]
+    assert after["9"] == before["9"]
+    for changed, told in (({"meta_batch": ["5", 0]}, "meta_batch"), ({"frame_rate": ["5", 0]}, "frame_rate")):
+        assert told in swapped(a_combined_video(**changed))[1][1].reason
+    used = a_combined_video(prompt(n11=("SomebodysUpload", {"files": ["9", 0]})))
+    assert swapped(used)[1][1].reason.startswith('its output "Filenames" is used')
+
+
+def test_other_savers_are_swapped_when_asked_for():
+    more = prompt(
+        n11=("PreviewImage", {"images": ["8", 0]}),
+        n12=("SaveVideo", {"video": ["13", 0], "filename_prefix": "a", "format": "auto", "codec": "auto"}),
+        n13=("SomebodysVideo", {}),
+        n14=("SaveWEBM", {"images": ["8", 0], "filename_prefix": "a", "codec": "av1", "fps": ["5", 0], "crf": 30}),
+        n15=("SomebodysPlayer", {"video": ["12", 0]}),
+    )
+    before = a_combined_video(more)
+    assert outcomes(swapped(before)[1]) == [(("8",), "AsyncVAEDecodeVideo")]
+    after, changes = swapped(before, savers=True)
+    assert outcomes(changes)[1:] == [((id,), "SaveVideoStreaming") for id in ("9", "12", "14")]
+    assert after["9"]["inputs"]["images"] == ["8", 0] and after["9"]["inputs"]["fps"] == 16
+    assert after["12"]["inputs"] == {
+        "video": ["13", 0],
+        "filename_prefix": "a",
+        "format": "mp4 (h264)",
+        "quality": "medium",
+        "crf": -1,
+    }
+    assert after["14"]["inputs"]["fps"] == ["5", 0], "a link stays one"
+
+
+def test_what_was_changed_since_in_a_saver_stays_changed():
+    after, _ = swap(a_combined_video())
+    after["9"]["inputs"].update(filename_prefix="shots/b", crf=12)
+    after["8"]["inputs"].update(fps=["5", 1], samples=["4", 0])
+    del after["9"]["inputs"]["audio"]
+    restored, changes = swap(after, reverse=True)
+    assert outcomes(changes) == [(("8", "9"), "VAEDecode+VHS_VideoCombine")]
+    now = {**COMBINE, "filename_prefix": "shots/b", "crf": 12, "frame_rate": ["5", 1]}
+    assert restored["9"]["inputs"] == {name: value for name, value in now.items() if name != "audio"}
+    assert restored["8"]["inputs"]["samples"] == ["4", 0]
+
+
+@pytest.mark.parametrize(
+    "more, decode",
+    [
+        # Its video is used by another saver too; its last frame is used.
+        (prompt(n11=("SaveVideo", {"video": ["8", 0]})), ["VAEDecode+CreateVideo"]),
+        (prompt(n11=("PreviewImage", {"images": ["9", 3]})), ["VAEDecode+CreateVideo"]),
+        (prompt(n8=("SomebodysVideo", {})), []),
+    ],
+)
+def test_what_is_connected_otherwise_since_stays_one_of_ours(more: dict, decode: list[str]):
+    after, _ = swap(a_combined_video())
+    restored, changes = swap(after | more, reverse=True)
+    told = sorted(told for _, told in outcomes(changes))
+    assert told == [*decode, "it is connected otherwise than when it was swapped"]
+    assert restored["9"]["class_type"] == "SaveVideoStreaming"
+    for node in restored.values():
+        links = [value for value in node["inputs"].values() if isinstance(value, list) and len(value) == 2]
+        assert all(link[0] in restored for link in links if isinstance(link[1], int))
+
+
 def test_a_node_without_a_class_passes_through():
     # So the editor exports what it does not know.
     swapped({**a_video(), "30": {"inputs": {"image": ["8", 0]}, "_meta": {"title": ""}}})

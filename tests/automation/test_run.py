@@ -70,6 +70,29 @@ def test_it_fetches_the_video(server: Server, tmp_path: Path, form: str):
         assert container.streams.video[0].average_rate == 12
 
 
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "images"])
+def test_a_swapped_saver_saves_the_same(server: Server, tmp_path: Path, streamed: bool):
+    prompt = {id: node for id, node in VIDEO.items() if id not in ("9", "10")}
+    inputs = {"images": ["8", 0], "filename_prefix": "swapped/a", "codec": "vp9", "fps": 12.0, "crf": 20.0}
+    prompt["10"] = {"class_type": "SaveWEBM", "inputs": inputs}
+    if not streamed:
+        prompt["11"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    swapped, changes = swap(prompt, savers=True)
+    assert [change.after[-1] for change in changes if change.after][-1] == "SaveVideoStreaming"
+    saved = {}
+    for name, form in (("stock", prompt), ("ours", swapped)):
+        (tmp_path / name).mkdir()
+        done = run(server, form, tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        [file] = (tmp_path / name / "out").rglob("*.webm")
+        assert file.parent == tmp_path / name / "out" / "swapped"
+        with av.open(file) as container:
+            [stream] = container.streams.video
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            saved[name] = stream.codec_context.name, stream.average_rate, len(frames), frames[0].shape
+    assert saved["stock"] == saved["ours"]
+
+
 def test_it_tells_which_node_is_at_work(server: Server, tmp_path: Path):
     prompt = {**VIDEO, "1": {**VIDEO["1"], "inputs": {**VIDEO["1"]["inputs"], "color": 1}}}  # not from the cache
     lines = run(server, prompt, tmp_path, address=server.url.removeprefix("http://")).stdout.splitlines()
