@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from async_frame_pipeline.automation import swap
-from async_frame_pipeline.automation.rules import OURS
+from async_frame_pipeline.automation.rules import OUR_SAVER, OURS
 from host import PromptRejected
 from playwright.sync_api import expect
 
@@ -18,7 +18,10 @@ from .swap_editor import RESTORE, SERIALIZED, SETTLED, SPEED_UP, SwapEditor
 
 TO_IMAGES = "Swap for Async VAE Decode (Video)"
 TO_VIDEO = "Swap with Create Video for Async VAE Decode to Video"
+TO_SAVER = "Swap for Save Video (Streaming)"
+WITH_SAVER = "Swap with its saver, to save while it decodes"
 BACK = "Restore stock VAE Decode"
+SAVER_BACK = "Restore the saver that this was"
 
 
 @pytest.fixture(scope="module", params=["canvas", "nodes 2.0"])
@@ -62,6 +65,11 @@ NESTED = workflow(
             outputs="VIDEO:VIDEO",
         )
     ],
+)
+STREAMED = workflow(
+    {1: "SampleVideoLatent", 4: "PrimitiveFloat", 8: "VAEDecode", 10: "SaveWEBM"},
+    "1>8.samples 1.1>8.vae 8>10.images 4>10.fps",
+    n10={"inputs": "images:IMAGE [fps:FLOAT]", "widgets_values": ["shots/a", "vp9", 24, 20], "title": "My saver"},
 )
 
 
@@ -157,6 +165,47 @@ def test_right_click_on_a_pair_and_back(editor: SwapEditor):
     editor.page.wait_for_function("() => app.rootGraph.getNodeById(9).type === 'AsyncVAEDecodeToVideo'")
     editor.page.evaluate(SETTLED)
     expect_undo_restores(editor, before, steps)
+
+
+@pytest.mark.parametrize("there, back", [((8, WITH_SAVER), (10, SAVER_BACK)), ((10, TO_SAVER), (8, BACK))])
+def test_right_click_on_a_decode_and_its_saver_and_back(editor: SwapEditor, there: tuple, back: tuple):
+    editor.show(STREAMED)
+    before, steps = editor.serialized(), editor.undo_steps()
+    swap_by_menu(editor, *there)
+    both = "Async VAE Decode to Video + Save Video (Streaming)"
+    editor.expect_toast(f"{'Savers' if there[0] == 10 else 'Decodes'} swapped: 1", f"VAE Decode + Save WEBM → {both}")
+    after = editor.workflow()
+    assert by_id(after)[10]["title"] == "My saver"
+    assert connections(after) == {"1.0>8.samples", "1.1>8.vae", "4.0>8.fps", "8.0>10.video"}
+    prompt = editor.prompt()
+    assert prompt["8"]["inputs"] == {"samples": ["1", 0], "vae": ["1", 1], "fps": ["4", 0], "bit_depth": 8, **OWN}
+    expected = {**OUR_SAVER["widgets"], "filename_prefix": "shots/a", "format": "webm (vp9)", "crf": 20}
+    assert prompt["10"]["inputs"] == {"video": ["8", 0], **expected}
+
+    swap_by_menu(editor, *back)
+    editor.expect_toast(f"{'Savers' if back[0] == 10 else 'Decodes'} restored: 1", f"{both} → VAE Decode + Save WEBM")
+    editor.page.evaluate(SETTLED)
+    assert unordered(editor.serialized()) == unordered(before)
+    editor.undo()
+    editor.page.wait_for_function("() => app.rootGraph.getNodeById(10).type === 'SaveVideoStreaming'")
+    editor.page.evaluate(SETTLED)
+    expect_undo_restores(editor, before, steps)
+
+
+@on_canvas
+def test_right_click_on_savers_that_nothing_can_be_streamed_into(editor: SwapEditor):
+    types = {1: "SampleVideoLatent", 8: "VAEDecode", 9: "CreateVideo", 10: "SaveWEBM", 11: "SaveVideo"}
+    links = "1>8.samples 1.1>8.vae 8>9.images 8>10.images 9>11.video"
+    editor.show(workflow(types, links, n11={"widgets_values": ["video/b", "auto", "auto"]}))
+    for id, name in ((10, "Save WEBM"), (11, "Save Video")):
+        swap_by_menu(editor, id, TO_SAVER)
+        editor.expect_toast("Savers swapped: 1", f"{name} → Save Video (Streaming)")
+    assert connections(editor.workflow()) >= {"8.0>9.images", "8.0>10.images", "9.0>11.video"}
+    prompt = editor.prompt()
+    assert prompt["10"]["inputs"].items() >= {"format": "webm (vp9)", "fps": 24, "crf": 32}.items()
+    assert prompt["11"]["inputs"].items() >= {"filename_prefix": "video/b", "format": "mp4 (h264)"}.items()
+    swap_by_menu(editor, 10, SAVER_BACK)
+    editor.expect_toast("Savers restored: 1", "Save Video (Streaming) → Save WEBM")
 
 
 def test_right_click_in_a_subgraph(editor: SwapEditor):
