@@ -6,6 +6,9 @@ The rules are data, in web/swap/rules.json, which web/js/swap_rules.js reads as 
   of them, through other nodes and through the borders of subgraphs, one arrives at one of VIDEO_NODES.
 - Where Create Video is all that it feeds, the two become Async VAE Decode to Video. Not where that video is used more
   than once: each use would decode it again.
+- Where a saver of images is all that it feeds, the two become Async VAE Decode to Video and Save Video (Streaming), if
+  everything that the saver is set to has a match there (savers.py).
+- Other savers are swapped on demand only: nothing is won.
 - VAE Decode (Tiled) is swapped on demand only: somebody chose it because memory was short.
 - Everything else is left as it is. What is muted or bypassed stays so. What it takes to undo a swap is remembered in
   the node, under MEMORY["key"].
@@ -49,10 +52,10 @@ class FormatError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Change:
-    """One decode, and what became of it.
+    """One decode or saver, and what became of it.
 
     Attributes:
-        nodes: id of the node, or ids of the pair, that it was.
+        nodes: id of the node, or ids of the pair, that it was; of a decode in a group node, the id of that.
         before: their types.
         after: the types that they became; empty where they were left alone.
         reason: why they were left alone, else "".
