@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .rules import SAVERS, reason
+from .rules import OUR_SAVER, SAVERS, reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,8 +52,10 @@ def settings_of(kind: str, values: dict, links: dict[str, str | None]) -> Settin
     for name in values:
         if name not in known and name not in ignored:
             return no_match(name, values[name])
-    for name in links:
-        if name not in known and name not in (saver["frames"], *saver["inputs"]):
+    for name, kind in links.items():
+        # Old workflows have sound of a type of their own; Video Combine takes latents too.
+        fits = name in (saver["frames"], *saver["inputs"]) and kind in (None, "*", OUR_SAVER["inputs"][name])
+        if name not in known and not fits:
             return reason("connected", name)
     return Settings(ours, moved)
 

@@ -105,6 +105,8 @@ def test_both_sides_make_the_same_of_every_setting(tail: bool):
         ({}, {"format": "STRING"}, 'input "format"'),
         ({"format": "image/gif"}, {"meta_batch": "VHS_BatchManager"}, 'input "meta_batch"'),
         ({"format": "image/gif"}, {"vae": None}, 'input "vae"'),
+        ({"format": "image/gif"}, {"images": "LATENT"}, 'input "images"'),
+        ({"format": "image/gif"}, {"images": "IMAGE", "audio": "VHS_AUDIO"}, 'input "audio"'),
         ({"format": "image/gif"}, {"frame_rate": "INT"}, 'input "frame_rate"'),
         ({"format": "image/gif"}, {"frame_rate": None}, 'input "frame_rate"'),
         ({"format": "image/gif"}, {"loop_count": "INT"}, 'input "loop_count"'),

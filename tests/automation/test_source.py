@@ -68,6 +68,20 @@ def test_what_is_not_there(tmp_path: Path, name: str):
         read(path, ("workflow", "prompt"))
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_ends_early_is_read_or_refused(tmp_path: Path, name: str):
+    path = store(tmp_path / name, {"prompt": PROMPT})
+    whole = path.read_bytes()
+    refused = 0
+    for length in {*range(64), *range(64, len(whole), len(whole) // 100 + 1)}:
+        path.write_bytes(whole[:length])
+        try:
+            assert json.loads(read(path, ("prompt",))) == PROMPT
+        except SourceError:
+            refused += 1
+    assert refused
+
+
 @pytest.mark.parametrize("name", ("a.png", "a.mp4"))
 def test_swapped_from_a_file(tmp_path: Path, name: str):
     out = tmp_path / "out.json"

@@ -1,5 +1,5 @@
 // What a saver's settings are in Save Video (Streaming). Its twin, with the explanations, is automation/savers.py.
-import { SAVERS, reason } from './swap_rules.js'
+import { OUR_SAVER, SAVERS, reason } from './swap_rules.js'
 
 /** {values, links} by the names of our inputs; or {why}, where there is no match. */
 export function settingsOf(type, values, links) {
@@ -26,9 +26,10 @@ export function settingsOf(type, values, links) {
   const ignored = [by, ...saver.ignored, ...(formatOf(type, values).ignored ?? [])]
   for (const name of Object.keys(values))
     if (!Object.hasOwn(known, name) && !ignored.includes(name)) return noMatch(name, values[name])
-  for (const name of Object.keys(links))
-    if (!Object.hasOwn(known, name) && name !== saver.frames && !saver.inputs.includes(name))
-      return { why: reason('connected', name) }
+  for (const [name, type] of Object.entries(links)) {
+    const fits = [saver.frames, ...saver.inputs].includes(name) && [null, '*', OUR_SAVER.inputs[name]].includes(type)
+    if (!Object.hasOwn(known, name) && !fits) return { why: reason('connected', name) }
+  }
   return { values: ours, links: moved }
 }
 
