@@ -39,7 +39,15 @@ def test_in_files(case: dict):
 
 def test_every_rule_has_a_case():
     cases = json.dumps(CASES)
-    names = [*rules.DECODES, *rules.OURS, *rules.VIDEO_NODES, *rules.FRAME_TYPES, *rules.RELAYS, *rules.RELAYS.values()]
+    names = [
+        *rules.DECODES,
+        *rules.OURS,
+        *rules.SAVERS,
+        *rules.VIDEO_NODES,
+        *rules.FRAME_TYPES,
+        *rules.RELAYS,
+        *rules.RELAYS.values(),
+    ]
     assert [name for name in names if json.dumps(name) not in cases] == []
     told = " ".join(change["reason"] for case in CASES for change in case["changes"])
     assert [text for text in rules.REASONS.values() if text.replace("%name%", "") not in without_names(told)] == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import pytest
 from async_frame_pipeline.automation import swap
+from async_frame_pipeline.automation.source import read
 
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(REPO / "scripts"))
@@ -36,14 +37,16 @@ FAILING = {
 }
 
 
-def run(server: Server, prompt: dict | str, folder: Path, address: str = "") -> subprocess.CompletedProcess:
-    (folder / "prompt.json").write_text(prompt if isinstance(prompt, str) else json.dumps(prompt))
+def run(server: Server, prompt: dict | str | Path, folder: Path, address: str = "") -> subprocess.CompletedProcess:
+    source = prompt if isinstance(prompt, Path) else folder / "prompt.json"
+    if source != prompt:
+        source.write_text(prompt if isinstance(prompt, str) else json.dumps(prompt))
     command = [
         sys.executable,
         "-m",
         "automation",
         "run",
-        folder / "prompt.json",
+        source,
         "--server",
         address or server.url,
         "--out",
@@ -68,6 +71,15 @@ def test_it_fetches_the_video(server: Server, tmp_path: Path, form: str):
     with av.open(file) as container:
         assert sum(1 for _ in container.decode(video=0)) == FRAMES
         assert container.streams.video[0].average_rate == 12
+    assert json.loads(read(file, ("prompt",))) == prompt, "the file can be run again"
+
+
+def test_what_a_file_was_made_of_is_run_again(server: Server, tmp_path: Path):
+    assert run(server, VIDEO, tmp_path).returncode == 0
+    [first] = (tmp_path / "out").iterdir()
+    done = run(server, first, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "images"])
@@ -89,6 +101,7 @@ def test_a_swapped_saver_saves_the_same(server: Server, tmp_path: Path, streamed
         with av.open(file) as container:
             [stream] = container.streams.video
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            assert json.loads(read(file, ("prompt",))) == form
             saved[name] = stream.codec_context.name, stream.average_rate, len(frames), frames[0].shape
     assert saved["stock"] == saved["ours"]
 
