@@ -7,13 +7,13 @@ import json
 import os
 import re
 import sys
+import uuid
 from pathlib import Path
 
 from . import source
 from .rules import Change, FormatError
 from .swap import swap
 
-PART = ".part"  # of a file that is still being written
 ACCEPTED = "JSON, or a PNG, WebP, MP4, MOV, MKV or WebM that holds it"
 
 
@@ -85,7 +85,8 @@ def swap_file(arguments: argparse.Namespace) -> int:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         return fail(f"{arguments.source}: this is not JSON: {error}")
     except OSError as error:
-        return fail(f"{str(error.filename).removesuffix(PART)}: {error.strerror}")
+        is_source = str(error.filename) == str(arguments.source)
+        return fail(f"{arguments.source if is_source else arguments.target}: {error.strerror}")
     return 0
 
 
@@ -110,9 +111,12 @@ def formatted(workflow: dict, like: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write whole or not at all."""
-    part = path.with_name(path.name + PART)
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------- run

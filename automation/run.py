@@ -23,7 +23,8 @@ from pathlib import Path
 
 import aiohttp
 
-PART = ".part"  # of a download that is not complete
+PICTURE = re.compile(r"\d+\.(png|exr|jpe?g|tiff?|webp)")
+FIRST_PICTURE = re.compile(r"0*[01]\.(png|exr|jpe?g|tiff?|webp)")
 
 
 class PromptError(RuntimeError):
@@ -118,17 +119,17 @@ async def fetch(session: aiohttp.ClientSession, prompt_id: str, out: Path) -> li
     saved = dict.fromkeys(
         (file.get("subfolder") or "", file["filename"]) for file in listed if file["type"] == "output"
     )
+    # A folder of pictures that are numbered from here on; whichever else of them is listed comes with it.
+    sequences = {folder: name for folder, name in reversed(saved) if folder and FIRST_PICTURE.fullmatch(name)}
     out.mkdir(parents=True, exist_ok=True)
     fetched = []
     for subfolder, name in saved:
         path = inside(out, subfolder, name)
-        if re.fullmatch(r"\d+\.\w+", name) and path.parent != out:
-            # One picture of a folder that is numbered from here on.
-            if (subfolder, following(name, -1)) not in saved:
-                fetched.append(await fetch_sequence(session, subfolder, name, path.parent))
-        else:
+        if sequences.get(subfolder) == name:
+            fetched.append(await fetch_sequence(session, subfolder, name, path.parent))
+        elif subfolder not in sequences or not PICTURE.fullmatch(name):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}{PART}")
+            part = unfinished(path)
             try:
                 await download(session, subfolder, name, part)
                 fetched.append(publish(part, path))
@@ -139,7 +140,7 @@ async def fetch(session: aiohttp.ClientSession, prompt_id: str, out: Path) -> li
 
 async def fetch_sequence(session: aiohttp.ClientSession, subfolder: str, first: str, folder: Path) -> Path:
     """Fetch numbered pictures, the first and those that follow, as one folder."""
-    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}{PART}")
+    part = unfinished(folder)
     part.mkdir(parents=True)
     try:
         await download(session, subfolder, first, part / first)
@@ -153,6 +154,11 @@ async def fetch_sequence(session: aiohttp.ClientSession, subfolder: str, first: 
                 return publish(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def unfinished(path: Path) -> Path:
+    """The name until it is complete; short, since the other one may be as long as names can be."""
+    return path.with_name(f".{uuid.uuid4().hex}.part")
 
 
 def following(name: str, number: int) -> str:

@@ -90,6 +90,11 @@ def test_what_it_cannot_read_it_does_not_write(tmp_path: Path, content: bytes | 
     ]
 
 
+def test_every_name_that_the_disk_takes(source: Path, tmp_path: Path):
+    target = tmp_path / ("n" * 250 + ".json")
+    assert run("swap", source, target).returncode == 0 and target.exists()
+
+
 def test_the_folder_to_write_to_must_be_there(source: Path, tmp_path: Path):
     target = tmp_path / "missing" / "out.json"
     done = run("swap", source, target)

@@ -15,14 +15,14 @@ from async_frame_pipeline.automation.run import PromptError, fetch
 Answer = bytes | Callable[[web.Request], object]
 
 
-def fetched(out: Path, files: dict[str, Answer], listed: list[dict] | None = None) -> list[str]:
+def fetched(out: Path, files: dict[str, Answer], listed: list[dict | str] | None = None) -> list[str]:
     """Fetch from a server that has these files, by subfolder/name; what came, relative to `out`."""
 
     def entry(path: str) -> dict:
         subfolder, _, name = path.rpartition("/")
         return {"filename": name, "subfolder": subfolder, "type": "output"}
 
-    nodes = listed if listed is not None else [entry(path) for path in files]
+    nodes = [entry(file) if isinstance(file, str) else file for file in (files if listed is None else listed)]
     history = {"id": {"outputs": {str(n): {"images": [file], "animated": [True]} for n, file in enumerate(nodes)}}}
 
     async def view(request: web.Request) -> web.StreamResponse:
@@ -68,6 +68,11 @@ def test_a_file_that_two_nodes_name_comes_once(tmp_path: Path):
     assert fetched(tmp_path, {"clip.mp4": b"new"}, [file, file]) == ["clip.mp4"]
 
 
+def test_every_name_that_the_disk_takes(tmp_path: Path):
+    files = {f"{'s' * 255}/{'n' * 251}.mp4": b"new", f"{'p' * 255}/1.png": b"1"}
+    assert fetched(tmp_path, files) == [f"{'s' * 255}/{'n' * 251}.mp4", "p" * 255]
+
+
 def test_previews_stay(tmp_path: Path):
     assert fetched(tmp_path, {}, [{"filename": "clip.mp4", "subfolder": "", "type": "temp"}]) == []
 
@@ -84,6 +89,12 @@ def test_of_a_sequence_every_picture_comes(tmp_path: Path):
 def test_of_a_sequence_that_is_listed_whole_too(tmp_path: Path):
     files = {f"clip/{n:03}.exr": b"%d" % n for n in range(3)}
     assert fetched(tmp_path, files) == ["clip"] and there(tmp_path) == files
+
+
+def test_a_number_for_a_name_makes_no_sequence(tmp_path: Path):
+    files = {"clips/1700000000.png": b"a", "clips/00001.mp4": b"b", "clips/00002.mp4": b"c", "00001.png": b"d"}
+    listed = [*files, "clips/12.png"]
+    assert fetched(tmp_path, {**files, "clips/12.png": b"e", "clips/13.png": b"not ours"}, listed) == listed
 
 
 @pytest.mark.parametrize(
