@@ -19,34 +19,18 @@ app.registerExtension({
   name: 'async-frame-pipeline.swap',
   getNodeMenuItems(node) {
     const only = { graph: idOf(node.graph), node: node.id }
-    if (Object.hasOwn(OURS, node.type))
-      return [{ content: 'Restore stock VAE Decode', callback: () => change('Decodes restored', restore, { only }) }]
-    if (Object.hasOwn(SAVERS, node.type)) {
-      const content = `Swap for ${NAMES[OUR_SAVER.type]}`
-      return [{ content, callback: () => change('Savers swapped', swap, { only }) }]
-    }
-    if (wasSaver(node))
-      return [
-        {
-          content: 'Restore the saver that this was',
-          callback: () => change('Savers restored', restore, { only })
-        }
-      ]
+    if (Object.hasOwn(OURS, node.type)) return [item('Restore stock VAE Decode', 'Decodes restored', restore, { only })]
+    if (wasSaver(node)) return [item('Restore the saver that this was', 'Savers restored', restore, { only })]
+    if (Object.hasOwn(SAVERS, node.type))
+      return [item(`Swap for ${NAMES[OUR_SAVER.type]}`, 'Savers swapped', swap, { only })]
     if (!Object.hasOwn(DECODES, node.type)) return []
     const { alone, pair } = DECODES[node.type]
-    const toImages = {
-      content: `Swap for ${NAMES[alone]}`,
-      callback: () => change('Decodes swapped', swap, { only, pair: false })
-    }
+    const toImages = item(`Swap for ${NAMES[alone]}`, 'Decodes swapped', swap, { only, pair: false })
     const partner = partnerType(serialized(), only)
-    const toVideo = {
-      content:
-        partner === CREATE_VIDEO.type
-          ? `Swap with ${NAMES[partner]} for ${NAMES[pair]}`
-          : 'Swap with its saver, to save while it decodes',
-      callback: () => change('Decodes swapped', swap, { only })
-    }
-    return partner ? [toImages, toVideo] : [toImages]
+    if (!partner) return [toImages]
+    const withCreateVideo = `Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}`
+    const text = partner === CREATE_VIDEO.type ? withCreateVideo : 'Swap with its saver, to save while it decodes'
+    return [toImages, item(text, 'Decodes swapped', swap, { only })]
   },
   commands: [
     {
@@ -66,6 +50,9 @@ app.registerExtension({
   ],
   menuCommands: [{ path: ['Edit'], commands: [SPEED_UP, RESTORE] }]
 })
+
+/** An entry of a node's menu, which changes the workflow. */
+const item = (content, what, how, options) => ({ content, callback: () => change(what, how, options) })
 
 /** Change the workflow by a function of swap_workflow.js, and tell the user what came of it. */
 async function change(what, how, options) {
