@@ -89,6 +89,13 @@ class Graph:
             return link.get("parentId") is not None
         return any(bend["id"] == link[0] for bend in (self.raw.get("extra") or {}).get("linkExtensions") or [])
 
+    def types_of(self, link: list | dict) -> list[str]:
+        """The types that a link may bring. Its own is that of the input it goes to, which may take several."""
+        origin, position = get(link, "origin_id"), get(link, "origin_slot")
+        slots = self.raw.get("inputs") if origin == INPUTS_ID else self.nodes.get(origin, {}).get("outputs")
+        kind = slots[position].get("type") if slots and position < len(slots) else get(link, "type")
+        return kind.split(",") if isinstance(kind, str) else []
+
     def aim_links(self, node: dict) -> None:
         """Make the links of a node's inputs end in it."""
         links = {get(link, "id"): link for link in self.links}
@@ -197,7 +204,7 @@ class Workflow:
         while todo:
             graph, origin_id, origin_slot = todo.pop()
             for link in graph.links_from(origin_id, origin_slot):
-                if get(link, "type") not in (*kinds, "*") or (graph.id, get(link, "id")) in seen:
+                if not {*kinds, "*"} & {*graph.types_of(link)} or (graph.id, get(link, "id")) in seen:
                     continue
                 seen.add((graph.id, get(link, "id")))
                 target_id, slot = get(link, "target_id"), get(link, "target_slot")

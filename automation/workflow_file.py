@@ -184,7 +184,7 @@ def settings_in(file: Workflow, graph: Graph, saver: dict) -> Settings | str:
             # The frame rate may become the decode's.
             if str(id) == str(saver["id"]) and (known.get(name, {}).get("to") != name or name == "fps"):
                 return reason("connected", name)
-    types = {get(link, "id"): get(link, "type") for link in graph.links}
+    types = {get(link, "id"): ",".join(graph.types_of(link)) for link in graph.links_to(saver["id"])}
     linked = {slot["name"]: types.get(slot["link"]) for slot in inputs(saver) if slot.get("link") is not None}
     return settings_of(saver["type"], values, linked)
 

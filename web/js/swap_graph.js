@@ -55,6 +55,15 @@ class Graph {
     return (this.raw.extra?.linkExtensions ?? []).some((bend) => bend.id === link[0])
   }
 
+  /** The types that a link may bring. */
+  typesOf(link) {
+    const origin = get(link, 'origin_id')
+    const slots = origin === INPUTS_ID ? this.raw.inputs : this.nodes.get(origin)?.outputs
+    const slot = slots?.[get(link, 'origin_slot')]
+    const type = slot ? slot.type : get(link, 'type')
+    return typeof type === 'string' ? type.split(',') : []
+  }
+
   aimLinks(node) {
     const links = new Map(this.links.map((link) => [get(link, 'id'), link]))
     inputs(node).forEach((slot, position) => {
@@ -181,7 +190,7 @@ export class Workflow {
       const [graph, originId, originSlot] = todo.pop()
       for (const link of graph.linksFrom(originId, originSlot)) {
         const key = `${graph.id} ${get(link, 'id')}`
-        if (![...types, '*'].includes(get(link, 'type')) || seen.has(key)) continue
+        if (!graph.typesOf(link).some((type) => [...types, '*'].includes(type)) || seen.has(key)) continue
         seen.add(key)
         const slot = get(link, 'target_slot')
         const target = graph.nodes.get(get(link, 'target_id'))

@@ -196,7 +196,7 @@ function settingsIn(file, graph, saver) {
     for (const [id, name] of host.properties?.proxyWidgets ?? [])
       if (String(id) === String(saver.id) && (known[name]?.to !== name || name === 'fps'))
         return { why: reason('connected', name) }
-  const types = new Map(graph.links.map((link) => [get(link, 'id'), get(link, 'type')]))
+  const types = new Map(graph.linksTo(saver.id).map((link) => [get(link, 'id'), graph.typesOf(link).join(',')]))
   const linked = inputs(saver).filter((slot) => slot.link != null)
   const links = Object.fromEntries(linked.map((slot) => [slot.name, types.get(slot.link) ?? null]))
   return settingsOf(saver.type, values, links)
