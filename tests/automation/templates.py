@@ -32,17 +32,21 @@ def official_templates() -> dict[str, dict]:
     return {name: read(file) for name, file in template_files().items()}
 
 
-def swapped_templates(tiled: bool = False) -> dict[str, tuple[dict, list[Change]]]:
-    """What the swap makes of each, by name: the template itself where nothing changes; and the changes."""
-    return _swapped_templates(tiled)
+def swapped_templates(everything: bool = False) -> dict[str, tuple[dict, list[Change]]]:
+    """What the swap makes of each, by name: the template itself where nothing changes; and the changes.
+
+    Args:
+        everything: swap tiles and all savers too.
+    """
+    return _swapped_templates(everything)
 
 
 @functools.cache
-def _swapped_templates(tiled: bool) -> dict[str, tuple[dict, list[Change]]]:
+def _swapped_templates(everything: bool) -> dict[str, tuple[dict, list[Change]]]:
     found = {}
     for name, template in official_templates().items():
         before = json.dumps(template)
-        after, changes = swap(template, tiled=tiled)
+        after, changes = swap(template, tiled=everything, savers=everything)
         assert json.dumps(template) == before, f"{name} was modified"
         done = any(change.after for change in changes)
         assert done or json.dumps(after) == before, name

@@ -32,13 +32,13 @@ LEFT_ALONE = {
 SAVERS = {"CreateVideo", "SaveWEBM", "SaveAnimatedWEBP", "SaveVideo"}
 
 
-both = pytest.mark.parametrize("tiled", [False, True])
+both = pytest.mark.parametrize("everything", [False, True])
 
 
 @both
-def test_every_template_comes_back_as_it_was(tiled: bool):
+def test_every_template_comes_back_as_it_was(everything: bool):
     for name, template in official_templates().items():
-        after, _ = swapped_templates(tiled)[name]
+        after, _ = swapped_templates(everything)[name]
         restored, _ = swap(after, reverse=True)
         assert json.dumps(restored) == json.dumps(template), name
         for graph, graph_before in zip(graphs_of(after), graphs_of(template)):
@@ -47,12 +47,14 @@ def test_every_template_comes_back_as_it_was(tiled: bool):
 
 
 @both
-def test_the_browser_makes_the_same_of_every_template(tiled: bool):
-    there = swap_in_node([{"file": str(file), "tiled": tiled} for file in template_files().values()])
+def test_the_browser_makes_the_same_of_every_template(everything: bool):
+    there = swap_in_node(
+        [{"file": str(file), "tiled": everything, "savers": everything} for file in template_files().values()]
+    )
     changed = [name for name, done in zip(template_files(), there, strict=True) if done["after"]]
-    back = swap_in_node([{"workflow": swapped_templates(tiled)[name][0], "reverse": True} for name in changed])
+    back = swap_in_node([{"workflow": swapped_templates(everything)[name][0], "reverse": True} for name in changed])
     for (name, template), done in zip(official_templates().items(), there, strict=True):
-        after, changes = swapped_templates(tiled)[name]
+        after, changes = swapped_templates(everything)[name]
         assert (done["after"] is None) == (after is template), name
         assert after is template or written(done["after"]) == written(after), name
         assert done["changes"] == as_json(changes), name
