@@ -209,6 +209,20 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
             return items.map(item => item?.content).filter(item => item?.match(/saver|Save Video \\(/))
         }"""
     )
+    items += editor.page.evaluate(
+        """() => {
+            app.rootGraph.clear()
+            const [decode, saver, ours] = ['VAEDecode', 'SaveWEBM', 'SaveVideoStreaming'].map(type => {
+                const node = LiteGraph.createNode(type)
+                app.rootGraph.add(node)
+                return node
+            })
+            decode.connect(0, saver, saver.findInputSlot('images'))
+            ours.properties.async_frame_pipeline = { saver: { type: 'SaveWEBM', inputs: [] } }
+            const items = [decode, saver, ours].flatMap(node => app.collectNodeMenuItems(node))
+            return items.map(item => item?.content).filter(item => item?.match(/saver|Save Video \\(/))
+        }"""
+    )
     main = load("en", "main")
     assert set(main["menuLabels"]) == set(commands)
     assert set(main["contextMenu"]) == set(items)
