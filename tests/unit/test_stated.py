@@ -233,6 +233,14 @@ def test_the_screen_hdr_was_made_on_goes_along(save, tmp_path):
         assert "the light of the screen that it was made on" in told
 
 
+def test_the_preview_of_hdr_is_sdr(save, tmp_path, monkeypatch):
+    """Browsers show it on any screen."""
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path / "temp"))
+    save(write_colours(tmp_path / "clip.mkv", (0.58,) * 3, **PQ), "mkv (h265)", preview=True)
+    [preview] = (tmp_path / "temp").iterdir()
+    assert tags(preview) == (1, 1, 1, 1) and 0.55 < first_colour(preview)[1] < 0.85
+
+
 SDR = {
     "bt.601 ntsc": (6, 6, 6),
     "bt.601 pal": (5, 6, 5),
