@@ -28,7 +28,7 @@ class PictureTrack:
         clock: when they are shown.
         height, width: of the frames, before odd sizes are grown.
         repeats: whether it will be played again, for which the packets are kept.
-        end: the frame before which a later turn may end: none before it needs one after it.
+        cut: whether the last turn may end before its last frame: none may need a later one.
     Attributes:
         written: frames taken.
         held_frames: frames the encoder has taken and not given out yet.
@@ -42,20 +42,23 @@ class PictureTrack:
         height: int,
         width: int,
         repeats: bool = False,
-        end: int = 0,
+        cut: bool = False,
     ):
         self.written = self.held_frames = 0
         self._container = container
         self._clock = clock
         self._encoder = encoder = choice.format.encoder
         self._repeats = repeats
-        self._end = end
         self._packets: list[av.Packet] = []
         pixels = choice.pixel_format
         height, width = pixels.stored_size(height, width)
         threads = encoder_threads()
         # Said of frames, since editors may ask where nothing is said.
         options = encoder.options(choice, height, width, threads) | {"field_order": "progressive"}
+        if cut:
+            # No frame is made of a later one. A key frame where it is cut would do as well, but x265 4.2 crashed now
+            # and then where it was told to make one (once in a few hundred clips of 48x96, "medium", 2026-11-26).
+            options["bf"] = "0"
         if any(SUBSAMPLING.get(pixels.layout, ())):
             # H.264 and H.265 mean this where nothing is said; AV1, VP9 and FFV1 do not.
             options |= {"chroma_sample_location": "left"}
@@ -90,12 +93,9 @@ class PictureTrack:
     def write(self, frame: av.VideoFrame) -> None:
         """Encode the next frame, in the pixels of the choice."""
         frame.time_base, frame.pts = self._clock.tick, self._clock.ticks(self.written)
-        starts_anew = self._end > 0 and self.written == self._end
         self.written += 1
         self.held_frames += 1
         for ready in self._prepare(frame):
-            if starts_anew:
-                ready.pict_type = av.video.frame.PictureType.I
             self._mux(self._stream.encode(ready))
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class PictureTrack:
         """Play it again until there are so many frames: the same packets later. They are all that is held for it.
 
         Args:
-            total: a multiple of the frames written, and `end`.
+            total: a multiple of the frames written where it is not to be cut.
         Yields the number of frames there are after each turn.
         """
         packets, self._packets = self._packets, []

@@ -146,9 +146,8 @@ class VideoFileSink:
         container.metadata.update(self._tags)
         size = spec.height, spec.width
         total = options.total(spec.frames)
-        repeats = total > spec.frames
-        end = total % spec.frames if repeats else 0
-        picture = self._picture = PictureTrack(container, choice, self._clock, *size, repeats, end)
+        repeats, cut = total > spec.frames, total % spec.frames > 0
+        picture = self._picture = PictureTrack(container, choice, self._clock, *size, repeats, cut)
         sound = self._sound = self._add_sound(container, total)
         # Opens the encoders and writes the header: what cannot be encoded fails here, not after a decode.
         try:

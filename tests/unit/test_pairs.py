@@ -234,7 +234,7 @@ def test_all_that_was_asked_for_holds_together(tmp_path_factory, case):
 
 @pytest.mark.parametrize("name", each_encoder(VIDEOS))
 def test_a_loop_ends_at_any_frame(tmp_path, name):
-    """Packets that are played again are cut where no frame before needs one after."""
+    """Packets that are played again are cut, and no frame before that needs one after."""
     each = FORMATS[name]
     choice = Choice(each, speed="medium", bit_depth=each.depths[each.default_chroma][0])
     size = 48, 96  # x265 encodes what is 64 wide frame by frame

@@ -24,7 +24,7 @@ class Nvenc(Encoder):
             rate = {"tune": "lossless"}
         else:
             rate = {"rc": "vbr", "cq": rate_factor(wanted, (15, 19, 25, 31)), "b": "0"}
-        return rate | {"preset": at(wanted.speed, ("p7", "p5", "p3", "p1")), "forced-idr": "1"}
+        return rate | {"preset": at(wanted.speed, ("p7", "p5", "p3", "p1"))}
 
     def takes(self, pixels: PixelFormat) -> str:
         return "p010le" if pixels.bits == 10 else pixels.av_name

@@ -40,8 +40,7 @@ class X265(Encoder):
             own.append("max-cll={},{}".format(*wanted.stated.content_light))
         if width in BLOCKS:
             own.append("keyint=1")
-        # A frame that is to start anew does so wholly.
-        return rate | {"preset": at(wanted.speed, PRESETS), "forced-idr": "1", "x265-params": ":".join(own)}
+        return rate | {"preset": at(wanted.speed, PRESETS), "x265-params": ":".join(own)}
 
     def repair(self, packet: av.Packet, most: int) -> None:
         # It makes its decoding times from memory it never wrote to where there are only one or two frames.
