@@ -228,7 +228,7 @@ class VideoFileSink:
     @property
     def frames(self) -> int:
         """How many are in the file, or will be when it is finished."""
-        return self._picture.written * self._options.plays if self._picture is not None else 0
+        return self._options.total(self._picture.written) if self._picture is not None else 0
 
     def _add_sound(self, container: av.container.OutputContainer, frames: int) -> AudioTrack | None:
         options = self._options
