@@ -22,6 +22,8 @@ class Loaded(Protocol):
     @property
     def bit_depth(self) -> int: ...
     @property
+    def alpha(self) -> bool: ...
+    @property
     def sound(self) -> Sound | None: ...
 
 
@@ -52,6 +54,8 @@ def keep(source: Loaded, each: Format, bit_depth: int, colours: bool = True) -> 
         kept = replace(kept, primaries=0, transfer=0, tags={}, sound_tags={})
         left_out += ["titles and other tags"] if stated.tags else []
         left_out += ["sound"] if source.sound is not None else []
+    if source.alpha and not each.alpha:
+        left_out.append("transparency, if there is any")  # in a palette nobody knows
     if (kept.mastering or kept.content_light) and not each.encoder.mastering:
         kept = replace(kept, mastering=(), content_light=())
         left_out.append("the light of the screen that it was made on")

@@ -402,6 +402,7 @@ def test_transparency_of_webm(save, tmp_path, codec):
         source.decode(chunks.append)
         assert source.alpha and numbers_of(chunks) == list(range(4))
         assert all(abs(float(chunk[3].mean()) - 0.2) < 0.02 for chunk in chunks)
+    assert not told and "not kept: transparency" in save(clip, "mp4 (h264)")[1]
 
 
 def test_interlaced_pictures_become_whole_ones(save, tmp_path):
