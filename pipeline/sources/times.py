@@ -45,7 +45,7 @@ def constant_rate(begins: np.ndarray, stated: Sequence[Fraction], end: float = 0
 
 def _rate_of(begins: np.ndarray, stated: Sequence[Fraction], rates: Sequence[Fraction]) -> Fraction:
     since = begins - begins[0]
-    for rate in rates:
+    for rate in (*stated[:1], *rates):  # the average of a regular file is the nearest to its rate
         if np.array_equal(_nearest(since, rate), np.arange(len(since))) and _holds(since, rate, 0.25):
             return rate
     usable = [rate for rate in rates if rate <= MOST_STATED_RATE]

@@ -159,6 +159,12 @@ def test_a_regular_file_keeps_its_rate(fps, ticks):
     assert rate(begins, fps, 1000, 90_000) == fps
 
 
+def test_a_rate_beside_a_round_one_is_kept():
+    """Matroska's milliseconds, which FFmpeg takes for 1 a second."""
+    fps = Fraction(1001, 1000)
+    assert rate(np.rint(np.arange(12) / float(fps) * 1000) / 1000, fps, 1) == fps
+
+
 def test_an_average_that_drifts_is_not_taken_for_the_rate():
     begins = np.delete(np.arange(3000), 1500) / 30
     assert rate(begins, Fraction(2999, 100), 30) == 30
