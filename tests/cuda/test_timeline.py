@@ -67,7 +67,7 @@ def test_a_gpu_that_waits_for_a_slow_sink_is_shown_waiting(device):
     report, progress = watched(device, SlowSink(seconds=0.1), slots=2, cycles=1000)
     chart = report.as_dict()["chart"]
     assert busy_share(chart, "write") > 0.7 and busy_share(chart, "decode") < 0.5
-    assert report.limit == "write" and "the GPU waited" in report.verdict()
+    assert report.limit == "write" and "The GPU waited" in " ".join(report.verdict())
     # What was known on the way is what the report says in the end.
     assert abs(report.timeline.stalled_seconds - report.stalled_seconds) < 0.01 * report.total_seconds
 
