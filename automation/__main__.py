@@ -128,16 +128,16 @@ def run_prompt(arguments: argparse.Namespace) -> int:
 
         import aiohttp
 
-        from .run import PromptError, run
+        from .run import PromptError, plain, run
     except ImportError as error:
         return fail(f"{error.name} is needed: use ComfyUI's Python, which has it", status=1)
     try:
         prompt = read_prompt(arguments.prompt)
         server = arguments.server if "://" in arguments.server else f"http://{arguments.server}"
         for path in asyncio.run(run(server, prompt, arguments.out)):
-            print(f"saved {path}")
+            print(plain(f"saved {path}"))
     except (PromptError, FormatError, aiohttp.ClientError, OSError) as error:
-        return fail(str(error), status=1)
+        return fail(plain(str(error)), status=1)
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)
         return 130

@@ -37,7 +37,7 @@ def settings_of(kind: str, values: dict, links: dict[str, str | None]) -> Settin
     ours, moved = dict(format_of(kind, values)["sets"]), {}
     for name, rule in known.items():
         if name in links:
-            if rule.get("link") != links[name] and (links[name] is not None or "link" not in rule or "also" in rule):
+            if "link" not in rule or (rule["link"] != links[name] and (links[name] is not None or "also" in rule)):
                 return reason("connected", name)
             moved[name] = rule["to"]
             if name in values:

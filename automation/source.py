@@ -34,7 +34,7 @@ def read(path: Path, wanted: tuple[str, ...]) -> str:
         texts = texts_of_picture(path) if path.suffix.lower() in PICTURES else texts_of_video(path)
     except ImportError as error:
         raise SourceError(f"to read this, {error.name} is needed: use ComfyUI's Python, which has it") from error
-    except (OSError, ValueError, EOFError, SyntaxError) as error:  # the last is what Pillow says of a broken PNG
+    except Exception as error:  # of a damaged picture Pillow raises all kinds, struct.error and SyntaxError among them
         raise SourceError(f"this cannot be read: {error}") from error
     for name in wanted:
         if texts.get(name):

@@ -1,7 +1,7 @@
 // The swap as the browser has it, for node. As a program, it swaps what it is given:
 //
 // stdin: a JSON list of {workflow or file, reverse, tiled, savers}; stdout: a list of {after, changes}, or of {error} where it
-// throws. `after` is null where nothing changed.
+// throws. `after` is null where nothing changed. Of {settings: [type, values, links]}: what a saver is set to.
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
@@ -10,9 +10,11 @@ globalThis.fetch = async (url) => new Response(readFileSync(url)) // node fetche
 const { partnerType, restore, swap } = await import('../../web/js/swap_workflow.js')
 const { explain } = await import('../../web/js/swap_message.js')
 const { NAMES } = await import('../../web/js/swap_rules.js')
+const { settingsOf } = await import('../../web/js/swap_savers.js')
 export { NAMES, explain, partnerType, restore, swap }
 
-function swapped({ workflow, file, reverse, tiled, savers }) {
+function swapped({ workflow, file, reverse, tiled, savers, settings }) {
+  if (settings) return settingsOf(...settings)
   const before = workflow ?? JSON.parse(readFileSync(file, 'utf8'))
   try {
     const { workflow: after, changes } = reverse ? restore(before) : swap(before, { tiled, savers })

@@ -185,6 +185,18 @@ def test_a_saver_that_stays_says_why():
     assert swapped(used)[1][1].reason.startswith('its output "Filenames" is used')
 
 
+def test_a_saver_with_a_link_that_ours_has_no_input_for_stays():
+    for name in ("trim_to_audio", "pix_fmt", "loop_count", "crf"):
+        before = a_combined_video(**{name: ["5", 0]})
+        after, changes = swapped(before)
+        assert outcomes(changes)[0] == (("8",), "AsyncVAEDecodeVideo")
+        assert f'input "{name}"' in changes[1].reason and after["9"] == before["9"]
+    webp = {"images": ["8", 0], "filename_prefix": "a", "fps": 6.0, "lossless": ["5", 0], "quality": 80}
+    more = prompt(n11=("SaveAnimatedWEBP", webp), n12=("SaveVideo", {"video": ["9", 0], "codec": ["5", 0]}))
+    before = a_video() | more
+    assert swapped(before, savers=True)[0].items() >= more.items()
+
+
 def test_other_savers_are_swapped_when_asked_for():
     more = prompt(
         n11=("PreviewImage", {"images": ["8", 0]}),

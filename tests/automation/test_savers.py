@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -94,6 +95,25 @@ def test_both_sides_make_the_same_of_every_setting(tail: bool):
     assert streamed == 0 if tail else streamed > len(jobs) / 3
 
 
+def test_both_sides_make_the_same_of_every_link():
+    """Of types that are known, as in workflows, and of those that are not, as in prompts."""
+    jobs = []
+    for kind, form in BOTH:
+        for name in [*rules_of(kind, {SAVERS[kind]["by"]: form}), *SAVERS[kind]["inputs"]]:
+            for type in (None, "*", "FLOAT", "INT", "STRING", "BOOLEAN", "AUDIO"):
+                chance = random.Random(f"{kind} {form} {name} {type}")
+                values = some_values(kind, form, chance)
+                if chance.random() < 0.5:
+                    values.pop(name, None)  # in a prompt the link is in its place
+                jobs.append({"settings": [kind, values, {SAVERS[kind]["frames"]: None, name: type}]})
+    taken = 0
+    for job, there in zip(jobs, swap_in_node(jobs), strict=True):
+        here = settings_of(*job["settings"])
+        assert there == ({"why": here} if isinstance(here, str) else dataclasses.asdict(here)), job
+        taken += isinstance(here, Settings)
+    assert len(jobs) / 10 < taken < len(jobs) / 2
+
+
 @pytest.mark.parametrize(
     "values, links, told",
     [
@@ -110,6 +130,8 @@ def test_both_sides_make_the_same_of_every_setting(tail: bool):
         ({"format": "image/gif"}, {"frame_rate": "INT"}, 'input "frame_rate"'),
         ({"format": "image/gif"}, {"frame_rate": None}, 'input "frame_rate"'),
         ({"format": "image/gif"}, {"loop_count": "INT"}, 'input "loop_count"'),
+        ({"format": "image/gif"}, {"loop_count": None}, 'input "loop_count"'),
+        ({"format": "video/h264-mp4"}, {"trim_to_audio": None}, 'input "trim_to_audio"'),
     ],
 )
 def test_why_it_is_left_alone(values: dict, links: dict, told: str):

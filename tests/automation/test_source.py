@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import av
@@ -79,6 +82,31 @@ def test_a_file_that_ends_early_is_read_or_refused(tmp_path: Path, name: str):
             assert json.loads(read(path, ("prompt",))) == PROMPT
         except SourceError:
             refused += 1
+    assert refused
+
+
+def test_a_picture_that_says_it_is_enormous(tmp_path: Path):
+    path = store(tmp_path / "a.png", {"prompt": PROMPT})
+    header = b"IHDR" + struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0)
+    path.write_bytes(path.read_bytes()[:12] + header + struct.pack(">I", zlib.crc32(header)) + path.read_bytes()[33:])
+    with pytest.raises(SourceError, match="this cannot be read: .*pixels"):
+        read(path, ("prompt",))
+
+
+def test_a_webp_whose_exif_ends_early(tmp_path: Path):
+    path = store(tmp_path / "a.webp", {"prompt": PROMPT})
+    whole = path.read_bytes()
+    start = whole.index(b"EXIF")
+    size = struct.unpack("<I", whole[start + 4 : start + 8])[0]
+    refused = 0
+    for kept in range(min(size, 64)):
+        exif = whole[start + 8 : start + 8 + kept] + b"\0" * (kept % 2)
+        body = whole[8:start] + b"EXIF" + struct.pack("<I", kept) + exif
+        path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+        with contextlib.suppress(SourceError):
+            read(path, ("prompt",))
+            continue
+        refused += 1
     assert refused
 
 
