@@ -23,6 +23,7 @@ from async_frame_pipeline.pipeline.sources import file  # isort: skip
 from async_frame_pipeline.pipeline.sources.file import FileSource  # isort: skip
 
 VIDEOS = [name for name, each in FORMATS.items() if each.is_video and "nvenc" not in name]
+BOXED = [name for name in VIDEOS if FORMATS[name].container.in_fragments]
 OTHERS = ["gif", "webp (animated)", "png sequence"]
 HDR10 = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
 
@@ -152,6 +153,16 @@ def test_the_shape_is_in_the_container_too(save, tmp_path):
     path, _ = save(wide(tmp_path / "clip.mkv"), "mp4 (h264)")
     data = path.read_bytes()
     assert data[data.index(b"pasp") + 4 :][:8] == bytes([0, 0, 0, 16, 0, 0, 0, 11])
+
+
+@pytest.mark.parametrize("format", BOXED)
+def test_what_is_kept_if_unfinished_is_whole_in_the_end(save, tmp_path, format):
+    """The shape of pixels, which a decoder may not know, and a time code, of which the muxer makes a track."""
+    clip = wide(tmp_path / "clip.mkv", tags={"timecode": "01:02:03:04", "title": "a title"})
+    path, _ = save(clip, format, keep_unfinished=True)
+    assert shape(path) == pytest.approx(24 / 11) and FileSource(path).frames == 4
+    with av.open(str(path)) as container:
+        assert container.metadata["title"] == "a title"
 
 
 def test_a_part_keeps_its_shape_and_its_frames(save, tmp_path):
