@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -277,6 +278,7 @@ class SaveVideoStreaming(io.ComfyNode):
                 source = source_of(video)
             if audio is not None:
                 source.sound = checked_audio(audio)
+                source.stated = replace(source.stated, has_sound=False, sound_tags={})  # which were the other's
             return cls._save(video, source, inputs)
 
     @classmethod

@@ -4,12 +4,14 @@ import contextlib
 import logging
 import struct
 import types
+import typing
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from . import in_comfyui  # noqa: F401  (before ComfyUI's modules and the nodes)
@@ -21,11 +23,20 @@ from async_frame_pipeline.nodes.save_video import SaveVideoStreaming  # isort: s
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS  # isort: skip
 from async_frame_pipeline.pipeline.sources import file  # isort: skip
 from async_frame_pipeline.pipeline.sources.file import FileSource  # isort: skip
+from async_frame_pipeline.pipeline.sources.stated import stated_in  # isort: skip
 
 VIDEOS = [name for name, each in FORMATS.items() if each.is_video and "nvenc" not in name]
 BOXED = [name for name in VIDEOS if FORMATS[name].container.in_fragments]
 OTHERS = ["gif", "webp (animated)", "png sequence"]
 HDR10 = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+
+
+class SideData(typing.NamedTuple):
+    type: types.SimpleNamespace
+    data: bytes
+
+    def __bytes__(self) -> bytes:
+        return self.data
 
 
 class Node(SaveVideoStreaming):
@@ -297,6 +308,46 @@ def test_a_pyav_that_cannot_convert_colours_says_so(save, tmp_path, monkeypatch,
     assert np.abs(np.asarray(Image.open(path).convert("RGB"))[32, 32] / 255 - 0.5).max() < 0.02
 
 
+@pytest.mark.parametrize("primaries, transfer, kept", [(22, 9, (1, 1)), (9, 10, (9, 1)), (9, 30, (9, 1))])
+def test_colours_that_no_file_here_can_state_are_told(save, tmp_path, primaries, transfer, kept):
+    clip = write_colours(tmp_path / "clip.mkv", GREY, primaries=primaries, transfer=transfer)
+    path, told = save(clip, "mp4 (h264)")
+    assert tags(path)[:2] == kept and f"not kept: that its colours are {primaries}/{transfer}" in told
+
+
+def screen(*numbers: float) -> bytes:
+    """FFmpeg's AVMasteringDisplayMetadata: places of red, green, blue and white, the least and the most light."""
+    return struct.pack("=22i", *(part for each in numbers for part in (round(each * 10_000), 10_000)), 1, 1)
+
+
+PLACES = (0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329)
+
+
+@pytest.mark.parametrize(
+    "mastering, light, kept",
+    [
+        (screen(*PLACES, 0.005, 1000), (1000, 400), (True, True)),
+        (screen(*PLACES[:7], 1.5, 0.005, 1000), (1000, 400), (False, True)),
+        (screen(-0.1, *PLACES[1:], 0.005, 1000), (1000, 400), (False, True)),
+        (screen(*PLACES, 1000, 0.005), (1000, 400), (False, True)),
+        (screen(*PLACES, 0.005, 20_000), (1000, 400), (False, True)),
+        (screen(*PLACES, 0.005, 1000), (70_000, 400), (True, False)),
+    ],
+)
+def test_light_that_cannot_be_is_not_believed(tmp_path, mastering, light, kept):
+    clip = write_colours(tmp_path / "clip.mkv", GREY, **PQ)
+    with av.open(str(clip)) as container:
+        stream = container.streams.video[0]
+        frame = next(container.decode(stream))
+        said = {"MASTERING_DISPLAY_METADATA": mastering, "CONTENT_LIGHT_LEVEL": struct.pack("=2I", *light)}
+        side_data = [SideData(types.SimpleNamespace(name=name), data) for name, data in said.items()]
+        names = ("rotation", "interlaced_frame", "format")
+        frame = types.SimpleNamespace(side_data=side_data, **{name: getattr(frame, name) for name in names})
+        stated = stated_in(container, stream, frame, None)
+    assert (bool(stated.mastering), bool(stated.content_light)) == kept
+    assert any("cannot be right" in words for words in stated.left_out) == (not all(kept))
+
+
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p10le", "yuv444p16le", "yuv422p12le"])
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", [1, 2, 4, 5, 6, 7, 9])
@@ -477,6 +528,16 @@ def test_texts_go_along_and_what_does_not_is_told(save, tmp_path, format, keep_u
         assert texts["workflow"] == '{"n": 1}', "ours, not the one that the file was made by"
         assert container.streams.audio[0].metadata["language"] == "jpn"
         assert len(container.streams.audio) == 1
+
+
+@pytest.mark.parametrize("format", ["mp4 (h264)", "gif"])
+def test_other_sound_has_not_the_texts_of_the_first(save, tmp_path, format):
+    audio = {"waveform": torch.zeros(1, 1, 8000), "sample_rate": 8000}
+    path, told = save(rich(tmp_path / "clip.mkv"), format, audio=audio)
+    assert not told.endswith(", sound")
+    if format != "gif":
+        with av.open(str(path)) as container:
+            assert container.streams.audio[0].metadata.get("language", "und") == "und"
 
 
 @pytest.mark.parametrize("format", OTHERS)
