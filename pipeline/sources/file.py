@@ -22,7 +22,7 @@ from . import exact_fps
 from .file_sound import FileSound, sound_stream
 from .part import Part
 from .rgb import ToRGB, bits_of, chroma_place, converts_colours, has_alpha
-from .stated import is_cover, stated_in
+from .stated import is_cover, quarter_turns, stated_in
 from .times import LONGEST_SECONDS, Places, constant_rate, rate_without_pauses
 
 # Ticks at which pictures begin, and how many they last.
@@ -152,7 +152,7 @@ class FileSource:
             first = next(_decoded(container, stream), None)
             if first is None:
                 raise ValueError("The file's video has no frame that can be decoded.")
-            rotated = first.rotation % 180 != 0
+            rotated = quarter_turns(first) % 2
             self.height, self.width = (first.width, first.height) if rotated else (first.height, first.width)
             self.bit_depth, self.alpha = bits_of(first.format), has_alpha(first.format)
             self.stated = stated_in(container, stream, first, self._sound and sound_stream(container))

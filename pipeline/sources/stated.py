@@ -83,11 +83,25 @@ def stated_in(
     )
 
 
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """How often a picture is to be turned to the left to be upright; others than these are rounded to them."""
+    return round(frame.rotation / 90) % 4
+
+
+def is_mirrored(frame: av.VideoFrame) -> bool:
+    """Whether a picture is to be turned upside down, before all turns, as by a mirror."""
+    matrix = next((bytes(each) for each in frame.side_data if each.type.name == "DISPLAYMATRIX"), b"")
+    if len(matrix) < 36:
+        return False
+    a, b, _, c, d, *_ = struct.unpack("=9i", matrix[:36])
+    return a * d - b * c < 0
+
+
 def _aspect(stream: av.VideoStream, frame: av.VideoFrame) -> Fraction:
     aspect = stream.sample_aspect_ratio or Fraction(1)
     if not Fraction(1, MOST_ASPECT) <= aspect <= MOST_ASPECT:
         return Fraction(1)
-    return 1 / aspect if frame.rotation % 180 else aspect
+    return 1 / aspect if quarter_turns(frame) % 2 else aspect
 
 
 def _mastering(data: bytes) -> tuple[Fraction, ...]:
