@@ -19,7 +19,7 @@ from .media import chunks_of, numbers_of, ramp, write_file
 
 import folder_paths  # isort: skip
 from comfy_api.latest import InputImpl  # isort: skip
-from async_frame_pipeline.nodes import video_source  # isort: skip
+from async_frame_pipeline.nodes import save_video, video_source  # isort: skip
 from async_frame_pipeline.nodes.save_video import SaveVideoStreaming  # isort: skip
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS  # isort: skip
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink  # isort: skip
@@ -621,3 +621,13 @@ def test_after_a_recount_all_are_saved_that_come_unless_less_were_asked_for(tmp_
     source.count_by_decoding = lambda: (counted.append(1), count())
     video_source.run(source, [kept], asked)
     assert counted and kept.frames_thwc.shape[0] == frames
+
+
+@pytest.mark.parametrize("on", ["keep_frames", "ping_pong"])
+def test_what_no_memory_can_hold_is_refused_before_it_is_decoded(save, tmp_path, on, monkeypatch):
+    clip = write_file(tmp_path / "clip.mkv", 8, times=[*range(7), 10_000])
+    monkeypatch.setattr(save_video.psutil, "virtual_memory", lambda: types.SimpleNamespace(total=10**6))
+    monkeypatch.setattr(save_video.psutil, "swap_memory", lambda: types.SimpleNamespace(total=0))
+    monkeypatch.setattr(save_video, "run", None)
+    with pytest.raises(ValueError, match=f"{on} would hold .* frames of 48x32 in memory"):
+        save(clip, "mp4 (h264)", **{on: True})
