@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import av
+import psutil
 from comfy_api.latest import InputImpl, io, ui
 
 from ..pipeline.ends import Ends
-from ..pipeline.sinks import formats
+from ..pipeline.sinks import Sink, formats
 from ..pipeline.sinks.audio import CODECS
 from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
 from ..pipeline.sinks.formats import CHROMAS, FORMATS, Choice, FileSink, Format
@@ -277,6 +282,7 @@ class SaveVideoStreaming(io.ComfyNode):
                 source = source_of(video)
             if audio is not None:
                 source.sound = checked_audio(audio)
+                source.stated = replace(source.stated, has_sound=False, sound_tags={})  # which were the other's
             return cls._save(video, source, inputs)
 
     @classmethod
@@ -315,6 +321,8 @@ class SaveVideoStreaming(io.ComfyNode):
         # After all the work it is too late to refuse: what was not known when the prompt was queued is made up for.
         keep_frames = inputs.keep_frames or frames_are_used(cls.hidden.unique_id, cls.hidden.prompt or {})
         kept = image_sink(source) if keep_frames else None
+        in_memory = {"keep_frames": [kept] if kept else [], "ping_pong": [*sinks, *spectators] * inputs.ping_pong}
+        _check_memory(source, frames, in_memory)
         ends = Ends(image_dtype(source))
         try:
             report = run(source, [*sinks, kept] if kept else sinks, frames, spectators, ends)
@@ -376,6 +384,26 @@ def _choice(inputs: SaverInputs, source) -> Choice:
         None if inputs.crf == BY_QUALITY else inputs.crf,
         stated,
     )
+
+
+def _check_memory(source, frames: int, in_memory: Mapping[str, Sequence[Sink]]) -> None:
+    """Refuse before the work what main memory can never hold, as of a long file.
+
+    Args:
+        in_memory: what is on, and the sinks that hold all their frames for it.
+    Raises:
+        ValueError: there is not so much memory in this machine.
+    """
+    needed, on = 0, [name for name, sinks in in_memory.items() if sinks]
+    for sink in itertools.chain(*in_memory.values()):
+        pixels = sink.pixel_format
+        needed += frames * math.prod(pixels.frame_shape(source.height, source.width)) * pixels.dtype.itemsize
+    total = psutil.virtual_memory().total + psutil.swap_memory().total
+    if needed > total:
+        raise ValueError(
+            f"{' and '.join(on)} would hold {frames} frames of {source.width}x{source.height} in memory, "
+            f"{needed / 1e9:.0f} GB, and this machine has {total / 1e9:.0f} GB. Turn it off, or save a part."
+        )
 
 
 def _here(file_format: Format) -> Format:

@@ -83,6 +83,7 @@ def run(
     """Send the first `frames` frames through the lanes; what a sink has no place for, such as alpha, is left out."""
     if isinstance(source, LatentSource):
         return source.video.decode_into(sinks, frames, spectators, ends)
+    is_whole = frames == source.frames
     try:
         return _run(source, sinks, frames, spectators, ends)
     except FrameCountError as error:
@@ -90,7 +91,7 @@ def run(
             raise
         say(f"the file is damaged, counting its frames: {error}")
         source.count_by_decoding()
-    return _run(source, sinks, min(frames, source.frames), spectators, ends)
+    return _run(source, sinks, source.frames if is_whole else min(frames, source.frames), spectators, ends)
 
 
 def image_sink(source: LatentSource | Source) -> TensorSink | None:

@@ -25,9 +25,10 @@ def number_of(value: Any) -> Fraction | float:
     """
     try:
         number = _exact(value.item() if hasattr(value, "item") else value)
+        is_finite = math.isfinite(number)  # which is an error of what no float holds
     except (TypeError, ValueError, ArithmeticError, RuntimeError):  # no number; an array of several
-        number = math.nan
-    if not math.isfinite(number):
+        number, is_finite = math.nan, False
+    if not is_finite:
         raise ValueError(f"expected a number, got {ascii(value)[:100]}")
     return number
 

@@ -26,6 +26,7 @@ class Stated:
         mastering: of the screen that HDR pictures were made on: x and y of red, green, blue and white, then the least
             and the most light, in cd/m2; none where that is not said.
         content_light: of HDR pictures: the most light of a pixel, and of a frame in the mean, in cd/m2.
+        has_sound: whether there is sound in it that is taken.
         is_interlaced: whether each picture consists of two of different times, of which one is made.
         tags, sound_tags: texts such as the title of the file, and the language of its sound.
         left_out: what is in it that no file made here has, in words.
@@ -36,6 +37,7 @@ class Stated:
     transfer: int = 0
     mastering: tuple[Fraction, ...] = ()
     content_light: tuple[int, int] | tuple[()] = ()
+    has_sound: bool = False
     is_interlaced: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
     sound_tags: Mapping[str, str] = field(default_factory=dict)

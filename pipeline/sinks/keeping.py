@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ..stated import BT2020, Stated
-from .audio import Sound
 
 if TYPE_CHECKING:
     from .formats import Format
@@ -23,8 +22,6 @@ class Loaded(Protocol):
     def bit_depth(self) -> int: ...
     @property
     def alpha(self) -> bool: ...
-    @property
-    def sound(self) -> Sound | None: ...
 
 
 def keep(source: Loaded, each: Format, bit_depth: int, colours: bool = True) -> tuple[Stated, list[str]]:
@@ -53,7 +50,7 @@ def keep(source: Loaded, each: Format, bit_depth: int, colours: bool = True) -> 
     if not each.is_video:
         kept = replace(kept, primaries=0, transfer=0, tags={}, sound_tags={})
         left_out += ["titles and other tags"] if stated.tags else []
-        left_out += ["sound"] if source.sound is not None else []
+        left_out += ["sound"] if stated.has_sound else []
     if source.alpha and not each.alpha:
         left_out.append("transparency, if there is any")  # in a palette nobody knows
     if (kept.mastering or kept.content_light) and not each.encoder.mastering:

@@ -9,6 +9,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import cast
 
@@ -21,8 +22,8 @@ from . import exact_fps
 from .file_sound import FileSound, sound_stream
 from .part import Part
 from .rgb import ToRGB, bits_of, chroma_place, converts_colours, has_alpha
-from .stated import is_cover, stated_in
-from .times import Places, constant_rate
+from .stated import is_cover, quarter_turns, stated_in
+from .times import LONGEST_SECONDS, Places, constant_rate, rate_without_pauses
 
 # Ticks at which pictures begin, and how many they last.
 TIMES = np.dtype([("pts", np.int64), ("duration", np.int64)])
@@ -57,11 +58,10 @@ class FileSource:
     def __init__(self, file: str | os.PathLike | io.BytesIO, start: float = 0.0, end: float = math.inf):
         self._part = Part(file, start, end)
         sound = FileSound(self._part)
-        self.sound = None if sound.is_silent else sound
+        # The file's own, whose times count; what is saved beside the pictures may be another.
+        self._sound = self.sound = None if sound.is_silent else sound
         self._look()
         self._list_pictures()
-        if self.sound is not None:
-            self.sound.zero = self._zero
 
     def conform(self, stated: Stated) -> None:
         """Let `decode` deliver pictures for a file that says this of them, where that is another than this one says.
@@ -152,10 +152,10 @@ class FileSource:
             first = next(_decoded(container, stream), None)
             if first is None:
                 raise ValueError("The file's video has no frame that can be decoded.")
-            rotated = first.rotation % 180 != 0
+            rotated = quarter_turns(first) % 2
             self.height, self.width = (first.width, first.height) if rotated else (first.height, first.width)
             self.bit_depth, self.alpha = bits_of(first.format), has_alpha(first.format)
-            self.stated = stated_in(container, stream, first, self.sound and sound_stream(container))
+            self.stated = stated_in(container, stream, first, self._sound and sound_stream(container))
             self._chroma, self._to_bt709 = chroma_place(stream.codec_context.name, first), ""
 
     def _list_pictures(self) -> None:
@@ -164,6 +164,7 @@ class FileSource:
             stream = _video(container)
             rates = [exact_fps(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
             self._tick, self._is_timed = stream.time_base, True
+            self._is_sound_timed = True  # against the pictures
             listed = np.fromiter(
                 (
                     (NO_TIME if packet.pts is None else packet.pts, packet.duration or 0)
@@ -186,7 +187,17 @@ class FileSource:
         if len(listed):
             begins, last = np.unique(listed["pts"]) * float(self._tick), listed[listed["pts"].argmax()]
             end = float((last["pts"] + last["duration"]) * self._tick)
-            self.fps = exact_fps(constant_rate(begins, rates, end))
+            begun = [self._sound.begins, begins[0]] if self._sound is not None else []
+            if max(np.diff(begins).max(initial=0), np.ptp(begun) if begun else 0) > LONGEST_SECONDS:
+                # One of them is wrong, and nobody knows which; a file of all that time would never be finished.
+                self._is_timed = self._is_sound_timed = False
+                self.fps = exact_fps(rate_without_pauses(begins, rates))
+                self._tick = 1 / self.fps
+                listed["pts"], listed["duration"] = np.arange(len(listed)), 1
+                lost = "the times of its pictures, one of which cannot be right"
+                self.stated = replace(self.stated, left_out=(*self.stated.left_out, lost))
+            else:
+                self.fps = exact_fps(constant_rate(begins, rates, end))
         self._place(listed)
 
     def _place(self, listed: np.ndarray) -> None:
@@ -194,6 +205,7 @@ class FileSource:
         part, tick = self._part, float(self._tick)
         pts, at = np.unique(listed["pts"], return_index=True)
         begins, lasts = pts * tick, float(listed["duration"][at[-1]] * tick) if len(at) else 0.0
+        lasts = min(lasts, LONGEST_SECONDS)
         first = int(np.searchsorted(pts, int(part.start / self._tick))) if part.start > 0 else 0
         stop = len(pts) if math.isinf(part.end) else int(np.searchsorted(pts, int(part.end / self._tick)))
         # When the last of them is over.
@@ -202,9 +214,13 @@ class FileSource:
             begins[stop] if stop < len(pts) else min(begins[-1] + (lasts or frame), self._end + frame) if stop else 0.0
         )
         end = min(end, part.end)
-        self._zero = part.start or min([*begins[:1], *([self.sound.begins] if self.sound is not None else [])])
+        sound = self._sound
+        zeros = [*begins[:1], *([sound.begins] if sound is not None and self._is_sound_timed else [])]
+        zero = part.start or min(zeros, default=0.0)
+        if sound is not None:
+            sound.begin_at(zero if self._is_sound_timed else part.start or sound.begins)
         if first < stop:
-            lead = (begins[first] - self._zero) * float(self.fps)
+            lead = (begins[first] - zero) * float(self.fps)
             if part.start and lead < 1.5:
                 # Frames are cut where they begin, as ComfyUI does it.
                 self._places = Places(pts[first:stop], begins[first:stop], end, self.fps)

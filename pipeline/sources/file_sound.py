@@ -13,6 +13,7 @@ import numpy as np
 
 from ..sinks.audio import check_sound
 from .part import Part
+from .times import LONGEST_SECONDS
 
 # Shorter ones may be a codec's way of counting.
 PAUSE_SECONDS = 0.1
@@ -32,7 +33,7 @@ class FileSound:
         channels, sample_rate: of the sound.
         begins: when the first of it is heard, in seconds on the file's clock.
         zero: when the first sample given is heard, likewise; before the sound there is silence, what is earlier is left
-            out. That of the part, or where the sound begins; may be set.
+            out. That of the part, or where the sound begins, until `begin_at`.
     Raises:
         ValueError: it has more channels than can be written.
     """
@@ -52,6 +53,12 @@ class FileSound:
             self.channels = len(samples)
             check_sound(self.channels, self.sample_rate)
 
+    def begin_at(self, zero: float) -> None:
+        """Set `zero`, by which it may become longer or shorter."""
+        if zero != self.zero:
+            self.zero = zero
+            self.__dict__.pop("seconds", None)
+
     @functools.cached_property
     def seconds(self) -> Fraction:
         """Its length, which is found by decoding it once: what files say of it is off by up to some codec frames."""
@@ -63,6 +70,8 @@ class FileSound:
         with contextlib.closing(self._heard()) as heard:
             for begins, samples in heard:
                 belongs = round((begins - self.zero) * self.sample_rate)
+                if belongs - given > LONGEST_SECONDS * self.sample_rate:
+                    belongs = given  # that time is wrong
                 if given == 0 or belongs - given > PAUSE_SECONDS * self.sample_rate:
                     samples = samples[:, max(0, -belongs) :]
                     while given < belongs:
@@ -100,10 +109,12 @@ class FileSound:
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
-                # What follows keeps its time.
-                silent = round((packet.duration or 0) * stream.time_base * self.sample_rate)
-                if silent and self.channels:
-                    yield self._seconds(packet), np.zeros((self.channels, silent), np.float32)
+                # What follows keeps its time. What the packet says may be damaged too.
+                seconds = min(float((packet.duration or 0) * stream.time_base), LONGEST_SECONDS)
+                silent = round(seconds * self.sample_rate) if self.channels else 0
+                for at in range(0, silent, SILENT_SAMPLES):
+                    piece = np.zeros((self.channels, min(SILENT_SAMPLES, silent - at)), np.float32)
+                    yield self._seconds(packet) + at / self.sample_rate, piece
                 continue
             for frame in frames:
                 for piece in resampler.resample(frame):

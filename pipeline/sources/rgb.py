@@ -9,6 +9,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
+from .stated import PRIMARIES, TRANSFERS, UNKNOWN, is_mirrored, quarter_turns
+
 # swscale trades up to three codes for speed otherwise.
 EXACT = "accurate_rnd+full_chroma_int+full_chroma_inp+bicubic"
 
@@ -40,7 +42,7 @@ def chroma_place(codec: str, frame: av.VideoFrame) -> str:
     (ITU-R BT.2100-2, table 6); with JPEG and MPEG-1 in the middle. In turned pictures the left is no longer there.
     """
     shared_across, shared_down = frame.format.chroma_width(8) < 8, frame.format.chroma_height(8) < 8
-    if not shared_across or frame.rotation or codec in ("mjpeg", "mpeg1video"):
+    if not shared_across or quarter_turns(frame) or is_mirrored(frame) or codec in ("mjpeg", "mpeg1video"):
         return ""
     top = shared_down and frame.colorspace == Colorspace.BT2020
     return ":in_h_chr_pos=0" + (":in_v_chr_pos=0" if top else "")
@@ -75,7 +77,14 @@ class ToRGB:
         nodes = [self._graph.add_buffer(**shape, format=frame.format.name, time_base=time_base)]
         if frame.interlaced_frame:
             nodes.append(self._graph.add("bwdif", "mode=send_frame:deint=interlaced"))
-        nodes += [self._graph.add("transpose", "cclock") for _ in range(round(frame.rotation / 90) % 4)]
+        if is_mirrored(frame):
+            nodes.append(self._graph.add("vflip"))
+        nodes += [self._graph.add("transpose", "cclock") for _ in range(quarter_turns(frame))]
+        # `scale` refuses what it does not know, also where it is not to convert it.
+        tags = (("color_primaries", PRIMARIES), ("color_trc", TRANSFERS))
+        unknown = [tag for tag, known in tags if getattr(frame, tag, 0) not in (*UNKNOWN, *known)]
+        if unknown:
+            nodes.append(self._graph.add("setparams", ":".join(f"{tag}=unknown" for tag in unknown)))
         colours = f":{to_bt709}" if to_bt709 else ""
         nodes.append(self._graph.add("scale", f"{size[1]}:{size[0]}:out_range=full:flags={EXACT}{chroma}{colours}"))
         nodes.append(self._graph.add("format", self._format))

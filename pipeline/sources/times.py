@@ -6,6 +6,7 @@ times of a file whose rate varies become a number of repeats here, once and for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -20,6 +21,8 @@ MOST_RATE = 1000
 CLOSE_SECONDS = 0.02
 # And by how much the last one may be shown too long or too short.
 WRONG_LAST_SECONDS = 0.1
+# Longer than this, no picture is shown and no silence lasts: a time that says so is a mistake of the file.
+LONGEST_SECONDS = 4 * 3600.0
 
 
 def constant_rate(begins: np.ndarray, stated: Sequence[Fraction], end: float = 0.0) -> Fraction:
@@ -41,6 +44,20 @@ def constant_rate(begins: np.ndarray, stated: Sequence[Fraction], end: float = 0
     if last > 0 and abs(max(1, round(last * float(rate))) / float(rate) - last) > WRONG_LAST_SECONDS:
         return _rate_of(np.append(begins, end), stated, rates)
     return rate
+
+
+def rate_without_pauses(begins: np.ndarray, stated: Sequence[Fraction]) -> Fraction:
+    """The rate, of the stated and USUAL_RATES, that is nearest to what most of the gaps say.
+
+    Args:
+        begins: (n >= 1,) float64 seconds, rising.
+    """
+    gaps = np.sort(np.diff(begins))
+    if not len(gaps):
+        return USUAL_RATES[0]
+    rate = 1 / float(gaps[(len(gaps) - 1) // 2])
+    rates = [each for each in (*stated, *USUAL_RATES) if each <= MOST_STATED_RATE]
+    return min(rates, key=lambda each: abs(math.log(float(each) / rate)))
 
 
 def _rate_of(begins: np.ndarray, stated: Sequence[Fraction], rates: Sequence[Fraction]) -> Fraction:

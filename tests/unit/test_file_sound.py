@@ -1,10 +1,12 @@
 """The sound of files: which samples come of which part, and when the file is open."""
 
 import math
+import types
 import typing
 from collections.abc import Generator
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from async_frame_pipeline.pipeline import engine
@@ -123,3 +125,18 @@ def test_sound_goes_into_a_file_as_it_is_read(tmp_path):
     options = VideoOptions(source.fps, Choice(FORMATS["mov (prores)"], "high", bit_depth=10), source.sound)
     engine.run(source.decode, spec_of(source), [VideoFileSink(target, options)])
     assert np.array_equal(heard(FileSource(target).sound), samples[:, RATE // 2 : 3 * RATE // 2])
+
+
+def test_a_damaged_place_is_given_in_pieces(tmp_path):
+    """However long its packet says it is."""
+    sound = FileSound(Part(write_file(tmp_path / "clip.mov", 8, sounds=(ramp(RATE),))))
+
+    class Damaged:
+        pts, time_base, duration = 0, Fraction(1), 10**12
+
+        def decode(self):
+            raise av.error.InvalidDataError(1, "damaged")
+
+    container = types.SimpleNamespace(demux=lambda stream: [Damaged()])
+    lengths = [piece.shape[1] for _, piece in sound._decoded(container, types.SimpleNamespace(time_base=Fraction(1)))]
+    assert max(lengths) <= 48000 and sum(lengths) <= 4 * 3600 * RATE

@@ -161,17 +161,65 @@ def test_pictures_of_a_turned_phone_are_upright(tmp_path):
         stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode(None))
-    straight, turned = (
-        struct.pack(">9i", *(round(each * 2**16) for each in row[:8]), 2**30)
-        for row in ((1, 0, 0, 0, 1, 0, 0, 0), (0, 1, 0, -1, 0, 0, 0, 0))
-    )
-    data = path.read_bytes()
-    at = data.index(straight, data.index(b"tkhd"))
-    path.write_bytes(data[:at] + turned + data[at + len(turned) :])
+    lay(path, 0, 1, -1, 0)
     source = FileSource(path)
     [chunk] = chunks_of(source)
     assert (source.height, source.width) == (48, 32) and chunk.shape == (3, 1, 48, 32)
     assert float(chunk[:, :, :22].min()) > 0.9 and float(chunk[:, :, 26:].max()) < 0.1
+
+
+def lay(path: Path, *matrix: float) -> None:
+    """Put a, b, c and d into the matrix of an MP4's track: x becomes a x + c y, and y b x + d y."""
+    straight, laid = (
+        struct.pack(">9i", *(round(each * 2**16) for each in (a, b, 0, c, d, 0, 0, 0)), 2**30)
+        for a, b, c, d in ((1, 0, 0, 1), matrix)
+    )
+    data = path.read_bytes()
+    at = data.index(straight, data.index(b"tkhd"))
+    path.write_bytes(data[:at] + laid + data[at + len(laid) :])
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        (1, 0, 0, 1),
+        (0, 1, -1, 0),
+        (-1, 0, 0, -1),
+        (0, -1, 1, 0),
+        (-1, 0, 0, 1),
+        (1, 0, 0, -1),
+        (0, 1, 1, 0),
+        (0, -1, -1, 0),
+    ],
+    ids=str,
+)
+def test_turned_and_mirrored_pictures_are_upright(tmp_path, matrix):
+    path = tmp_path / "clip.mp4"
+    quarters = np.repeat(np.repeat([[0, 80], [160, 240]], 16, 0), 24, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        picture = np.repeat(quarters[..., None], 3, 2).astype(np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+    lay(path, *matrix)
+    [chunk] = chunks_of(FileSource(path))
+    a, b, c, d = matrix
+    for x, y in ((-1, -1), (1, -1), (-1, 1), (1, 1)):  # quarters, from the middle
+        to_x, to_y = a * x + c * y, b * x + d * y
+        height, width = chunk.shape[2:]
+        got = float(chunk[0, 0, height * (2 + to_y) // 4, width * (2 + to_x) // 4]) * 255
+        assert abs(got - quarters[16 + 8 * y, 24 + 12 * x]) < 8
+
+
+@pytest.mark.parametrize("degrees", [20, 30, 44, 46, 60, -30, 135])
+def test_pictures_laid_slanting_keep_their_size(tmp_path, degrees):
+    path = write_file(tmp_path / "clip.mp4", 2, codec="libx264", pixels="yuv420p")
+    sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    lay(path, cosine, sine, -sine, cosine)
+    source = FileSource(path)
+    assert (source.height, source.width) == ((48, 32) if round(degrees / 90) % 2 else (32, 48))
+    assert numbers_of(chunks_of(source)) == [0, 1]
 
 
 # -- damaged files ----------------------------------------------------------------------------------

@@ -327,3 +327,40 @@ def test_times_that_go_back_end_nothing(tmp_path):
 def test_pictures_all_at_one_time_are_taken_as_regular(tmp_path):
     path = write_file(tmp_path / "clip.mkv", 8, 10, times=[0] * 8)
     assert numbers_of(chunks_of(FileSource(path))) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    "times, sound_at, numbers",
+    [([0, 0.1, 1e6], 0, [0, 1, 2]), ([1e6, 1e6 + 0.1, 1e6 + 0.2], 0, [0, 1, 2]), ([0, 0.1, 0.2], 1e6, [0, 1, 2])],
+    ids=["a gap", "pictures later", "sound later"],
+)
+def test_a_time_that_cannot_be_makes_no_endless_file(tmp_path, times, sound_at, numbers):
+    path = tmp_path / "clip.mkv"
+    how = {"sound_codec": "flac", "rate": RATE, "sound_at": sound_at, "options": {"avoid_negative_ts": "0"}}
+    write_file(path, 3, 10, times=times, sounds=(clicks(1, 0.4),), **how)
+    source = FileSource(path)
+    assert source.frames < 100 and 8 <= source.fps <= 30, "before anything is decoded"
+    assert numbers_of(chunks_of(source)) == numbers
+    assert source.sound.seconds == 1 and np.abs(np.array(heard_at(source.sound)) - 0.4).max() < 0.002
+    assert "the times of its pictures, one of which cannot be right" in source.stated.left_out
+
+
+def test_where_pictures_turn_out_to_begin_the_sound_begins_anew(tmp_path):
+    """A damaged file, whose first pictures cannot be decoded and came before the sound."""
+    sounds = (clicks(1, 0.4),)
+    source = FileSource(write_file(tmp_path / "clip.mkv", 20, 10, sounds=sounds, rate=RATE, sound_at=1))
+    pictures = source._pictures
+    assert source.sound.seconds == 2
+    source._pictures = lambda: (each for each in pictures() if each[0] * source._tick >= 1)
+    source.sound = None  # replaced by another: the file's own times count
+    sound = source._sound
+    source.count_by_decoding()
+    assert source.frames == 10 and sound.seconds == 1
+    assert np.abs(np.array(heard_at(sound)) - 0.4).max() < 0.002
+
+
+def test_a_file_of_which_nothing_can_be_decoded_any_more_is_refused(tmp_path):
+    source = FileSource(write_file(tmp_path / "clip.mkv", 4, 10))
+    source._pictures = lambda: (each for each in ())
+    with pytest.raises(ValueError, match="no frames between"):
+        source.count_by_decoding()

@@ -67,6 +67,9 @@ NO_NUMBERS = [
     Decimal("sNaN"),
     Decimal("Infinity"),
     Decimal("1e999999"),
+    10**400,
+    Fraction(10**400),
+    Fraction(-(10**400), 3),
 ]
 
 

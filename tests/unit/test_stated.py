@@ -4,12 +4,14 @@ import contextlib
 import logging
 import struct
 import types
+import typing
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from . import in_comfyui  # noqa: F401  (before ComfyUI's modules and the nodes)
@@ -17,14 +19,26 @@ from .media import chunks_of, numbers_of, ramp, write_file
 
 import folder_paths  # isort: skip
 from comfy_api.latest import InputImpl  # isort: skip
+from async_frame_pipeline.nodes import save_video, video_source  # isort: skip
 from async_frame_pipeline.nodes.save_video import SaveVideoStreaming  # isort: skip
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS  # isort: skip
+from async_frame_pipeline.pipeline.sinks.tensor import TensorSink  # isort: skip
 from async_frame_pipeline.pipeline.sources import file  # isort: skip
 from async_frame_pipeline.pipeline.sources.file import FileSource  # isort: skip
+from async_frame_pipeline.pipeline.sources.stated import stated_in  # isort: skip
 
 VIDEOS = [name for name, each in FORMATS.items() if each.is_video and "nvenc" not in name]
+BOXED = [name for name in VIDEOS if FORMATS[name].container.in_fragments]
 OTHERS = ["gif", "webp (animated)", "png sequence"]
 HDR10 = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+
+
+class SideData(typing.NamedTuple):
+    type: types.SimpleNamespace
+    data: bytes
+
+    def __bytes__(self) -> bytes:
+        return self.data
 
 
 class Node(SaveVideoStreaming):
@@ -40,7 +54,9 @@ def save(tmp_path, monkeypatch, caplog):
     def saved(path: Path, format: str, start: float = 0, duration: float = 0, **inputs) -> tuple[Path, str]:
         caplog.clear()
         video = InputImpl.VideoFromFile(str(path), start_time=start, duration=duration)
-        shown = Node.execute(video, filename_prefix="saved", format=format, quality="high", **inputs).ui["images"][0]
+        # A preview of HDR takes seconds, and has a test of its own.
+        inputs = {"quality": "high", "speed": "fastest", "preview": False} | inputs
+        shown = Node.execute(video, filename_prefix="saved", format=format, **inputs).ui["images"][0]
         told = [line for line in caplog.messages if "of the loaded video" in line]
         assert len(told) <= 1
         return Path(tmp_path / "output", shown["subfolder"], shown["filename"]), "".join(told)
@@ -152,6 +168,16 @@ def test_the_shape_is_in_the_container_too(save, tmp_path):
     path, _ = save(wide(tmp_path / "clip.mkv"), "mp4 (h264)")
     data = path.read_bytes()
     assert data[data.index(b"pasp") + 4 :][:8] == bytes([0, 0, 0, 16, 0, 0, 0, 11])
+
+
+@pytest.mark.parametrize("format", BOXED)
+def test_what_is_kept_if_unfinished_is_whole_in_the_end(save, tmp_path, format):
+    """The shape of pixels, which a decoder may not know, and a time code, of which the muxer makes a track."""
+    clip = wide(tmp_path / "clip.mkv", tags={"timecode": "01:02:03:04", "title": "a title"})
+    path, _ = save(clip, format, keep_unfinished=True)
+    assert shape(path) == pytest.approx(24 / 11) and FileSource(path).frames == 4
+    with av.open(str(path)) as container:
+        assert container.metadata["title"] == "a title"
 
 
 def test_a_part_keeps_its_shape_and_its_frames(save, tmp_path):
@@ -284,6 +310,46 @@ def test_a_pyav_that_cannot_convert_colours_says_so(save, tmp_path, monkeypatch,
     path, _ = save(write_colours(tmp_path / "clip.mkv", GREY, **PQ), "gif")
     assert any("cannot convert" in line for line in caplog.messages)
     assert np.abs(np.asarray(Image.open(path).convert("RGB"))[32, 32] / 255 - 0.5).max() < 0.02
+
+
+@pytest.mark.parametrize("primaries, transfer, kept", [(22, 9, (1, 1)), (9, 10, (9, 1))])
+def test_colours_that_no_file_here_can_state_are_told(save, tmp_path, primaries, transfer, kept):
+    clip = write_colours(tmp_path / "clip.mkv", GREY, primaries=primaries, transfer=transfer)
+    path, told = save(clip, "mp4 (h264)")
+    assert tags(path)[:2] == kept and f"not kept: that its colours are {primaries}/{transfer}" in told
+
+
+def screen(*numbers: float) -> bytes:
+    """FFmpeg's AVMasteringDisplayMetadata: places of red, green, blue and white, the least and the most light."""
+    return struct.pack("=22i", *(part for each in numbers for part in (round(each * 10_000), 10_000)), 1, 1)
+
+
+PLACES = (0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329)
+
+
+@pytest.mark.parametrize(
+    "mastering, light, kept",
+    [
+        (screen(*PLACES, 0.005, 1000), (1000, 400), (True, True)),
+        (screen(*PLACES[:7], 1.5, 0.005, 1000), (1000, 400), (False, True)),
+        (screen(-0.1, *PLACES[1:], 0.005, 1000), (1000, 400), (False, True)),
+        (screen(*PLACES, 1000, 0.005), (1000, 400), (False, True)),
+        (screen(*PLACES, 0.005, 20_000), (1000, 400), (False, True)),
+        (screen(*PLACES, 0.005, 1000), (70_000, 400), (True, False)),
+    ],
+)
+def test_light_that_cannot_be_is_not_believed(tmp_path, mastering, light, kept):
+    clip = write_colours(tmp_path / "clip.mkv", GREY, **PQ)
+    with av.open(str(clip)) as container:
+        stream = container.streams.video[0]
+        frame = next(container.decode(stream))
+        said = {"MASTERING_DISPLAY_METADATA": mastering, "CONTENT_LIGHT_LEVEL": struct.pack("=2I", *light)}
+        side_data = [SideData(types.SimpleNamespace(name=name), data) for name, data in said.items()]
+        names = ("rotation", "interlaced_frame", "format")
+        frame = types.SimpleNamespace(side_data=side_data, **{name: getattr(frame, name) for name in names})
+        stated = stated_in(container, stream, frame, None)
+    assert (bool(stated.mastering), bool(stated.content_light)) == kept
+    assert any("cannot be right" in words for words in stated.left_out) == (not all(kept))
 
 
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p10le", "yuv444p16le", "yuv422p12le"])
@@ -468,6 +534,16 @@ def test_texts_go_along_and_what_does_not_is_told(save, tmp_path, format, keep_u
         assert len(container.streams.audio) == 1
 
 
+@pytest.mark.parametrize("format", ["mp4 (h264)", "gif"])
+def test_other_sound_has_not_the_texts_of_the_first(save, tmp_path, format):
+    audio = {"waveform": torch.zeros(1, 1, 8000), "sample_rate": 8000}
+    path, told = save(rich(tmp_path / "clip.mkv"), format, audio=audio)
+    assert not told.endswith(", sound")
+    if format != "gif":
+        with av.open(str(path)) as container:
+            assert container.streams.audio[0].metadata.get("language", "und") == "und"
+
+
 @pytest.mark.parametrize("format", OTHERS)
 def test_pictures_have_neither_sound_nor_texts(save, tmp_path, format):
     _, told = save(rich(tmp_path / "clip.mkv"), format)
@@ -532,3 +608,26 @@ def test_the_cover_of_an_album_is_not_the_video(save, tmp_path):
     assert numbers_of(chunks_of(FileSource(path))) == list(range(8))
     assert "not kept: the cover picture" in save(path, "mp4 (h264)")[1]
     assert FileSource(cover).frames == 1, "a picture alone is a video of one"
+
+
+@pytest.mark.parametrize("asked, frames", [(7, 8), (3, 3)], ids=["all", "some"])
+def test_after_a_recount_all_are_saved_that_come_unless_less_were_asked_for(tmp_path, asked, frames):
+    """Of a damaged file more may come than it has packets."""
+    source, kept = FileSource(write_file(tmp_path / "clip.mkv", 8)), TensorSink()
+    source.frames = 7
+    decode, count = source.decode, source.count_by_decoding
+    source.decode = lambda submit: decode(submit) if counted else decode(lambda chunk: submit(chunk[:, :0]))
+    counted = []
+    source.count_by_decoding = lambda: (counted.append(1), count())
+    video_source.run(source, [kept], asked)
+    assert counted and kept.frames_thwc.shape[0] == frames
+
+
+@pytest.mark.parametrize("on", ["keep_frames", "ping_pong"])
+def test_what_no_memory_can_hold_is_refused_before_it_is_decoded(save, tmp_path, on, monkeypatch):
+    clip = write_file(tmp_path / "clip.mkv", 8, times=[*range(7), 10_000])
+    monkeypatch.setattr(save_video.psutil, "virtual_memory", lambda: types.SimpleNamespace(total=10**6))
+    monkeypatch.setattr(save_video.psutil, "swap_memory", lambda: types.SimpleNamespace(total=0))
+    monkeypatch.setattr(save_video, "run", None)
+    with pytest.raises(ValueError, match=f"{on} would hold .* frames of 48x32 in memory"):
+        save(clip, "mp4 (h264)", **{on: True})
