@@ -264,7 +264,9 @@ class SaveVideoStreaming(io.ComfyNode):
         )
 
     # Refuses when the prompt is queued what cannot be saved; what another node will give is looked at in `execute`.
-    validate_inputs = CheckedWhenQueued("SaveVideoStreaming", saver_inputs.fault_when_queued, "filename_prefix")
+    validate_inputs = CheckedWhenQueued(
+        "SaveVideoStreaming", saver_inputs.fault_when_queued, saver_inputs.fault_alone, "filename_prefix"
+    )
 
     @classmethod
     def execute(cls, video=None, images=None, fps=24.0, audio=None, **given) -> io.NodeOutput:
