@@ -4,7 +4,7 @@ ComfyUI gives `validate_inputs` the values of the arguments that it names, and w
 a check that knows seven inputs, one fault is listed seven times. What it does not name is looked up in its list or
 range, one error each. So there is no plain way to see two inputs and blame one. Here nothing is named but what is at
 fault; the values come from the prompt as it was posted, which the server shows to handlers before it validates it.
-Names are for all nodes of a prompt: what is at fault in one is looked at here in the others too, since ComfyUI does not.
+Names are for all nodes of a prompt: what is at fault in one is looked at here in the others too, as ComfyUI does not.
 Where several nodes of a prompt have faults of different inputs, each is still listed once for each of these.
 
 A prompt that comes in no request, where ComfyUI is used as a library, is not known here, and passes.

@@ -169,7 +169,7 @@ def test_the_fault_of_one_hides_none_of_another(fault, blamed):
     linked = saver(**{blamed: ["stand", 0]})
     found = errors(prompt_of(saver(**fault), saver(**{blamed: wrong[blamed]}), saver(**ALL), linked, saver()))
     assert sorted((node, name) for node, name, _ in found) == [("saver 0", blamed), ("saver 1", blamed)]
-    assert f"got {wrong[blamed]}" in dict((node, details) for node, _, details in found)["saver 1"]
+    assert f"got {wrong[blamed]}" in {node: details for node, _, details in found}["saver 1"]
 
 
 def test_nodes_that_lead_nowhere_may_be_anything():
