@@ -16,7 +16,7 @@ from ..pipeline.sinks.formats import CHROMAS, FORMATS, Choice, FileSink, Format
 from ..pipeline.sinks.keeping import keep
 from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
-from ..pipeline.sinks.unfinished import Numbered
+from ..pipeline.sinks.unfinished import NAME_BYTES, NUMBER_BYTES, Numbered, fitting
 from ..pipeline.sinks.video_file import VideoOptions, frames_until
 from ..pipeline.sources.file import FileSource
 from ..pipeline.stated import BT2020
@@ -309,11 +309,12 @@ class SaveVideoStreaming(io.ComfyNode):
         small = None
         if inputs.preview and not choice.plays:
             # Of another name than the file, for whom the browser offers to save it.
-            target = Numbered(server.temp_folder(), f"{name}_{number:05}_preview", 1, "mp4")
-            small = PreviewSink(target, options, sink.pixel_format)
+            copy_name = fitting("", name, f"_{number:05}_preview", NAME_BYTES - NUMBER_BYTES)
+            target = Numbered(server.temp_folder(), copy_name, 1, "mp4")
+            small = PreviewSink(target, options, sink.pixel_format, inputs.ping_pong)
             spectators = [small]
         if inputs.ping_pong:
-            sinks, spectators = [PingPong(sink, at_most)], [PingPong(each, at_most) for each in spectators]
+            sinks = [PingPong(sink, at_most)]
         # After all the work it is too late to refuse: what was not known when the prompt was queued is made up for.
         keep_frames = inputs.keep_frames or frames_are_used(cls.hidden.unique_id, cls.hidden.prompt or {})
         kept = image_sink(source) if keep_frames else None
