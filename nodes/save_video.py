@@ -283,7 +283,7 @@ class SaveVideoStreaming(io.ComfyNode):
 
     @classmethod
     def _save(cls, video, source, inputs: SaverInputs) -> io.NodeOutput:
-        choice = _choice(inputs, source)
+        choice, converted = _choice(inputs, source)
         file_format = choice.format
         at_most = None
         if inputs.audio_length == "shortest" and source.sound is not None:
@@ -326,6 +326,7 @@ class SaveVideoStreaming(io.ComfyNode):
                 raise
             left = ", ".join(map(str, sink.kept))
             raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
+        report.decoded.notes += converted
         first_frame, last_frame = ends.images()
         place = "output" if inputs.save_output else "temp"
         saved = saved_file.facts(sink, options, source.width, source.height, subfolder, place)
@@ -347,8 +348,11 @@ class SaveVideoStreaming(io.ComfyNode):
         return signed_prompt(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
 
-def _choice(inputs: SaverInputs, source) -> Choice:
-    """What is left open, decided by what the video has and the format can store; what it cannot, `source` converts."""
+def _choice(inputs: SaverInputs, source) -> tuple[Choice, list[str]]:
+    """What is left open, decided by what the video has and the format can store; what it cannot, `source` converts.
+
+    Also what there is to say of that, for the report; the log has it by then.
+    """
     file_format = _here(FORMATS[inputs.format])
     chroma = "" if inputs.chroma == AUTO else inputs.chroma
     can_be_clear = bool(file_format.alpha) and (not chroma or chroma in file_format.alpha)
@@ -360,13 +364,15 @@ def _choice(inputs: SaverInputs, source) -> Choice:
         depth = int(inputs.bit_depth)
     matrix, full_range = COLOURS[inputs.color]
     stated, told = keep(source, file_format, depth, colours=inputs.color == "BT.709")
+    converted = []
     if told and isinstance(source, FileSource):
-        say(f"of the loaded video: {'; '.join(told)}")
+        converted = [f"of the loaded video: {'; '.join(told)}"]
+        say(converted[0])
     if stated != source.stated:
         source.conform(stated)
     if stated.primaries == BT2020:
         matrix = "bt2020"
-    return Choice(
+    choice = Choice(
         file_format,
         inputs.quality,
         inputs.speed,
@@ -379,6 +385,7 @@ def _choice(inputs: SaverInputs, source) -> Choice:
         None if inputs.crf == BY_QUALITY else inputs.crf,
         stated,
     )
+    return choice, converted
 
 
 def _here(file_format: Format) -> Format:
