@@ -32,8 +32,8 @@ def checked_prefix(prefix: str, root: str, holds: Callable[[str, str], bool] | N
     if reason:
         raise ValueError(
             f"filename_prefix {repr(prefix) if str(prefix).isprintable() else ascii(prefix)} does not name a place "
-            f"inside the output folder: {reason}. Use a name or a relative path without '..', "
-            "for example 'video/ComfyUI'."
+            f"inside the output folder, or the temp folder with save_output off: {reason}. Use a name or a relative "
+            "path without '..', for example 'video/ComfyUI'."
         )
     return relative
 

@@ -63,7 +63,9 @@ def _failure(way: Way, job: Job) -> str | None:
         cause = error.__cause__ or error
         if lanes.is_cancel(cause):  # which older ComfyUIs' operations raise as an Exception
             raise cause from cause.__cause__
-        failed = Text("%way% failed: %error%", way=way.name, error=str(error))
+        # Our own words can be said in other languages.
+        said = cause.args[0] if cause.args and isinstance(cause.args[0], Text) else str(error)
+        failed = Text("%way% failed: %error%", way=way.name, error=said)
         return OUT_OF_MEMORY if memory.is_oom(cause) else failed
     except Exception as error:
         if way.last or not memory.is_oom(error):

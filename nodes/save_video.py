@@ -21,7 +21,7 @@ from ..pipeline.sinks.formats import CHROMAS, FORMATS, Choice, FileSink, Format
 from ..pipeline.sinks.keeping import keep
 from ..pipeline.sinks.ping_pong import PingPong
 from ..pipeline.sinks.preview import PreviewSink
-from ..pipeline.sinks.unfinished import Numbered
+from ..pipeline.sinks.unfinished import NAME_BYTES, NUMBER_BYTES, Numbered, fitting
 from ..pipeline.sinks.video_file import VideoOptions, frames_until
 from ..pipeline.sources.file import FileSource
 from ..pipeline.stated import BT2020
@@ -269,7 +269,9 @@ class SaveVideoStreaming(io.ComfyNode):
         )
 
     # Refuses when the prompt is queued what cannot be saved; what another node will give is looked at in `execute`.
-    validate_inputs = CheckedWhenQueued("SaveVideoStreaming", saver_inputs.fault_when_queued, "filename_prefix")
+    validate_inputs = CheckedWhenQueued(
+        "SaveVideoStreaming", saver_inputs.fault_when_queued, saver_inputs.fault_alone, "filename_prefix"
+    )
 
     @classmethod
     def execute(cls, video=None, images=None, fps=24.0, audio=None, **given) -> io.NodeOutput:
@@ -287,7 +289,7 @@ class SaveVideoStreaming(io.ComfyNode):
 
     @classmethod
     def _save(cls, video, source, inputs: SaverInputs) -> io.NodeOutput:
-        choice = _choice(inputs, source)
+        choice, converted = _choice(inputs, source)
         file_format = choice.format
         at_most = None
         if inputs.audio_length == "shortest" and source.sound is not None:
@@ -313,11 +315,12 @@ class SaveVideoStreaming(io.ComfyNode):
         small = None
         if inputs.preview and not choice.plays:
             # Of another name than the file, for whom the browser offers to save it.
-            target = Numbered(server.temp_folder(), f"{name}_{number:05}_preview", 1, "mp4")
-            small = PreviewSink(target, options, sink.pixel_format)
+            copy_name = fitting("", name, f"_{number:05}_preview", NAME_BYTES - NUMBER_BYTES)
+            target = Numbered(server.temp_folder(), copy_name, 1, "mp4")
+            small = PreviewSink(target, options, sink.pixel_format, inputs.ping_pong)
             spectators = [small]
         if inputs.ping_pong:
-            sinks, spectators = [PingPong(sink, at_most)], [PingPong(each, at_most) for each in spectators]
+            sinks = [PingPong(sink, at_most)]
         # After all the work it is too late to refuse: what was not known when the prompt was queued is made up for.
         keep_frames = inputs.keep_frames or frames_are_used(cls.hidden.unique_id, cls.hidden.prompt or {})
         kept = image_sink(source) if keep_frames else None
@@ -331,6 +334,7 @@ class SaveVideoStreaming(io.ComfyNode):
                 raise
             left = ", ".join(map(str, sink.kept))
             raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
+        report.decoded.notes += converted
         first_frame, last_frame = ends.images()
         place = "output" if inputs.save_output else "temp"
         saved = saved_file.facts(sink, options, source.width, source.height, subfolder, place)
@@ -352,8 +356,11 @@ class SaveVideoStreaming(io.ComfyNode):
         return signed_prompt(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
 
-def _choice(inputs: SaverInputs, source) -> Choice:
-    """What is left open, decided by what the video has and the format can store; what it cannot, `source` converts."""
+def _choice(inputs: SaverInputs, source) -> tuple[Choice, list[str]]:
+    """What is left open, decided by what the video has and the format can store; what it cannot, `source` converts.
+
+    Also what there is to say of that, for the report; the log has it by then.
+    """
     file_format = _here(FORMATS[inputs.format])
     chroma = "" if inputs.chroma == AUTO else inputs.chroma
     can_be_clear = bool(file_format.alpha) and (not chroma or chroma in file_format.alpha)
@@ -365,13 +372,15 @@ def _choice(inputs: SaverInputs, source) -> Choice:
         depth = int(inputs.bit_depth)
     matrix, full_range = COLOURS[inputs.color]
     stated, told = keep(source, file_format, depth, colours=inputs.color == "BT.709")
+    converted = []
     if told and isinstance(source, FileSource):
-        say(f"of the loaded video: {'; '.join(told)}")
+        converted = [f"of the loaded video: {'; '.join(told)}"]
+        say(converted[0])
     if stated != source.stated:
         source.conform(stated)
     if stated.primaries == BT2020:
         matrix = "bt2020"
-    return Choice(
+    choice = Choice(
         file_format,
         inputs.quality,
         inputs.speed,
@@ -384,6 +393,7 @@ def _choice(inputs: SaverInputs, source) -> Choice:
         None if inputs.crf == BY_QUALITY else inputs.crf,
         stated,
     )
+    return choice, converted
 
 
 def _check_memory(source, frames: int, in_memory: Mapping[str, Sequence[Sink]]) -> None:

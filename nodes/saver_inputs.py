@@ -145,6 +145,16 @@ def fault_when_queued(inputs: Mapping[str, object], node_id: str, prompt: Mappin
     return None
 
 
+def fault_alone(name: str, value: object) -> str | None:
+    """What is wrong with a typed value whatever the others are; None if nothing."""
+    try:
+        if name in _CONVERT:
+            convert(name, value)
+    except Refused as refused:
+        return str(refused)
+    return None
+
+
 def check_connected(video: bool, images: bool) -> None:
     """Refuse both, and none."""
     if not (video or images):
@@ -154,9 +164,13 @@ def check_connected(video: bool, images: bool) -> None:
 
 
 def frames_are_used(node_id: str, prompt: Mapping[str, dict]) -> bool:
-    """Whether a prompt has a link from the frames output of this node."""
+    """Whether a prompt has a link from the frames output of this node.
+
+    Of nodes that lead to no output ComfyUI looks at nothing: they may be anything.
+    """
     link = [node_id, FRAMES_OUTPUT]
-    return any(link in node["inputs"].values() for node in prompt.values())
+    given = (node.get("inputs") for node in prompt.values() if isinstance(node, dict))
+    return any(link in inputs.values() for inputs in given if isinstance(inputs, dict))
 
 
 def _typed(inputs: Mapping[str, object], name: str) -> object:

@@ -109,7 +109,8 @@ def output_names(filename_prefix: str, width: int, height: int, root: Path) -> t
         raise
     except Exception as error:  # ComfyUI raises a bare Exception where the prefix leads out
         raise ValueError(
-            f"filename_prefix '{filename_prefix}' does not name a place inside the output folder. "
+            f"filename_prefix '{filename_prefix}' does not name a place inside the output folder, or the temp folder "
+            "with save_output off. "
             "Use a name or a relative path without '..', for example 'video/ComfyUI'."
         ) from error
     return folder, name, counter, subfolder

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -10,10 +12,23 @@ from ..pixels import PixelFormat
 from ..video_spec import VideoSpec
 from . import Sink
 
+Frame = TypeVar("Frame")
+
 
 def ping_pong_frames(frames: int) -> int:
     """How many frames a clip has there and back, without the first and last one twice: it can go round and round."""
     return max(frames, 2 * frames - 2)
+
+
+def frames_back(frames: int, at_most: int | None) -> int:
+    """How many come after those, where the clip ends at `at_most`; None for never before."""
+    there_and_back = ping_pong_frames(frames)
+    return max(0, (there_and_back if at_most is None else min(there_and_back, at_most)) - frames)
+
+
+def way_back(there: Sequence[Frame], count: int) -> Sequence[Frame]:
+    """The first `count` frames of the way back."""
+    return there[-2:0:-1][:count]
 
 
 class PingPong:
@@ -49,9 +64,8 @@ class PingPong:
 
     def open(self, spec: VideoSpec) -> None:
         self._chunks = []
-        frames = ping_pong_frames(spec.frames)
-        self._back = (frames if self._frames_at_most is None else min(frames, self._frames_at_most)) - spec.frames
-        self._sink.open(replace(spec, frames=spec.frames + max(0, self._back)))
+        self._back = frames_back(spec.frames, self._frames_at_most)
+        self._sink.open(replace(spec, frames=spec.frames + self._back))
 
     def write(self, pixels: torch.Tensor) -> None:
         self._chunks.append(pixels.clone())
@@ -60,7 +74,7 @@ class PingPong:
     def finish(self) -> None:
         frames = [frame for chunk in self._chunks for frame in chunk.split(1)]
         self._chunks = []
-        for frame in frames[-2:0:-1][: max(0, self._back)]:
+        for frame in way_back(frames, self._back):
             self._sink.write(frame)
         self._sink.finish()
 

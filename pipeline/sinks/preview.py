@@ -14,6 +14,7 @@ from ..stated import Stated
 from ..video_spec import VideoSpec
 from .formats import FORMATS, Choice
 from .frames import colour_tags, to_frame
+from .ping_pong import frames_back, way_back
 from .unfinished import Numbered
 from .video_file import VideoFileSink, VideoOptions
 
@@ -27,12 +28,13 @@ class PreviewSink:
         target: of the copy.
         options: of the other file; frame rate, sound and repeats are taken from it.
         pixel_format: the other sink's, whose buffers it reads.
+        ping_pong: forwards, then backwards, as by a `PingPong`, of which this holds the small frames alone.
     """
 
     name = "the preview"
     advice = ""
 
-    def __init__(self, target: Numbered, options: VideoOptions, pixel_format: PixelFormat):
+    def __init__(self, target: Numbered, options: VideoOptions, pixel_format: PixelFormat, ping_pong: bool = False):
         shape = Stated(pixel_aspect=options.choice.stated.pixel_aspect)
         choice = Choice(FORMATS["mp4 (h264)"], "medium", "fast", stated=shape)
         small = VideoOptions(
@@ -46,6 +48,9 @@ class PreviewSink:
         )
         self._file = VideoFileSink(target, small)
         self._stated = options.choice.stated
+        self._frames_at_most = options.frames_at_most
+        self._ping_pong = ping_pong
+        self._there: list[av.VideoFrame] = []
         self.pixel_format = pixel_format
 
     @property
@@ -62,7 +67,9 @@ class PreviewSink:
         shrink = min(1.0, LONGER_SIDE / max(spec.height, spec.width))
         # Even, as 4:2:0 needs it.
         height, width = (max(2, 2 * round(side * shrink / 2)) for side in (spec.height, spec.width))
-        self._small = replace(spec, height=height, width=width)
+        self._there = []
+        self._back = frames_back(spec.frames, self._frames_at_most) if self._ping_pong else 0
+        self._small = replace(spec, frames=spec.frames + self._back, height=height, width=width)
         self._file.open(self._small)
         self._to_bt709 = None if self._stated.is_bt709 else self._converting()
 
@@ -72,10 +79,13 @@ class PreviewSink:
             frame = to_frame(*displayable(packed, self.pixel_format), self._height, self._width)
             if self._to_bt709 is not None:
                 self._to_bt709.push(frame)
-                self._file.write_frame(self._to_bt709.pull())
-                continue
-            # What it is converted from stands in the frame's tags.
-            self._file.write_frame(frame.reformat(*size, name, dst_colorspace="ITU709", dst_color_range="MPEG"))
+                small = self._to_bt709.pull()
+            else:
+                # What it is converted from stands in the frame's tags.
+                small = frame.reformat(*size, name, dst_colorspace="ITU709", dst_color_range="MPEG")
+            if self._ping_pong:
+                self._there.append(small)
+            self._file.write_frame(small)
 
     def _converting(self) -> av.filter.Graph:
         """What makes SDR of HDR, and BT.709 of other colours: browsers show the copy on any screen."""
@@ -96,10 +106,14 @@ class PreviewSink:
         return graph
 
     def finish(self) -> None:
+        there, self._there = self._there, []
+        for small in way_back(there, self._back):
+            self._file.write_frame(small)
         self._file.finish()
 
     def publish(self) -> None:
         self._file.publish()
 
     def abort(self) -> None:
+        self._there = []
         self._file.abort()

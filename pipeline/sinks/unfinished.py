@@ -23,6 +23,8 @@ from pathlib import Path
 ROOM_BYTES = 16384
 # What any disk takes of a name: eCryptfs this much, all others 255 (Windows counts UTF-16 units, which are fewer).
 NAME_BYTES = 143
+# More than what a `Numbered` adds to a name: its number and extension.
+NUMBER_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Unfinished:
         beside = self._beside_of(self.final, extension)
         if not isinstance(self.target, Numbered) and os.path.lexists(beside):
             raise FileExistsError(errno.EEXIST, f"cannot write {beside}: there is one already")
-        path = self.path.with_name(_fitting(".", beside.name, f".{uuid.uuid4().hex[:8]}.part"))
+        path = self.path.with_name(fitting(".", beside.name, f".{uuid.uuid4().hex[:8]}.part"))
         try:
             with open(path, "xb") as file:
                 file.write(data)
@@ -199,10 +201,10 @@ class Unfinished:
         """Of a numbered name the same for everybody, whatever the system: it is a claim."""
         if self._keep:
             stem, suffix = (final.name, "") if self._is_folder else (final.stem, final.suffix)
-            return final.with_name(_fitting("", stem, f".unfinished{suffix}"))
+            return final.with_name(fitting("", stem, f".unfinished{suffix}"))
         # A file that is replaced may be written by two at once: the last one wins.
         own = "" if isinstance(self.target, Numbered) else f".{uuid.uuid4().hex[:8]}"
-        return final.with_name(_fitting(".", final.name, f"{own}.part"))
+        return final.with_name(fitting(".", final.name, f"{own}.part"))
 
     def _beside_of(self, final: Path, extension: str) -> Path:
         # What follows a dot in a folder's name is no extension.
@@ -255,16 +257,16 @@ class InMemory:
         self._buffer.truncate()
 
 
-def _fitting(before: str, name: str, after: str) -> str:
+def fitting(before: str, name: str, after: str, at_most_bytes: int = NAME_BYTES) -> str:
     """The three joined; where that is too long for a disk, with the name's start alone and what tells it from others.
 
     So whatever the user's name is, ours beside it fits.
     """
     whole = f"{before}{name}{after}"
-    if len(os.fsencode(whole)) <= NAME_BYTES:
+    if len(os.fsencode(whole)) <= at_most_bytes:
         return whole
     mark = f"~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
-    room = NAME_BYTES - len(os.fsencode(f"{before}{mark}{after}"))
+    room = at_most_bytes - len(os.fsencode(f"{before}{mark}{after}"))
     return f"{before}{os.fsencode(name)[: max(0, room)].decode('utf-8', 'ignore')}{mark}{after}"
 
 

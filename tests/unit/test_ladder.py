@@ -12,6 +12,7 @@ from . import in_comfyui
 
 from async_frame_pipeline.nodes import families, ladder
 from async_frame_pipeline.pipeline.report import Decoded
+from async_frame_pipeline.pipeline.text import Text, parts
 from async_frame_pipeline.nodes.families.family import Family, Job, Way
 from comfy.model_management import InterruptProcessingException
 
@@ -182,6 +183,13 @@ def test_fast_in_vain_is_a_warning(climb):
     decoded = job.output.decoded
     assert decoded.notes == ["the fast decoder cannot be used: no GPU"]
     assert (decoded.reason, decoded.why_not_fast) == ("", "no GPU"), "said once"
+
+
+def test_why_a_way_failed_can_be_said_in_other_languages(climb):
+    reason = Text("the GPU is older than %name%", name="Ampere")
+    job = climb(Step("fast", failed(ValueError(reason))), Step("exact"))
+    assert job.output.decoded.why_not_fast == "fast failed: the GPU is older than Ampere"
+    assert parts(job.output.decoded.why_not_fast)["values"]["error"] == parts(reason)
 
 
 def test_fast_where_a_family_has_none_is_a_warning(climb):

@@ -20,7 +20,9 @@ def output(tmp_path, monkeypatch):
 
 
 def test_an_absolute_prefix_and_a_date_become_a_subfolder(output):
-    folder, name, number, subfolder = server.output_names(f"{output}/%date:yyyy%/%width%", 48, 32)
+    folder, name, number, subfolder = server.output_names(
+        f"{output}/%date:yyyy%/%width%", 48, 32, server.output_folder()
+    )
     assert (folder, name, number) == (f"{output}/{subfolder}", "48", 1) and len(subfolder) == 4
 
 
@@ -34,12 +36,12 @@ def stock_follows(prefix: str) -> bool:
 
 def test_links_are_followed_where_the_stock_savers_follow_them(output):
     if stock_follows("drive/x"):
-        assert server.output_names("drive/x", 48, 32)[3] == "drive"
+        assert server.output_names("drive/x", 48, 32, server.output_folder())[3] == "drive"
     else:
         with pytest.raises(ValueError, match="this ComfyUI follows no links"):
             server.check_prefix("drive/x")  # when it is queued
         with pytest.raises(ValueError, match="this ComfyUI follows no links"):
-            server.output_names("drive/x", 48, 32)
+            server.output_names("drive/x", 48, 32, server.output_folder())
 
 
 def test_an_older_comfyui_that_follows_links(output, monkeypatch):
@@ -50,4 +52,4 @@ def test_an_older_comfyui_that_follows_links(output, monkeypatch):
 @pytest.mark.parametrize("prefix", ["{}/../x", "{}2/x", "{}", "/x"])
 def test_absolute_prefixes_elsewhere_are_refused(output, prefix):
     with pytest.raises(ValueError, match="does not name a place inside the output folder"):
-        server.output_names(prefix.format(output), 48, 32)
+        server.output_names(prefix.format(output), 48, 32, server.output_folder())

@@ -107,9 +107,9 @@ def save(folder, case: dict):
         keep_unfinished=case["keep_unfinished"],
     )
     sink = file_sink(target(folder, each), options)
-    small = PreviewSink(Numbered(folder, "small", 1, "mp4"), options, sink.pixel_format)
+    small = PreviewSink(Numbered(folder, "small", 1, "mp4"), options, sink.pixel_format, case["ping_pong"])
     kept = TensorSink()
-    wrapped = [PingPong(each, at_most) if case["ping_pong"] else each for each in (sink, Spectator(small))]
+    wrapped = [PingPong(sink, at_most) if case["ping_pong"] else sink, Spectator(small)]
     frames = min(case["frames"], at_most or case["frames"])
     given = pictures(case["frames"], case["alpha"])[:, :frames]
     spec = VideoSpec(frames, *SIZE, torch.device("cpu"), zero_centred=False, alpha=case["alpha"])

@@ -151,6 +151,35 @@ def test_each_saver_has_its_own_fault():
     assert "../x" in found[0][2] and "../y" in found[1][2]
 
 
+@pytest.mark.parametrize(
+    "fault, blamed",
+    [
+        ({"format": "gif", "quality": "lossless"}, "quality"),
+        ({"format": "mp4 (av1)", "chroma": "4:4:4"}, "chroma"),
+        ({"format": "webm (vp9)", "bit_depth": "10"}, "bit_depth"),
+        ({"quality": "lossless", "crf": 20}, "crf"),
+        ({"audio_codec": "pcm"}, "audio_codec"),
+        ({"format": "png sequence", "repeat": 2}, "repeat"),
+    ],
+    ids=str,
+)
+def test_the_fault_of_one_hides_none_of_another(fault, blamed):
+    """ComfyUI leaves an input that the check names to the check, in every saver of the prompt."""
+    wrong = {"quality": "best", "chroma": "5", "bit_depth": "9", "crf": 70, "audio_codec": "mp3", "repeat": 1001}
+    linked = saver(**{blamed: ["stand", 0]})
+    found = errors(prompt_of(saver(**fault), saver(**{blamed: wrong[blamed]}), saver(**ALL), linked, saver()))
+    assert sorted((node, name) for node, name, _ in found) == [("saver 0", blamed), ("saver 1", blamed)]
+    assert f"got {wrong[blamed]}" in {node: details for node, _, details in found}["saver 1"]
+
+
+def test_nodes_that_lead_nowhere_may_be_anything():
+    """ComfyUI looks at no more of them than their type. The fault shows that it came to looking at all."""
+    for inputs in ({}, {"inputs": ["saver 0", 1]}, {"inputs": None}):
+        lost = {"class_type": "EmptyImage", **inputs}
+        found = errors(prompt_of(saver(), saver(**ALL), saver(quality="best"), lost=lost))
+        assert [(node, blamed) for node, blamed, _ in found] == [("saver 2", "quality")]
+
+
 def test_frames_that_are_used_and_not_kept_are_refused_before_the_work():
     def used_by(node: str, index: int) -> dict:
         return {"user": {"class_type": "Stand", "inputs": {"images": [node, index]}}}

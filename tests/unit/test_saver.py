@@ -1,5 +1,6 @@
 """Save Video (Streaming) without a server: what it takes, where it saves, and what it gives on."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from . import in_comfyui, saver
+from .allocated import CAN_COUNT, allocated_bytes
 
 from async_frame_pipeline.nodes.comfyui import vaes
 from async_frame_pipeline.nodes.decode_to_video import AsyncVAEDecodeToVideo
@@ -18,6 +20,7 @@ from async_frame_pipeline.nodes.save_video import SaveVideoStreaming
 from async_frame_pipeline.nodes.saver_inputs import Refused, SaverInputs
 from async_frame_pipeline.pipeline.decoders import exact
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS
+from async_frame_pipeline.pipeline.sinks.ping_pong import PingPong
 from comfy_api.latest import InputImpl, Types
 from comfy_execution.graph_utils import ExecutionBlocker
 
@@ -130,6 +133,42 @@ def test_the_path_of_pictures_is_their_folder(folders):
     assert len(list(Path(output[2]).iterdir())) == 6
     passed_on = output[0].get_components()
     assert torch.equal(passed_on.images, images()) and passed_on.frame_rate == 8 and passed_on.audio is not None
+
+
+@pytest.mark.parametrize("name", ["n" * 244, "é" * 122, "n" * 230], ids=["long", "two bytes each", "just fits"])
+def test_a_file_of_any_name_has_a_preview(name, folders):
+    """The longest names that a file can have here."""
+    output = saver.save(images=images(), filename_prefix=name, format="mov (prores)")
+    assert Path(output[2]).name == f"{name}_00001_.mov"
+    [report] = output.ui["async_frame_pipeline"]
+    shown = json.loads(report)["preview"]
+    assert shown is not None and (folders / "temp" / shown["filename"]).is_file()
+    assert shown["filename"].startswith(name[:40])
+
+
+@pytest.mark.skipif(not CAN_COUNT, reason="the C library does not count")
+def test_the_preview_of_a_ping_pong_holds_small_frames_alone(monkeypatch):
+    """Counted when the last frame is written, and none has come back."""
+    frames, size = 12, (1280, 1280)
+    held = []
+
+    def count(self):
+        held.append(allocated_bytes() - before)
+        raise RuntimeError("counted")
+
+    monkeypatch.setattr(PingPong, "finish", count)
+    for preview in (False, True):
+        before = allocated_bytes()
+        with pytest.raises(RuntimeError, match="counted"):
+            saver.save(
+                images=torch.zeros(1, 1, 1, 1).expand(frames, *size, 3),
+                format="mov (prores)",
+                ping_pong=True,
+                preview=preview,
+            )
+    one_copy = frames * size[0] * size[1] * 2 * 2  # 10 bits at 4:2:2
+    assert held[0] > one_copy
+    assert held[1] - held[0] < one_copy, [size // 1000 for size in held]
 
 
 # ---------------------------------------------------------------------------- the frames

@@ -1,6 +1,7 @@
 """What a loaded file says of itself, through the saver's own node in this process: kept, or converted and told."""
 
 import contextlib
+import json
 import logging
 import struct
 import types
@@ -56,9 +57,12 @@ def save(tmp_path, monkeypatch, caplog):
         video = InputImpl.VideoFromFile(str(path), start_time=start, duration=duration)
         # A preview of HDR takes seconds, and has a test of its own.
         inputs = {"quality": "high", "speed": "fastest", "preview": False} | inputs
-        shown = Node.execute(video, filename_prefix="saved", format=format, **inputs).ui["images"][0]
+        ui = Node.execute(video, filename_prefix="saved", format=format, **inputs).ui
+        shown = ui["images"][0]
         told = [line for line in caplog.messages if "of the loaded video" in line]
         assert len(told) <= 1
+        notes = json.loads(ui["async_frame_pipeline"][0])["notes"]
+        assert len(notes) == len(told) and all(line.endswith(note) for line, note in zip(told, notes))
         return Path(tmp_path / "output", shown["subfolder"], shown["filename"]), "".join(told)
 
     return saved
