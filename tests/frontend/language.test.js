@@ -35,6 +35,8 @@ test('what has no translation stays English, an error message as it is', () => {
     'fast failed: 100%way% $& x'
   )
   assert.equal(english.tell({ text: 'an error with %percent% in it' }), 'an error with %percent% in it')
+  assert.equal(english.tell({ text: 'constructor' }), 'constructor')
+  assert.equal(english.tell({ text: 'a file of %constructor%' }), 'a file of %constructor%')
 })
 
 test('numbers are the language’s own', () => {
