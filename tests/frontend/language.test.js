@@ -39,6 +39,12 @@ test('what has no translation stays English, an error message as it is', () => {
   assert.equal(english.tell({ text: 'a file of %constructor%' }), 'a file of %constructor%')
 })
 
+test('a sentence ends as those of its language do', () => {
+  const end = (code) =>
+    new Language(code, JSON.parse(read(`locales/${code}/main.json`)).asyncFramePipeline).say('%text%.', { text: 'x' })
+  assert.deepEqual(['en', 'ru', 'ja', 'zh', 'zh-TW'].map(end), ['x.', 'x.', 'x。', 'x。', 'x。'])
+})
+
 test('numbers are the language’s own', () => {
   assert.equal(english.seconds(0.456), '0.46 s')
   assert.equal(german.seconds(1.25), '1,3 Sek.')
