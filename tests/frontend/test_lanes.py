@@ -494,7 +494,7 @@ def test_an_error_names_the_file_with_the_latents_and_what_to_do(editor: Editor,
     expect(panel).to_have_attribute("data-state", "failed")
     expect(panel).to_contain_text("lanes_in_the_way")
     expect(panel).to_contain_text(re.compile(r"Nothing is lost: the latents are saved as 'rescued_\w+-\w+\.latent'"))
-    expect(panel).to_contain_text("open Templates > async-frame-pipeline > resume")
+    expect(panel).to_contain_text("open Templates > async-frame-pipeline > Resume from rescued latents")
     picture(editor, "failed")
 
 
