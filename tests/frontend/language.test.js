@@ -35,6 +35,14 @@ test('what has no translation stays English, an error message as it is', () => {
     'fast failed: 100%way% $& x'
   )
   assert.equal(english.tell({ text: 'an error with %percent% in it' }), 'an error with %percent% in it')
+  assert.equal(english.tell({ text: 'constructor' }), 'constructor')
+  assert.equal(english.tell({ text: 'a file of %constructor%' }), 'a file of %constructor%')
+})
+
+test('a sentence ends as those of its language do', () => {
+  const end = (code) =>
+    new Language(code, JSON.parse(read(`locales/${code}/main.json`)).asyncFramePipeline).say('%text%.', { text: 'x' })
+  assert.deepEqual(['en', 'ru', 'ja', 'zh', 'zh-TW'].map(end), ['x.', 'x.', 'x。', 'x。', 'x。'])
 })
 
 test('numbers are the language’s own', () => {

@@ -494,8 +494,115 @@ def test_an_error_names_the_file_with_the_latents_and_what_to_do(editor: Editor,
     expect(panel).to_have_attribute("data-state", "failed")
     expect(panel).to_contain_text("lanes_in_the_way")
     expect(panel).to_contain_text(re.compile(r"Nothing is lost: the latents are saved as 'rescued_\w+-\w+\.latent'"))
-    expect(panel).to_contain_text("open Templates > async-frame-pipeline > resume")
+    expect(panel).to_contain_text("open Templates > async-frame-pipeline > Resume from rescued latents")
     picture(editor, "failed")
+
+
+# The end of a run, as the server tells it; the runs above have shown that it does.
+REPORT = {
+    "verdict": "The encoder was the limit.",
+    "texts": {"verdict": [{"text": "The encoder was the limit."}]},
+    "frames": 3,
+    "device": "cpu",
+    "total_seconds": 1,
+    "span_seconds": 1,
+    "busy_share": 0.5,
+    "copy_seconds": 0,
+    "write_seconds": 0.9,
+    "limit": "write",
+}
+# A list of [id, type of node], as a tab of its own.
+OPEN = """async ([nodes, id]) => app.loadGraphData({
+    id, version: 0.4, links: [], groups: [],
+    nodes: nodes.map(([id, type]) => ({ id, type, pos: [400 * id - 350, 50], size: [300, 200] }))
+})"""
+DONE = """async ([node, type, report]) => {
+    const { api } = await import('/scripts/api.js')
+    api.dispatchCustomEvent('async-frame-pipeline.lanes', { node, type, state: 'done', report })
+}"""
+EXECUTED = """async ([node, output]) => {
+    const { api } = await import('/scripts/api.js')
+    api.dispatchCustomEvent('executed', { node, display_node: node, output })
+}"""
+WITH_PANEL = """() => app.rootGraph.nodes.filter(node => node.widgets?.some(
+    widget => widget.name === 'async_frame_pipeline_lanes')).map(node => node.type)"""
+
+
+def output_of(report: dict) -> dict:
+    return {"async_frame_pipeline": [json.dumps(report)]}
+
+
+def test_what_ran_in_another_tab_is_not_shown_in_a_stranger_with_its_id(editor: Editor):
+    page = editor.page
+    page.evaluate(OPEN, [[[1, "KSampler"], [2, "SaveVideo"], [3, "SaveVideoStreaming"]], None])
+    for node in ("1", "2", "3"):
+        page.evaluate(EXECUTED, [node, output_of(REPORT)])
+    assert page.evaluate(WITH_PANEL) == ["SaveVideoStreaming"]
+
+
+def test_the_lanes_behind_a_stock_saver_are_there_again_after_a_change_of_tab(editor: Editor):
+    page = editor.page
+    page.evaluate(OPEN, [[[1, "SaveVideo"]], None])
+    page.evaluate(DONE, ["1", "SaveVideo", REPORT])
+    page.evaluate(EXECUTED, ["1", {"images": []}])
+    assert page.evaluate(WITH_PANEL) == ["SaveVideo"]
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    expect(page.locator(PANEL)).to_have_count(0)
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    expect(page.locator(".afp-lanes-verdict")).to_have_text(REPORT["verdict"])
+
+
+def test_a_panel_goes_with_its_workflow(editor: Editor):
+    """In a subgraph too, of whose nodes nobody says that they are gone: what speaks another language is still here."""
+    page = editor.page
+    short_graph(editor, subgraph=True)
+    inside = page.evaluate(
+        """() => app.rootGraph.nodes.find(node => node.subgraph).id + ':'
+            + app.canvas.graph.nodes.find(node => node.type === 'SaveVideoStreaming').id"""
+    )
+    page.evaluate(DONE, [inside, "SaveVideoStreaming", REPORT])
+    spoken = """() => {
+        window.afpPanels ??= [...document.querySelectorAll('.afp-lanes')]
+        for (const panel of window.afpPanels) panel.lang = ''
+        app.ui.settings.dispatchEvent(new CustomEvent('Comfy.Locale.change'))
+        return window.afpPanels.map(panel => panel.lang)
+    }"""
+    assert page.evaluate(spoken) == ["en"]
+    editor.clear()
+    assert page.evaluate(spoken) == [""]
+    page.evaluate("() => delete window.afpPanels")
+
+
+def test_what_a_workflow_gave_earlier_is_not_shown_in_the_tab_opened_meanwhile(editor: Editor):
+    page = editor.page
+    ids = [f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2)]
+    page.evaluate(
+        """async ([first, output]) => {
+            const { api } = await import('/scripts/api.js')
+            const { fetchApi } = api
+            let answer
+            const answered = new Promise(resolve => (answer = resolve))
+            api.fetchApi = async (path, ...more) => {
+                if (!path.startsWith('/jobs')) return fetchApi.call(api, path, ...more)
+                if (path.includes('workflow_id') && !path.includes(first)) return { json: async () => ({ jobs: [] }) }
+                await answered
+                return { json: async () => ({ jobs: [{ id: 'x' }], outputs: { 1: output } }) }
+            }
+            window.afpAnswer = async () => {
+                answer()
+                await new Promise(resolve => setTimeout(resolve)) // after all that waits for it
+                api.fetchApi = fetchApi
+                delete window.afpAnswer
+            }
+        }""",
+        [ids[0], output_of(REPORT)],
+    )
+    try:
+        for workflow_id in ids:
+            page.evaluate(OPEN, [[[1, "SaveVideoStreaming"]], workflow_id])
+    finally:
+        page.evaluate("() => window.afpAnswer()")
+    assert page.evaluate(WITH_PANEL) == []
 
 
 def test_after_a_reload_the_video_and_the_summary_are_there_again(demo: Watched):

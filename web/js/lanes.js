@@ -5,7 +5,7 @@
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { LanesPanel } from './lanes_panel.js'
-import { eachOutput, locatorOf, nodeOfExecution } from './outputs.js'
+import { eachOutput, everyNode, locatorOf, nodeOfExecution } from './outputs.js'
 import { addPanel } from './panel_widget.js'
 import { earlierOutputs } from './earlier_outputs.js'
 import { languagesLoaded, menuEntry, onLanguageChange, userLanguage } from './user_language.js'
@@ -16,7 +16,9 @@ const SAVER = 'SaveVideoStreaming'
 const OUR_TYPES = ['AsyncVAEDecodeVideo', 'AsyncVAEDecodeToVideo', SAVER]
 const HIDES_PREVIEW = 'async_frame_pipeline_hides_preview' // a node's property
 
-const panels = new Map() // node -> its panel, and the event that it shows
+// node -> its panel, and the event that it shows. Weak, since nobody says that a node in a subgraph is gone when the
+// workflow is cleared.
+const panels = new WeakMap()
 
 app.registerExtension({
   name: 'async-frame-pipeline.lanes',
@@ -97,16 +99,19 @@ function show(node, event) {
 /** In the language that is now the user's. */
 function showAgain() {
   const language = userLanguage()
-  for (const { panel, event } of panels.values()) {
-    panel.speak(language)
-    panel.show(event)
+  for (const node of everyNode()) {
+    const shown = panels.get(node)
+    shown?.panel.speak(language)
+    shown?.panel.show(shown.event)
   }
 }
 
 function showOutput(node, output) {
   const report = reportIn(output)
+  // The frontend may have put it into another tab's node, which has the id of the one that ran.
+  if (!node || !(OUR_TYPES.includes(node.type) || report?.type === node.type)) return
   // Reports of versions before there was a verdict have nothing to show.
-  if (node && report?.verdict) show(node, { state: 'done', report })
+  if (report?.verdict) show(node, { state: 'done', report })
 }
 
 function showOutputs(outputs) {
@@ -121,14 +126,17 @@ function reportIn(output) {
 /** Puts the report where the outputs of savers are; a stock saver has none of its own. */
 function keep(node, report) {
   const locator = locatorOf(node)
-  app.nodeOutputs[locator] = { ...app.nodeOutputs[locator], [OUTPUT]: [JSON.stringify(report)] }
+  const kept = JSON.stringify({ ...report, type: node.type })
+  app.nodeOutputs[locator] = { ...app.nodeOutputs[locator], [OUTPUT]: [kept] }
 }
 
 /** What the nodes of this workflow gave before the page was loaded. */
 async function showEarlier() {
-  const graph = app.rootGraph
-  for (const [id, output] of Object.entries(await earlierOutputs(graph.id))) {
-    const node = graph === app.rootGraph && nodeOfExecution(id)
+  const { id: workflow } = app.rootGraph
+  const outputs = await earlierOutputs(workflow)
+  if (app.rootGraph.id !== workflow) return // another tab by now; it is one and the same graph object
+  for (const [id, output] of Object.entries(outputs)) {
+    const node = nodeOfExecution(id)
     if (!node || !OUR_TYPES.includes(node.type) || panels.has(node) || !reportIn(output)) continue
     app.nodeOutputs[locatorOf(node)] = output
     showOutput(node, output)

@@ -99,7 +99,8 @@ export class LanesPanel {
     else this.chart.hidden = this.axis.hidden = true // there were no lanes
     this.setTexts(report)
     this.files.show(report.files)
-    this.announce(`${this.title.textContent}. ${this.verdict.textContent}`, true)
+    const title = language.say('%text%.', { text: this.title.textContent })
+    this.announce(`${title} ${this.verdict.textContent}`, true)
   }
 
   /** What was saved as browsers can show it: the file, or its small copy. */
@@ -147,9 +148,8 @@ export class LanesPanel {
       ? language.say('Decoder: %decoder%', { decoder: withReason(decoder, reason) })
       : ''
     this.verdict.textContent = (texts.verdict ?? []).map((text) => language.tell(text)).join(' ')
-    this.notes.replaceChildren(
-      ...(texts.notes ?? []).map((note) => make('p', '', null, capital(`${language.tell(note)}.`)))
-    )
+    const notes = (texts.notes ?? []).map((note) => language.say('%text%.', { text: capital(language.tell(note)) }))
+    this.notes.replaceChildren(...notes.map((note) => make('p', '', null, note)))
   }
 
   /** Draws the lanes with one figure each, and says the same in words. */

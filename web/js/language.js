@@ -17,8 +17,8 @@ export class Language {
   }
 
   say(sentence, values = {}) {
-    const text = this.texts[sentence] ?? sentence
-    return text.replace(/%(\w+)%/g, (whole, name) => values[name] ?? whole)
+    const text = Object.hasOwn(this.texts, sentence) ? this.texts[sentence] : sentence
+    return text.replace(/%(\w+)%/g, (whole, name) => (Object.hasOwn(values, name) ? values[name] : whole))
   }
 
   /** What the server says: {text, values}, each of the values the same. */

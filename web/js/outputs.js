@@ -10,6 +10,9 @@ export function eachOutput(outputs, show) {
   for (const [locator, output] of Object.entries(outputs ?? {})) show(nodeAt(locator), output)
 }
 
+/** The nodes of the workflow, those in subgraphs too. */
+export const everyNode = () => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap((graph) => graph.nodes)
+
 /** The node of an execution id: its own id behind those of the subgraph nodes around it, as in "5:12". */
 export function nodeOfExecution(id) {
   let graph = app.rootGraph
