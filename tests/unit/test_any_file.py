@@ -165,32 +165,19 @@ PHONE = {
 }
 
 
-FILES = settings(
+@settings(
+    max_examples=12,
     deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],  # making a failing file smaller takes minutes
     suppress_health_check=list(HealthCheck),
 )
-
-
-@settings(FILES, max_examples=12)
 @given(case=cases())
 @example(case=PHONE)
 @example(case=PHONE | {"kind": ("ffv1", "bgr0", "mkv"), "format": "gif", "aspect": Fraction(16, 11), "begins": 12})
 @example(case=PHONE | {"kind": ("libx264", "yuv420p10le", "mp4"), "colours": (9, 16, 9), "sound": 0.5, "last": 5})
 def test_any_file(tmp_path_factory, caplog, case):
-    check(tmp_path_factory, caplog, case)
-
-
-@pytest.mark.nightly
-@settings(FILES, max_examples=60)
-@given(case=cases())
-def test_any_more_files(tmp_path_factory, caplog, case):
-    check(tmp_path_factory, caplog, case)
-
-
-def check(tmp_path_factory, caplog, case):
     folder = tmp_path_factory.mktemp("any")
     caplog.set_level(logging.INFO, "async-frame-pipeline")
     caplog.clear()
