@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from async_frame_pipeline.automation import run as example
 from async_frame_pipeline.automation.run import PromptError, fetch
+
+from .loops import run_apart
 
 Answer = bytes | Callable[[web.Request], object]
 
@@ -39,7 +40,7 @@ def fetched(out: Path, files: dict[str, Answer], listed: list[dict | str] | None
         async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("")) as session:
             return await fetch(session, "id", out)
 
-    return [path.relative_to(out).as_posix() for path in asyncio.run(go())]
+    return [path.relative_to(out).as_posix() for path in run_apart(go())]
 
 
 def entry(path: str) -> dict:

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from async_frame_pipeline.automation.run import PromptError, run
 
+from .loops import run_apart
 from .test_command_line import REPO
 from .test_command_line import run as run_command
 
@@ -76,7 +77,7 @@ def scripted(out: Path, *messages: dict, **options: object) -> Scripted:
         await server.run(out)
         return server
 
-    return asyncio.run(go())
+    return run_apart(go())
 
 
 @pytest.mark.parametrize("data", [None, "text", 7, ["prompt_id"], []])
@@ -92,7 +93,7 @@ def test_when_cancelled_it_takes_a_waiting_prompt_out_of_the_queue_too(tmp_path:
             await server.run(tmp_path, cancel=True)
         return server.told
 
-    assert asyncio.run(go()) == [("/queue", {"delete": ["id"]}), ("/interrupt", {"prompt_id": "id"})]
+    assert run_apart(go()) == [("/queue", {"delete": ["id"]}), ("/interrupt", {"prompt_id": "id"})]
 
 
 BAD = "a\x1b]0;title\x07\x9b2J\rb\ud800\u3000"
@@ -130,7 +131,7 @@ def test_nothing_of_the_server_reaches_a_terminal_as_it_is(tmp_path: Path):
 )
 def test_an_address_that_is_none(tmp_path: Path, address: str):
     with pytest.raises(aiohttp.InvalidURL, match="such as http://127.0.0.1:8188"):
-        asyncio.run(run(address, PROMPT, tmp_path))
+        run_apart(run(address, PROMPT, tmp_path))
 
 
 def test_an_address_that_is_none_on_the_command_line(tmp_path: Path):

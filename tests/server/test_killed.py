@@ -46,6 +46,7 @@ def submit(server, prefix: str, format: str) -> str:
         quality="high",
         speed="fast",
         keep_unfinished=True,
+        preview=False,  # whose packets would count too
     )
     prompt_id = server.submit(graph.prompt)
     wait_for(server.base / "hold-fault.reached")

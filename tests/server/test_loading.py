@@ -1,6 +1,7 @@
 """The pack as ComfyUI sees it: nodes, inputs, frontend folder, templates."""
 
 import json
+from urllib.parse import quote
 
 import host
 import pytest
@@ -44,7 +45,7 @@ def test_templates_are_offered_and_refer_only_to_nodes_that_exist(server):
     assert templates
     known = server.get("/object_info")
     for template in templates:
-        workflow = server.get(f"/api/workflow_templates/{host.PACK_NAME}/{template}.json")
+        workflow = server.get(f"/api/workflow_templates/{host.PACK_NAME}/{quote(template)}.json")
         unknown = {node["type"] for node in workflow["nodes"]} - known.keys() - NOTES
         assert unknown <= NEWER, "NEWER says what docs/workflows.md says of older ComfyUIs"
         assert not unknown or server.get("/system_stats")["system"]["comfyui_version"] != "0.30.0"
