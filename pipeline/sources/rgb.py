@@ -9,6 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
+from ..stated import BT2020
 from .stated import PRIMARIES, TRANSFERS, UNKNOWN, is_mirrored, quarter_turns
 
 # swscale trades up to three codes for speed otherwise.
@@ -44,7 +45,7 @@ def chroma_place(codec: str, frame: av.VideoFrame) -> str:
     shared_across, shared_down = frame.format.chroma_width(8) < 8, frame.format.chroma_height(8) < 8
     if not shared_across or quarter_turns(frame) or is_mirrored(frame) or codec in ("mjpeg", "mpeg1video"):
         return ""
-    top = shared_down and frame.colorspace == Colorspace.BT2020
+    top = shared_down and int(frame.colorspace) == BT2020
     return ":in_h_chr_pos=0" + (":in_v_chr_pos=0" if top else "")
 
 
