@@ -38,6 +38,7 @@ from .saver_inputs import (
     COLOURS,
     LENGTHS,
     NOT_KEPT,
+    Refused,
     SaverInputs,
     check_connected,
     frames_are_used,
@@ -276,8 +277,12 @@ class SaveVideoStreaming(io.ComfyNode):
     @classmethod
     def execute(cls, video=None, images=None, fps=24.0, audio=None, **given) -> io.NodeOutput:
         with video.rescuing() if isinstance(video, LatentVideo) else contextlib.nullcontext():
-            inputs = SaverInputs.of(given)
-            check_connected(video is not None, images is not None)
+            try:
+                inputs = SaverInputs.of(given)
+                check_connected(video is not None, images is not None)
+            except Refused as refused:
+                # ComfyUI shows the type as well, one of ours with the path of its module.
+                raise ValueError(str(refused)) from None
             if video is None:
                 source, video = images_source(images, fps), video_of(images, fps, audio)
             else:

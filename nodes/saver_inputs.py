@@ -138,7 +138,8 @@ def fault_when_queued(inputs: Mapping[str, object], node_id: str, prompt: Mappin
                 with contextlib.suppress(Refused):
                     known[field.name] = convert(field.name, _typed(inputs, field.name))
         check_together(known)
-        if known.get("keep_frames") is False and frames_are_used(node_id, prompt):
+        # Where it is not given, using them switches it on.
+        if "keep_frames" in inputs and known.get("keep_frames") is False and frames_are_used(node_id, prompt):
             raise Refused(NOT_KEPT, "keep_frames")
     except Refused as refused:
         return refused.input, str(refused)

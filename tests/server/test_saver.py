@@ -172,7 +172,7 @@ def test_frames_of_other_videos_are_given_on_too(server, seed, how):
 
 def test_frames_that_would_not_be_kept_are_refused_before_the_work(server, seed):
     graph = Graph()
-    node = save(graph, clip(graph), f"kept_{seed}")
+    node = save(graph, clip(graph), f"kept_{seed}", keep_frames=False)
     graph("AFPTestCompareImages", a=node[1], b=node[1])
     with pytest.raises(host.PromptRejected, match="switch on keep_frames"):
         server.run(graph.prompt)

@@ -187,6 +187,7 @@ def test_frames_that_are_used_and_not_kept_are_refused_before_the_work():
     [(node, blamed, details)] = errors(prompt_of(saver(**ALL), **used_by("saver 0", 1)))
     assert (node, blamed) == ("saver 0", "keep_frames") and "switch on keep_frames" in details
     assert errors(prompt_of(saver(keep_frames=True), **used_by("saver 0", 1))) == []
+    assert errors(prompt_of(saver(), **used_by("saver 0", 1))) == [], "using them switches it on"
     assert errors(prompt_of(saver(keep_frames=["stand", 0]), **used_by("saver 0", 1))) == [], "not known yet"
     assert errors(prompt_of(saver(**ALL), **used_by("saver 0", 3))) == [], "the last frame is always there"
 
