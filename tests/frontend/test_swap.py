@@ -103,6 +103,16 @@ def swap_by_menu(editor: SwapEditor, node_id: int, item: str) -> None:
     editor.page.get_by_text(item, exact=True).click()
 
 
+def expect_restored(editor: SwapEditor, before: str, steps: int, node_id: int, swapped: str) -> None:
+    """All is as before the swap; undone, it is swapped again; undone once more, all is back."""
+    editor.page.evaluate(SETTLED)
+    assert unordered(editor.serialized()) == unordered(before)
+    editor.undo()
+    editor.page.wait_for_function("([id, type]) => app.rootGraph.getNodeById(id).type === type", arg=[node_id, swapped])
+    editor.page.evaluate(SETTLED)
+    expect_undo_restores(editor, before, steps)
+
+
 def expect_undo_restores(editor: SwapEditor, before: str, steps: int) -> None:
     assert editor.undo_steps() == steps + 1, "a swap is one step"
     editor.undo()
@@ -159,12 +169,7 @@ def test_right_click_on_a_pair_and_back(editor: SwapEditor):
 
     swap_by_menu(editor, 9, BACK)
     editor.expect_toast("Decodes restored: 1", "Async VAE Decode to Video → VAE Decode + Create Video")
-    editor.page.evaluate(SETTLED)
-    assert unordered(editor.serialized()) == unordered(before)
-    editor.undo()
-    editor.page.wait_for_function("() => app.rootGraph.getNodeById(9).type === 'AsyncVAEDecodeToVideo'")
-    editor.page.evaluate(SETTLED)
-    expect_undo_restores(editor, before, steps)
+    expect_restored(editor, before, steps, 9, "AsyncVAEDecodeToVideo")
 
 
 @pytest.mark.parametrize("there, back", [((8, WITH_SAVER), (10, SAVER_BACK)), ((10, TO_SAVER), (8, BACK))])
@@ -184,12 +189,7 @@ def test_right_click_on_a_decode_and_its_saver_and_back(editor: SwapEditor, ther
 
     swap_by_menu(editor, *back)
     editor.expect_toast(f"{'Savers' if back[0] == 10 else 'Decodes'} restored: 1", f"{both} → VAE Decode + Save WEBM")
-    editor.page.evaluate(SETTLED)
-    assert unordered(editor.serialized()) == unordered(before)
-    editor.undo()
-    editor.page.wait_for_function("() => app.rootGraph.getNodeById(10).type === 'SaveVideoStreaming'")
-    editor.page.evaluate(SETTLED)
-    expect_undo_restores(editor, before, steps)
+    expect_restored(editor, before, steps, 10, "SaveVideoStreaming")
 
 
 @on_canvas

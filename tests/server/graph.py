@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import host
 import numpy as np
@@ -13,22 +14,7 @@ import pytest
 LOG_PREFIX = re.compile(r"async-frame-pipeline( [\d.]+)?: ")  # the engine's lines have no version
 
 # Of AFPTestPatches: which colour the patch at the top left has tells which frame it is.
-COLOURS = np.array(
-    [
-        (0.0, 0.0, 0.0),
-        (1.0, 1.0, 1.0),
-        (0.75, 0.0, 0.0),
-        (0.0, 0.75, 0.0),
-        (0.0, 0.0, 0.75),
-        (0.5, 0.5, 0.5),
-        (0.75, 0.5, 0.25),
-        (0.25, 0.5, 0.75),
-        (1.0, 1.0, 0.0),
-        (0.0, 1.0, 1.0),
-        (1.0, 0.0, 1.0),
-        (0.2, 0.2, 0.2),
-    ]
-)
+COLOURS = np.array(json.loads((Path(__file__).parent / "pack" / "colours.json").read_text()))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import comfy.nested_tensor
 import numpy as np
@@ -215,20 +216,7 @@ class Patches:
     """
 
     PATCH = 16
-    COLOURS = [
-        (0.0, 0.0, 0.0),
-        (1.0, 1.0, 1.0),
-        (0.75, 0.0, 0.0),
-        (0.0, 0.75, 0.0),
-        (0.0, 0.0, 0.75),
-        (0.5, 0.5, 0.5),
-        (0.75, 0.5, 0.25),
-        (0.25, 0.5, 0.75),
-        (1.0, 1.0, 0.0),
-        (0.0, 1.0, 1.0),
-        (1.0, 0.0, 1.0),
-        (0.2, 0.2, 0.2),
-    ]
+    COLOURS = json.loads(Path(__file__).with_name("colours.json").read_text())
 
     @classmethod
     def INPUT_TYPES(cls):
