@@ -21,7 +21,8 @@ def climb_down(job: Job) -> None:
         What the last way raises, or a lane whichever the way, but for memory that ran out.
     """
     if all(way.name != "fast" for way in job.family.ways):
-        _no_fast(job, job.reason or Text("there is no fast decoder for %family%", family=job.family.name))
+        job.reason = job.reason or Text("there is no fast decoder for %family%", family=job.family.name)
+        _say_no_fast(job)
     for way in job.family.ways:
         if way.after_out_of_memory and job.reason != OUT_OF_MEMORY:
             continue
@@ -33,13 +34,13 @@ def climb_down(job: Job) -> None:
             return
         job.reason = job.reasons[way.name] = reason
         if way.name == "fast":
-            _no_fast(job, reason)
+            _say_no_fast(job)
 
 
-def _no_fast(job: Job, reason: str) -> None:
-    job.reason = job.reasons["fast"] = reason
+def _say_no_fast(job: Job) -> None:
+    job.reasons["fast"] = job.reason
     if job.decoder == "fast":
-        job.warn(Text("the fast decoder cannot be used: %reason%", reason=reason))
+        job.warn(Text("the fast decoder cannot be used: %reason%", reason=job.reason))
 
 
 def _decoded(way: Way, job: Job) -> Decoded:

@@ -284,7 +284,8 @@ class SaveVideoStreaming(io.ComfyNode):
                 # ComfyUI shows the type as well, one of ours with the path of its module.
                 raise ValueError(str(refused)) from None
             if video is None:
-                source, video = images_source(images, fps), video_of(images, fps, audio)
+                source = images_source(images, fps)
+                video = video_of(images, source.fps, audio)
             else:
                 source = source_of(video)
             if audio is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..pipeline.sinks.audio import choose_codec
 from ..pipeline.sinks.formats import FileSink
 from ..pipeline.sinks.video_file import VideoOptions
 
@@ -22,10 +21,10 @@ def facts(sink: FileSink, options: VideoOptions, width: int, height: int, subfol
     path, choice = sink.path, options.choice
     assert path is not None, "it is published"
     shown = _first_picture(path) if path.is_dir() else path
-    audio, codecs = options.audio, choice.format.audio
+    sound = options.sound_codec
     seconds = sink.frames / options.fps
-    if audio is not None and codecs and options.whole_audio:
-        seconds = max(seconds, audio.seconds)
+    if sound is not None and options.whole_audio:
+        seconds = max(seconds, options.audio.seconds)
     return {
         "filename": shown.name,
         "subfolder": "/".join(part for part in (subfolder, path.name if path.is_dir() else "") if part),
@@ -35,7 +34,7 @@ def facts(sink: FileSink, options: VideoOptions, width: int, height: int, subfol
         "codec": choice.format.codec,
         "bit_depth": choice.bit_depth,
         "chroma": choice.chroma,
-        "sound": choose_codec(audio, codecs, options.audio_codec) if audio is not None and codecs else None,
+        "sound": sound,
         "width": width,
         "height": height,
         "frames": sink.frames,

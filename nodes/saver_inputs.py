@@ -14,6 +14,7 @@ from ..pipeline.sinks import formats
 from ..pipeline.sinks.audio import CODECS
 from ..pipeline.sinks.encoders.base import QUALITIES, SPEEDS
 from ..pipeline.sinks.formats import CHROMAS, DEPTHS, FORMATS
+from ..pipeline.text import shown
 from . import values
 from .comfyui import server
 
@@ -222,7 +223,7 @@ def _crf(name: str, value: object) -> float:
     crf = values.number(value)
     if crf != BY_QUALITY and not 0 <= crf <= LARGEST_CRF:
         can = f"{name} can be {BY_QUALITY:g}, for what quality says, or 0 to {LARGEST_CRF:g}"
-        raise ValueError(f"{can}, got {values.shown(value)}")
+        raise ValueError(f"{can}, got {shown(value)}")
     return crf
 
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 from ..pipeline.number import number_of
+from ..pipeline.sinks.formats import check_in
+from ..pipeline.text import shown
 
 
 def number(value: object) -> float:
@@ -42,11 +44,5 @@ def flag(name: str, value: object) -> bool:
 
 def one_of(name: str, value: object, allowed: Sequence[str]) -> str:
     """Raise a ValueError if it does not read like one of these."""
-    if str(value) not in allowed:
-        raise ValueError(f"{name} can be {', '.join(allowed)}; got {shown(value)}")
+    check_in(str(value), allowed, f"{name} can be")
     return str(value)
-
-
-def shown(value: object) -> str:
-    """As text that can be logged, with half of a character in it too, and is not too long for a message."""
-    return str(value).encode("ascii", "backslashreplace").decode()[:200]

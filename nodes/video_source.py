@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from comfy_api.latest import InputImpl, Types
@@ -50,10 +51,10 @@ def images_source(images: torch.Tensor, fps: float) -> ImageSource:
     return ImageSource(images, checked_fps(fps))
 
 
-def video_of(images: torch.Tensor, fps: float, audio: dict | None):
+def video_of(images: torch.Tensor, fps: Fraction, audio: dict | None):
     """The same without transparency, of which the stock nodes know nothing, as the VIDEO that Create Video makes."""
     images = images[..., :3]
-    return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, audio=audio, frame_rate=checked_fps(fps)))
+    return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, audio=audio, frame_rate=fps))
 
 
 def source_of(video) -> LatentSource | Source:

@@ -30,6 +30,11 @@ def parts(text: str) -> dict:
     return {"text": text.template, "values": {name: parts(value) for name, value in text.values.items()}}
 
 
+def shown(value: object) -> str:
+    """Anything as text that can be logged, with half of a character in it too, and is not too long for a message."""
+    return str(value).encode("ascii", "backslashreplace").decode()[:200]
+
+
 def seconds(value: float) -> str:
     """As users read it: two digits where they tell something."""
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"

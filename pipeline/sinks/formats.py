@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from ..pixels import PixelFormat
 from ..stated import Stated
+from ..text import shown
 from .containers import Container, ExrFolder, GifFile, Matroska, Mov, Mp4, PngFolder, WebM, WebPFile
 from .encoders import (
     FFV1,
@@ -260,6 +261,4 @@ def nearest_depth(each: Format, chroma: str, wanted: int) -> int:
 def check_in(value: object, allowed: Collection[object], what: str) -> None:
     """Raise a ValueError that begins with `what` and names those allowed, if the value is not among them."""
     if value not in list(allowed):
-        # Escaped: a message with half of a character in it cannot be logged.
-        got = str(value).encode("ascii", "backslashreplace").decode()
-        raise ValueError(f"{what} {', '.join(map(str, allowed))}; got {got}")
+        raise ValueError(f"{what} {', '.join(map(str, allowed))}; got {shown(value)}")

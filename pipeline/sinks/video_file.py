@@ -75,11 +75,17 @@ class VideoOptions:
             raise ValueError(f"repeat must be 0 or more, got {self.repeat}")
         if self.frames_at_most is not None and self.frames_at_most < 1:
             raise ValueError(f"frames_at_most must be 1 or more, got {self.frames_at_most}")
-        if self.audio is not None and self.choice.format.audio:
-            choose_codec(self.audio, self.choice.format.audio, self.audio_codec)
+        _ = self.sound_codec  # a ValueError of sound that no codec takes
         if self.audio is not None and not isinstance(self.audio, CleanSound):  # it is where these are another's options
             object.__setattr__(self, "audio", CleanSound(self.audio))
         object.__setattr__(self, "metadata", storable(self.metadata, self.choice.format.container.holds))
+
+    @property
+    def sound_codec(self) -> str | None:
+        """The codec that the sound is stored with; None where there is no sound, or no place for it."""
+        if self.audio is None or not self.choice.format.audio:
+            return None
+        return choose_codec(self.audio, self.choice.format.audio, self.audio_codec)
 
     @property
     def plays(self) -> int:
@@ -231,13 +237,12 @@ class VideoFileSink:
         return self._options.total(self._picture.written) if self._picture is not None else 0
 
     def _add_sound(self, container: av.container.OutputContainer, frames: int) -> AudioTrack | None:
-        options = self._options
-        if options.audio is None or not self._format.audio:
+        options, codec = self._options, self._options.sound_codec
+        if options.audio is None or codec is None:
             return None
         seconds = self._clock.seconds(frames)
         if options.whole_audio:
             seconds = max(seconds, options.audio.seconds)
-        codec = choose_codec(options.audio, self._format.audio, options.audio_codec)
         return AudioTrack(container, options.audio, codec, seconds, options.choice.stated.sound_tags)
 
     @property
