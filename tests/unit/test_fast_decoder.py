@@ -3,7 +3,8 @@
 import pytest
 import torch
 from async_frame_pipeline.pipeline.decoders.fast import kernels, weights, winograd
-from async_frame_pipeline.pipeline.decoders.fast.network import WanDecoder
+from async_frame_pipeline.pipeline.decoders.away import Away
+from async_frame_pipeline.pipeline.decoders.fast.network import Bands, WanDecoder
 
 from . import stock_wan
 
@@ -115,3 +116,13 @@ def test_weights_too_large_for_float16_are_refused(gamma):
     state["decoder.head.0.gamma"][3] = gamma
     with pytest.raises(ValueError, match="too large for float16"):
         weights.load(state, CPU, torch.float16)
+
+
+@VERSIONS
+@pytest.mark.parametrize("bands", [(Bands(2), Bands(3)), (Bands(1), Bands(2, away=1)), (Bands(3, away=3), Bands(4, away=2))])
+@pytest.mark.parametrize("height", [5, 9])
+def test_in_bands_it_is_the_same(version, bands, height):
+    vae, latents = stock_wan.module(version, 8), stock_wan.latents(version, 4, height, 2)
+    state = weights.load(vae.state_dict(), CPU, torch.float32)
+    wanted = decode(WanDecoder(state), latents)
+    torch.testing.assert_close(decode(WanDecoder(state, bands, Away(CPU)), latents), wanted, atol=1e-5, rtol=0)

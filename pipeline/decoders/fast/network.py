@@ -9,12 +9,14 @@ two, then four: there convolutions go by products of points (`winograd`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 
+from ..away import Away
 from .kernels import depth_to_space, head, norm_silu, norm_silu_points
 from .weights import Attention, Conv, PointsConv, Residual, Stage, Upsample, Weights
 
@@ -23,22 +25,77 @@ HISTORY = 2  # frames back that a kernel of three in time sees
 Frames: TypeAlias = "torch.Tensor | list[torch.Tensor]"
 
 
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """How one section of the decoder is worked through: all rows at once, or band by band.
+
+    Attributes:
+        count: how many bands; 1 is none.
+        away: of how many of them what is remembered waits in main memory.
+    """
+
+    count: int = 1
+    away: int = 0
+
+
+# What a band must see above and below, in rows of its section's input: six convolutions of 3x3 in the blocks, in the
+# last section the head, and the upsampling before, which halves: (6 + 1 + 1) / 2.
+HALO = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """Blocks at one resolution, and the upsampling that leads there, if any."""
+
+    upsample: Upsample | None
+    blocks: list[Residual]
+    keep: bool  # whether the next upsampling's shortcut wants what goes into the blocks
+    bands: Bands
+
+
 class WanDecoder:
     """Wan 2.1's and 2.2's VAE decoder over `weights`, for one video after another.
+
+    After the attention in its middle, which sees the whole frame, everything is local: so the last sections, which
+    take nearly all the memory, can be worked through in horizontal bands. Each band sees HALO rows of its neighbours',
+    which it computes anew, and remembers what it needs itself; the frames are the same but for the
+    rounding of other kernels.
+
+    Args:
+        weights: the layers.
+        bands: of the last sections, in order; none for those before.
+        away: where the bands' histories go that are to leave the GPU; needed if there are such.
 
     Example:
         decoder = WanDecoder(weights.load(safetensors.torch.load_file(path), device, torch.float16))
         frames = [decoder.step(latents[:, :, t]) for t in range(latents.shape[2])]
     """
 
-    def __init__(self, weights: Weights):
+    def __init__(self, weights: Weights, bands: Sequence[Bands] = (), away: Away | None = None):
         self._weights = weights
+        self._away = away
+        upsamples = [None, *(stage.upsample for stage in weights.stages[:-1])]
+        following = [*upsamples[1:], None]
+        all_bands = [Bands()] * (len(upsamples) - len(bands)) + list(bands)
+        self._sections = [
+            _Section(upsample, stage.blocks, keep=after is not None and after.shortcut, bands=of_section)
+            for upsample, stage, after, of_section in zip(upsamples, weights.stages, following, all_bands)
+        ]
+        # What each convolution remembers, of the whole frame or of the band that is being worked on.
         self._history: dict[int, torch.Tensor] = {}
+        self._of_bands: dict[tuple[int, int], dict[int, torch.Tensor]] = {}
+        # Which bands' histories are in main memory, in the order in which they are needed, round and round.
+        self._round = [
+            (at, band) for at, section in enumerate(self._sections) for band in range(section.bands.away)
+        ]
         self._first = True
 
     def reset(self) -> None:
         """Forget the video: the next step starts a new one."""
         self._history.clear()
+        self._of_bands.clear()
+        if self._away is not None:
+            self._away.close()
         self._first = True
 
     @torch.inference_mode()
@@ -49,7 +106,7 @@ class WanDecoder:
             latent_bchw: (1, C, h, w) in the weights' dtype, on their device.
         Returns:
             (3, T, H, W) about [-1, 1], float32; T is 1 for the first latent frame of a video, then 4.
-        Stream: runs on the caller's current stream; never synchronises.
+        Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
         w = self._weights
         x = F.linear(latent_bchw.permute(0, 2, 3, 1), *w.latent)
@@ -57,19 +114,82 @@ class WanDecoder:
         x, _ = self._residuals(w.middle[:1], x)
         x = self._attention(w.middle[1], x)
         x, _ = self._residuals(w.middle[2:], x)
-        for stage in w.stages[:-1]:
-            x = self._stage(stage, x)
-        x, window = self._residuals(w.stages[-1].blocks, x, then=(w.head_gamma, w.head))
-        self._remember(w.head, window)
-        frames_cthw = head(window, w.head.weight, w.head.bias)
+        shortcut = None
+        for at, section in enumerate(self._sections):
+            # At 720p each of these is up to a gigabyte: no name may hold one for longer than it is needed.
+            if section.bands.count > 1:
+                x, shortcut = self._in_bands(at, section, x, shortcut)
+            else:
+                x = self._enlarged(section, x, shortcut)
+                shortcut = x if section.keep else None
+                x = self._blocks(section, x, keep=section.keep)
         self._first = False
-        return unpatchify(frames_cthw) if w.patch == 2 else frames_cthw
+        return unpatchify(x) if w.patch == 2 else x
 
-    def _stage(self, stage: Stage, x: torch.Tensor) -> torch.Tensor:
-        assert stage.upsample is not None, "only the last stage has none"
-        shortcut = x if stage.upsample.shortcut else None
-        out, _ = self._residuals(stage.blocks, x, keep=shortcut is not None)
-        return self._upsample(stage.upsample, out, shortcut)
+    def _enlarged(self, section: _Section, x: torch.Tensor, shortcut: torch.Tensor | None) -> torch.Tensor:
+        return x if section.upsample is None else self._upsample(section.upsample, x, shortcut)
+
+    def _blocks(self, section: _Section, x: torch.Tensor, keep: bool) -> torch.Tensor:
+        """(T, H, W, C) for the next section, or from the last one the frames, (n, T, H, W)."""
+        w = self._weights
+        if section is not self._sections[-1]:
+            x, _ = self._residuals(section.blocks, x, keep=keep)
+            return x
+        x, window = self._residuals(section.blocks, x, then=(w.head_gamma, w.head))
+        self._remember(w.head, window)
+        return head(window, w.head.weight, w.head.bias)
+
+    def _in_bands(
+        self, at: int, section: _Section, x: torch.Tensor, shortcut: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A section band by band, put together again: (what comes out, what the next shortcut takes)."""
+        whole, history = None, self._history
+        kept = None
+        last = section is self._sections[-1]
+        for band, (inner, outer) in enumerate(_rows(x.shape[1], section.bands.count)):
+            self._history = self._come(at, band)
+            seen = self._enlarged(
+                section, x[:, outer].contiguous(), None if shortcut is None else shortcut[:, outer].contiguous()
+            )
+            own = slice(2 * (inner.start - outer.start), 2 * (inner.stop - outer.start))
+            place = slice(2 * inner.start, 2 * inner.stop)
+            if section.keep:
+                kept = seen.new_empty(_with_rows(seen, 1, 2 * x.shape[1])) if kept is None else kept
+                kept[:, place] = seen[:, own]
+            part = self._blocks(section, seen, keep=False)
+            del seen
+            rows = 2 if last else 1
+            whole = part.new_empty(_with_rows(part, rows, 2 * x.shape[1])) if whole is None else whole
+            whole.narrow(rows, place.start, place.stop - place.start).copy_(
+                part.narrow(rows, own.start, own.stop - own.start)
+            )
+            del part
+            self._leave(at, band)
+        self._history = history
+        assert whole is not None, "there is at least one band"
+        return whole, kept
+
+    def _come(self, at: int, band: int) -> dict[int, torch.Tensor]:
+        """What a band remembers; what the next one that is away remembers, begins to come."""
+        key = (at, band)
+        history = self._of_bands.setdefault(key, {})
+        if self._away is not None and key in self._away:
+            history.update(zip(history, self._away.take(key)))
+        if key in self._round:
+            following = self._round[(self._round.index(key) + 1) % len(self._round)]
+            if self._away is not None and following != key:
+                self._away.fetch(following)
+        return history
+
+    def _leave(self, at: int, band: int) -> None:
+        key = (at, band)
+        if key not in self._round:
+            return
+        assert self._away is not None, "there are histories that are to leave, and no place for them"
+        history = self._of_bands[key]
+        tensors = list(history.values())
+        history.update(dict.fromkeys(history))  # the names stay, the tensors leave
+        self._away.put(key, tensors)
 
     def _residuals(
         self,
@@ -204,6 +324,20 @@ class WanDecoder:
         with _cudnn_flags():
             out = F.conv3d(inputs.permute(3, 0, 1, 2)[None], conv.weight, bias, padding=(0, kernel // 2, kernel // 2))
         return out[0].permute(1, 2, 3, 0).contiguous()
+
+
+def _rows(height: int, count: int) -> Iterator[tuple[slice, slice]]:
+    """Bands of nearly the same height: (a band's rows, and those with what it must see)."""
+    count = min(count, height)
+    for band in range(count):
+        start, stop = band * height // count, (band + 1) * height // count
+        yield slice(start, stop), slice(max(0, start - HALO), min(height, stop + HALO))
+
+
+def _with_rows(like: torch.Tensor, dim: int, rows: int) -> list[int]:
+    shape = list(like.shape)
+    shape[dim] = rows
+    return shape
 
 
 def _conv2d(frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

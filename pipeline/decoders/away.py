@@ -1,0 +1,153 @@
+"""What a decoder remembers, in main memory until it is needed again: the lanes of `ring`, turned round.
+
+Tensors leave on one stream and come back on another, into and out of page-locked memory, while the decoder computes.
+
+Note [The barriers of what is away]
+    made      The stream out waits for the decoder before it reads what is to leave. Without it main memory gets what
+              was there before.
+    out       The stream back waits for what it is to bring: it may not have left yet. Without it an older
+              piece of the video comes back.
+    back      The decoder waits before it reads what comes back. Without it, it reads a buffer that is being filled.
+    free      The GPU memory of what left is given up when it has: by the host, which has seen the event. Without it
+              the decoder's next tensor lands on what is still being copied.
+    That main memory is not overwritten while it is being read needs no barrier of its own: a group is put again
+    only after it was taken, and `made` stands behind `back`.
+    tests/cuda/test_away.py removes each in turn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+
+from ..ring import page_lock, page_unlock
+
+# Groups that are on their way out at a time: the host, which launches faster than the GPU computes, waits for the
+# oldest. What is on its way holds GPU memory.
+LEAVING = 2
+
+
+class Away:
+    """Groups of tensors that are either on the GPU, in the hands of who uses them, or here.
+
+    A group keeps its place in main memory from its first time on: it may grow by tensors, but those that were there
+    may not change in shape, dtype or layout. They come back with the strides that they had, by which cuDNN chooses its
+    kernels.
+
+    Args:
+        device: where the tensors are used. On the CPU, where there is nothing to be won, everything works as well.
+        pin, unpin: see `ring.Ring`.
+    Stream: `put`, `fetch` and `take` are called on the stream that the decoder computes on, and do not wait for it,
+        `put` excepted, for the tensors before the last few.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        pin: Callable[[torch.Tensor], bool] = page_lock,
+        unpin: Callable[[torch.Tensor], None] = page_unlock,
+    ):
+        self._device, self._pin, self._unpin = device, pin, unpin
+        self._streams = (torch.cuda.Stream(device), torch.cuda.Stream(device)) if device.type == "cuda" else None
+        self._host: dict[Hashable, list[torch.Tensor]] = {}
+        self._pinned: list[torch.Tensor] = []
+        self._left: dict[Hashable, torch.cuda.Event | None] = {}
+        self._coming: dict[Hashable, tuple[list[torch.Tensor], torch.cuda.Event | None]] = {}
+        self._leaving: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a group is here, to be taken."""
+        return key in self._left or key in self._coming
+
+    @property
+    def nbytes(self) -> int:
+        """Of main memory that is held."""
+        return sum(host.nbytes for group in self._host.values() for host in group)
+
+    def put(self, key: Hashable, tensors: list[torch.Tensor]) -> None:
+        """Send a group away. The list is emptied, so that nobody holds its memory."""
+        hosts = self._room(key, tensors)
+        if self._streams is None:
+            for host, tensor in zip(hosts, tensors):
+                host.copy_(tensor)
+            self._left[key] = None
+            tensors.clear()
+            return
+        out, _ = self._streams
+        self.fence_made(out)
+        with torch.cuda.stream(out):
+            for host, tensor in zip(hosts, tensors):
+                host.copy_(tensor, non_blocking=True)
+            event = out.record_event()
+        self._left[key] = event
+        self._leaving.append((event, tensors.copy()))
+        tensors.clear()
+        while len(self._leaving) > LEAVING:
+            self.free(*self._leaving.popleft())
+
+    def fetch(self, key: Hashable) -> None:
+        """Begin to bring a group back, if it is here and not on its way already."""
+        if key not in self._left:
+            return
+        event = self._left.pop(key)
+        hosts = self._host[key]
+        if self._streams is None:
+            self._coming[key] = [host.clone(memory_format=torch.preserve_format) for host in hosts], None
+            return
+        _, back = self._streams
+        with torch.cuda.stream(back):
+            self.fence_out(back, event)
+            tensors = [torch.empty_like(host, device=self._device) for host in hosts]
+            for host, tensor in zip(hosts, tensors):
+                tensor.copy_(host, non_blocking=True)
+            self._coming[key] = tensors, back.record_event()
+
+    def take(self, key: Hashable) -> list[torch.Tensor]:
+        """A group back on the GPU, for the caller's stream."""
+        self.fetch(key)
+        tensors, event = self._coming.pop(key)
+        if event is not None:
+            stream = torch.cuda.current_stream(self._device)
+            self.fence_back(stream, event)
+            for tensor in tensors:
+                tensor.record_stream(stream)  # its memory is the other stream's
+        return tensors
+
+    def close(self) -> None:
+        """Wait for all copies and give the main memory back. After this, `put` begins anew."""
+        if self._streams is not None:
+            for stream in self._streams:
+                stream.synchronize()
+        self._leaving.clear()
+        self._coming.clear()
+        self._left.clear()
+        while self._pinned:
+            self._unpin(self._pinned.pop())
+        self._host.clear()
+
+    def fence_made(self, out: torch.cuda.Stream) -> None:
+        """Barrier `made`: see Note [The barriers of what is away]."""
+        out.wait_stream(torch.cuda.current_stream(self._device))
+
+    def fence_out(self, back: torch.cuda.Stream, event: torch.cuda.Event) -> None:
+        """Barrier `out`: see Note [The barriers of what is away]."""
+        back.wait_event(event)
+
+    def fence_back(self, stream: torch.cuda.Stream, event: torch.cuda.Event) -> None:
+        """Barrier `back`: see Note [The barriers of what is away]."""
+        stream.wait_event(event)
+
+    def free(self, event: torch.cuda.Event, tensors: Sequence[torch.Tensor]) -> None:
+        """Barrier `free`: see Note [The barriers of what is away]."""
+        event.synchronize()
+
+    def _room(self, key: Hashable, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        hosts = self._host.setdefault(key, [])
+        for tensor in tensors[len(hosts) :]:
+            host = torch.empty_like(tensor, device="cpu")
+            hosts.append(host)
+            if self._streams is not None and self._pin(host):
+                self._pinned.append(host)
+        return hosts
