@@ -8,11 +8,14 @@ work through a video piece by piece, and carry their own state from one to the n
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from .histories import Histories
 
 
 def decode(
@@ -22,6 +25,7 @@ def decode(
     layer: torch.nn.Module,
     to_frames: Callable[[torch.Tensor], torch.Tensor] = lambda output: output[0],
     dropped_frames: int = 0,
+    histories: Histories | None = None,
 ) -> None:
     """Decode one video, submitting every piece.
 
@@ -34,8 +38,11 @@ def decode(
         to_frames: what the model does to the joined outputs after its loop, done to one: an output of `layer` as
             (3, T, H, W).
         dropped_frames: how many the model leaves out at the start of what `layer` puts out.
+        histories: in the place of the list that the model hands to its decoder as `feat_cache`, for each piece of the
+            video anew; None leaves the model its own. A video of one piece has no list.
     Raises:
-        What `submit` or the model raises. The hook is gone in any case.
+        ValueError: `histories` are given, and the model hands its decoder no such list.
+        What `submit` or the model raises. The hooks are gone in any case.
     Stream: kernels are launched on the caller's current stream, as the model does.
     """
 
@@ -62,8 +69,18 @@ def decode(
             nothing.append(pieces[0].new_empty((*pieces[0].shape[:2], 0, *pieces[0].shape[3:])))
         return nothing * len(pieces) if isinstance(output, list) else nothing[0]
 
-    handle = layer.register_forward_hook(take)
-    try:
+    def replace(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if threading.get_ident() != ours:
+            return None
+        if "feat_cache" not in kwargs:
+            raise ValueError(f"{type(module).__name__} is called without feat_cache: its histories cannot be moved")
+        if kwargs["feat_cache"] is None:
+            return None
+        histories.begin_piece(len(kwargs["feat_cache"]))
+        return args, {**kwargs, "feat_cache": histories}
+
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(layer.register_forward_hook(take).remove)
+        if histories is not None:
+            hooks.callback(model.decoder.register_forward_pre_hook(replace, with_kwargs=True).remove)
         model.decode(latents_bcthw)
-    finally:
-        handle.remove()

@@ -5,6 +5,8 @@ import threading
 import pytest
 import torch
 from async_frame_pipeline.pipeline.decoders import exact
+from async_frame_pipeline.pipeline.decoders.away import Away
+from async_frame_pipeline.pipeline.decoders.histories import Histories
 
 from . import in_comfyui, stock_wan  # noqa: F401
 
@@ -32,3 +34,20 @@ def test_what_another_thread_decodes_with_the_same_vae_is_left_alone(version):
     [theirs_got] = got
     assert torch.equal(theirs_got, wanted)
     assert torch.equal(torch.cat(seen, dim=1), vae.decode(ours)[0])
+
+
+@pytest.mark.parametrize("version", ["2.1", "2.2"])
+@pytest.mark.parametrize("length", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("bytes_here", [0, 4000, 10**9])
+def test_with_histories_in_main_memory_the_bits_are_the_same(version, length, bytes_here):
+    vae, latents = stock_wan.module(version, 4), stock_wan.latents(version, length, 2, 3)
+    away, seen = Away(torch.device("cpu")), []
+    way = {"2.1": wan.EXACT_21, "2.2": wan.EXACT_22}[version]
+    histories = Histories(away, bytes_here)
+    exact.decode(
+        vae, latents, seen.append, way.layer(vae), lambda output: way.to_frames(vae, output), histories=histories
+    )
+    assert torch.equal(torch.cat(seen, dim=1), vae.decode(latents)[0])
+    assert (away.nbytes > 0) == (length > 2 and bytes_here < 10**9 or length == 2 and bytes_here < 10**9)
+    away.close()
+    assert away.nbytes == 0

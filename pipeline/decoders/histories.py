@@ -1,0 +1,94 @@
+"""The list in which Wan's modules keep what their causal convolutions remember, a part of it in main memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from .away import Away
+
+# How many histories are brought back ahead of the one that is wanted. With one, decoding took three times as long on
+# an H100, since the time to bring the largest back is about that of one convolution.
+AHEAD = 2
+
+
+class Histories(list):
+    """Stands in for a list of None, a history's tensor, or a word of the modules' own at each place.
+
+    Tensors stay on the GPU up to a limit, in the order in which they come; the others wait in main memory, and come
+    back, as they were, when they are read. They are then held until something else is put in their place.
+
+    Args:
+        away: where they wait; closed by the caller.
+        bytes_here: how much may stay on the GPU.
+    Stream: the caller's, always the same.
+    """
+
+    def __init__(self, away: Away, bytes_here: float = math.inf):
+        super().__init__()
+        self._away, self._bytes_here = away, bytes_here
+        self._sent: set[int] = set()  # places whose tensors do not stay
+        self._back: dict[int, torch.Tensor] = {}  # those that were read and not yet replaced
+        self._following: dict[int, int] = {}  # of the places in _sent: which was read after which
+        self._read_last: int | None = None
+        self._pieces = 0
+
+    def begin_piece(self, places: int) -> None:
+        """Before the modules go through the list for one more piece of the video."""
+        if not self:
+            self.extend([None] * places)
+        self._pieces += 1
+
+    def __getitem__(self, at: Any) -> Any:
+        value = super().__getitem__(at)
+        if not isinstance(value, _Sent):
+            return value
+        if at not in self._back:
+            [self._back[at]] = self._away.take(value.key)
+            self._fetch_ahead(at)
+        return self._back[at]
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self._back.pop(at, None)
+        super().__setitem__(at, None)
+        if not isinstance(value, torch.Tensor) or not self._is_to_leave(at, value):
+            super().__setitem__(at, value)
+            return
+        self._sent.add(at)
+        # The last piece of a video may be shorter.
+        sent = _Sent((at, tuple(value.shape)))
+        super().__setitem__(at, sent)
+        self._away.put(sent.key, [value])
+
+    def _is_to_leave(self, at: int, value: torch.Tensor) -> bool:
+        if self._pieces < 2:  # what a first piece leaves is half as large, and would need a place of its own
+            return False
+        here = sum(other.nbytes for other in self if isinstance(other, torch.Tensor))
+        return at in self._sent or here + value.nbytes > self._bytes_here
+
+    def __iter__(self):
+        return (super(Histories, self).__getitem__(at) for at in range(len(self)))
+
+    def _fetch_ahead(self, at: int) -> None:
+        if self._read_last is not None:
+            self._following[self._read_last] = at
+        self._read_last = at
+        for _ in range(AHEAD):
+            following = self._following.get(at)
+            if following is None:
+                return
+            at = following
+            value = super().__getitem__(at)
+            if isinstance(value, _Sent):
+                self._away.fetch(value.key)
+
+
+class _Sent:
+    """Marks a place whose tensor waits in main memory."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: tuple):
+        self.key = key
