@@ -1,0 +1,274 @@
+// The steps of kernels.py for CUDA. Compiled when first used, for the number of channels that is asked for.
+//
+// Storage is float16, arithmetic float32. A pixel's channels are spread over the lanes of a part of a warp, in vectors
+// of up to 16 bytes; the lanes of one pixel add up the squares of its channels among themselves.
+
+typedef unsigned short half_bits;
+
+// Without cuda_fp16.h, which a machine that only runs programs does not have.
+__device__ __forceinline__ float to_float(half_bits bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+__device__ __forceinline__ half_bits to_half(float value) {
+    half_bits bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+template <int V> struct alignas(2 * V) Halves { half_bits at[V]; };
+template <int V> struct alignas(V < 4 ? 4 * V : 16) Floats { float at[V]; };
+
+template <int C> struct Layout {
+    static constexpr int V = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : C % 2 == 0 ? 2 : 1;  // channels of a vector
+    static constexpr int N = C / V;                                                  // vectors of a pixel
+    static constexpr int L = N >= 32 ? 32 : N > 16 ? 32 : N > 8 ? 16 : N > 4 ? 8 : N > 2 ? 4 : N;  // lanes of a pixel
+    static constexpr int I = (N + L - 1) / L;                                        // vectors of a lane
+};
+
+template <int V> __device__ __forceinline__ void load(float *values, const half_bits *from) {
+    Halves<V> bits = *reinterpret_cast<const Halves<V> *>(from);
+#pragma unroll
+    for (int v = 0; v < V; ++v) values[v] = to_float(bits.at[v]);
+}
+
+template <int V> __device__ __forceinline__ void load(float *values, const float *from) {
+    Floats<V> floats = *reinterpret_cast<const Floats<V> *>(from);
+#pragma unroll
+    for (int v = 0; v < V; ++v) values[v] = floats.at[v];
+}
+
+template <int V> __device__ __forceinline__ void store(half_bits *to, const float *values) {
+    Halves<V> bits;
+#pragma unroll
+    for (int v = 0; v < V; ++v) bits.at[v] = to_half(values[v]);
+    *reinterpret_cast<Halves<V> *>(to) = bits;
+}
+
+template <int L> __device__ __forceinline__ float sum_of_lanes(float value) {
+#pragma unroll
+    for (int other = L / 2; other > 0; other /= 2) value += __shfl_xor_sync(0xffffffff, value, other);
+    return value;
+}
+
+// y = rms_norm(x) * gamma, and its silu. `scale` is the root of the number of channels.
+template <int C> __device__ __forceinline__ void norm(float x[Layout<C>::I][Layout<C>::V], const float *gamma, int lane,
+                                                      float scale, bool silu) {
+    constexpr int V = Layout<C>::V, N = Layout<C>::N, L = Layout<C>::L, I = Layout<C>::I;
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < I; ++i)
+#pragma unroll
+        for (int v = 0; v < V; ++v) squares += x[i][v] * x[i][v];
+    float factor = scale / fmaxf(sqrtf(sum_of_lanes<L>(squares)), 1e-12f);
+#pragma unroll
+    for (int i = 0; i < I; ++i) {
+        int vector = lane + i * L;
+        if (vector >= N) continue;
+        float weights[V];
+        load<V>(weights, gamma + vector * V);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            float y = x[i][v] * factor * weights[v];
+            x[i][v] = silu ? y / (1.0f + __expf(-y)) : y;
+        }
+    }
+}
+
+enum { BIAS = 1, RESIDUAL = 2, X_OUT = 4, Y_OUT = 8, POINTS = 16, SILU = 32 };
+
+// Adds bias and residual, and keeps the sum where that is wanted.
+template <int C> __device__ __forceinline__ void add(float x[Layout<C>::I][Layout<C>::V], const float *bias,
+                                                     const half_bits *residual, half_bits *x_out, long long pixel,
+                                                     bool inside, int lane, int flags) {
+    constexpr int V = Layout<C>::V, N = Layout<C>::N, L = Layout<C>::L, I = Layout<C>::I;
+#pragma unroll
+    for (int i = 0; i < I; ++i) {
+        int vector = lane + i * L;
+        if (!inside || vector >= N) continue;
+        long long at = pixel * C + vector * V;
+        float more[V];
+        if (flags & BIAS) {
+            load<V>(more, bias + vector * V);
+#pragma unroll
+            for (int v = 0; v < V; ++v) x[i][v] += more[v];
+        }
+        if (flags & RESIDUAL) {
+            load<V>(more, residual + at);
+#pragma unroll
+            for (int v = 0; v < V; ++v) x[i][v] += more[v];
+        }
+        if (flags & X_OUT) store<V>(x_out + at, x[i]);
+    }
+}
+
+template <int C>
+__global__ void norm_silu(const half_bits *a, const float *bias, const half_bits *residual, const float *gamma,
+                          half_bits *x_out, half_bits *y_out, int pixels, double scale, int flags) {
+    constexpr int V = Layout<C>::V, N = Layout<C>::N, L = Layout<C>::L, I = Layout<C>::I;
+    long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    long long pixel = thread / L;
+    int lane = thread % L;
+    bool inside = pixel < pixels;
+    float x[I][V] = {};
+#pragma unroll
+    for (int i = 0; i < I; ++i) {
+        int vector = lane + i * L;
+        if (!inside || vector >= N) continue;
+        load<V>(x[i], a + pixel * C + vector * V);
+#pragma unroll
+        for (int v = 0; v < V; ++v) x[i][v] *= (float)scale;
+    }
+    add<C>(x, bias, residual, x_out, pixel, inside, lane, flags);
+    if (!(flags & Y_OUT)) return;
+    norm<C>(x, gamma, lane, sqrtf(C), flags & SILU);
+#pragma unroll
+    for (int i = 0; i < I; ++i) {
+        int vector = lane + i * L;
+        if (inside && vector < N) store<V>(y_out + pixel * C + vector * V, x[i]);
+    }
+}
+
+// A lane has its channels of a pixel in every frame, and reads them before it writes: so points may replace products.
+template <int C, int FRAMES, bool PRODUCTS>
+__global__ void norm_silu_points(const half_bits *s0, const half_bits *s1, const half_bits *s2, const half_bits *s3,
+                                 const half_bits *s4, const half_bits *s5, const float *bias,
+                                 const half_bits *residual, const float *gamma, half_bits *x_out, half_bits *y_out,
+                                 half_bits *history, half_bits *p0, half_bits *p1, half_bits *p2, half_bits *p3,
+                                 half_bits *p4, half_bits *p5, int pixels, double scale, int flags) {
+    constexpr int V = Layout<C>::V, N = Layout<C>::N, L = Layout<C>::L, I = Layout<C>::I;
+    constexpr int SOURCES = PRODUCTS ? FRAMES + 2 : FRAMES;
+    const half_bits *sources[6] = {s0, s1, s2, s3, s4, s5};
+    half_bits *points[6] = {p0, p1, p2, p3, p4, p5};
+    long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    long long pixel = thread / L;
+    int lane = thread % L;
+    bool inside = pixel < pixels;
+    float y[FRAMES][I][V] = {};
+#pragma unroll
+    for (int i = 0; i < I; ++i) {
+        int vector = lane + i * L;
+        if (!inside || vector >= N) continue;
+        float s[SOURCES][V];
+#pragma unroll
+        for (int p = 0; p < SOURCES; ++p) load<V>(s[p], sources[p] + pixel * C + vector * V);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            // winograd.OUTPUT
+            if constexpr (PRODUCTS && FRAMES == 4) {
+                float even = 2.0f * (s[2][v] + s[1][v]), odd = 2.0f * (s[2][v] - s[1][v]);
+                y[0][i][v] = 4.0f * s[0][v] + even + 4.0f * s[3][v] + 0.5f * s[4][v];
+                y[1][i][v] = odd + 2.0f * s[3][v] - s[4][v];
+                y[2][i][v] = even + s[3][v] + 2.0f * s[4][v];
+                y[3][i][v] = odd + 0.5f * s[3][v] - 4.0f * s[4][v] + 4.0f * s[5][v];
+            } else if constexpr (PRODUCTS) {
+                y[0][i][v] = 2.0f * (s[0][v] + s[1][v] + s[2][v]);
+                y[1][i][v] = 2.0f * (s[1][v] - s[2][v] + s[3][v]);
+            } else {
+#pragma unroll
+                for (int t = 0; t < FRAMES; ++t) y[t][i][v] = s[t][v];
+            }
+#pragma unroll
+            for (int t = 0; t < FRAMES; ++t) y[t][i][v] *= (float)scale;
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < FRAMES; ++t) {
+        add<C>(y[t], bias, residual, x_out, pixel + (long long)t * pixels, inside, lane, flags);
+        if (flags & (Y_OUT | POINTS)) norm<C>(y[t], gamma, lane, sqrtf(C), true);
+    }
+#pragma unroll
+    for (int i = 0; i < I; ++i) {
+        int vector = lane + i * L;
+        if (!inside || vector >= N) continue;
+        long long at = pixel * C + vector * V, frame = (long long)pixels * C;
+        if (flags & Y_OUT)
+#pragma unroll
+            for (int t = 0; t < FRAMES; ++t) store<V>(y_out + at + t * frame, y[t][i]);
+        if (!(flags & POINTS)) continue;
+        float h0[V], h1[V], p[FRAMES + 2][V];
+        load<V>(h0, history + at);
+        load<V>(h1, history + at + frame);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            // winograd.INPUT, of (h0, h1, y0, ...)
+            float y0 = y[0][i][v], y1 = y[1][i][v];
+            if constexpr (FRAMES == 4) {
+                float y2 = y[2][i][v], y3 = y[3][i][v];
+                p[0][v] = 0.25f * (h0[v] + y2) + 0.375f * (y1 - h1[v]) - 0.5f * y0;
+                p[1][v] = 0.25f * (h1[v] + y2) - 0.625f * y0 + 0.125f * y1;
+                p[2][v] = 0.25f * (y2 - h1[v]) + 0.125f * y0 + 0.625f * y1;
+                p[3][v] = 0.5f * (y1 - h1[v]) + 0.25f * (y2 - y0);
+                p[4][v] = 0.25f * (h1[v] - y1) + 0.5f * (y2 - y0);
+                p[5][v] = 0.25f * (h1[v] + y3) + 0.375f * (y2 - y0) - 0.5f * y1;
+            } else {
+                p[0][v] = 0.5f * (y0 - h0[v]);
+                p[1][v] = 0.5f * (h1[v] + y0);
+                p[2][v] = 0.5f * (y0 - h1[v]);
+                p[3][v] = 0.5f * (y1 - h1[v]);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < FRAMES + 2; ++k) store<V>(points[k] + at, p[k]);
+        store<V>(history + at, y[FRAMES - 2][i]);
+        store<V>(history + at + frame, y[FRAMES - 1][i]);
+    }
+}
+
+// A vector of channels of one pixel of the large frame.
+template <int C>
+__global__ void depth_to_space(const half_bits *phases, const float *bias, half_bits *out, const half_bits *shortcut,
+                               int vectors, int height, int width, int in_channels, int offset, int step, int k,
+                               int factor_t, int repeats, int has_shortcut) {
+    constexpr int V = Layout<C>::V, N = Layout<C>::N;
+    long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (thread >= vectors) return;
+    int channel = (int)(thread % N) * V;
+    long long pixel = thread / N;
+    int x = (int)(pixel % (2 * width));
+    int y = (int)(pixel / (2 * width) % (2 * height));
+    long long t = pixel / (4LL * width * height);
+    int phase = (y % 2) * 2 + x % 2;
+    long long at = (t * (height + 1) + y / 2 + y % 2) * (width + 1) + x / 2 + x % 2;
+    float value[V], more[V];
+    load<V>(value, phases + (at * 4 + phase) * C + channel);
+    load<V>(more, bias + channel);
+#pragma unroll
+    for (int v = 0; v < V; ++v) value[v] += more[v];
+    if (has_shortcut) {
+        long long source = ((t * height + y / 2) * width + x / 2) * in_channels;
+#pragma unroll
+        for (int v = 0; v < V; ++v)
+            value[v] += to_float(shortcut[source + (((channel + v) * factor_t + k) * 4 + phase) / repeats]);
+    }
+    long long to = ((offset + t * step) * 2 * height + y) * 2 * width + x;
+    store<V>(out + to * C + channel, value);
+}
+
+// Sums up, for each pixel, what its neighbours in space and time give: products (2 + T, 27 * n, rows, W) of each tap,
+// of which the first row is `top` rows above the first that is wanted.
+template <int OUTPUTS>
+__global__ void add_taps(const float *products, const float *bias, float *out, int frames, int rows, int width, int top,
+                         int first, int wanted, int height) {
+    long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (thread >= (long long)frames * wanted * width) return;
+    int x = (int)(thread % width), y = (int)(thread / width % wanted), t = (int)(thread / width / wanted);
+    float sums[OUTPUTS];
+#pragma unroll
+    for (int n = 0; n < OUTPUTS; ++n) sums[n] = bias[n];
+    for (int dt = 0; dt < 3; ++dt)
+        for (int dy = -1; dy < 2; ++dy)
+            for (int dx = -1; dx < 2; ++dx) {
+                int row = y + top + dy, column = x + dx;
+                if (row < 0 || row >= rows || column < 0 || column >= width) continue;
+                int tap = dt * 9 + (dy + 1) * 3 + dx + 1;
+                long long at = (((long long)(t + dt) * 27 + tap) * OUTPUTS * rows + row) * width + column;
+#pragma unroll
+                for (int n = 0; n < OUTPUTS; ++n) sums[n] += products[at + (long long)n * rows * width];
+            }
+#pragma unroll
+    for (int n = 0; n < OUTPUTS; ++n)
+        out[(((long long)n * frames + t) * height + first + y) * width + x] = sums[n];
+}
