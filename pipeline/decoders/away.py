@@ -94,7 +94,7 @@ class Away:
         event = self._left.pop(key)
         hosts = self._host[key]
         if self._streams is None:
-            self._coming[key] = [host.clone(memory_format=torch.preserve_format) for host in hosts], None
+            self._coming[key] = [host.to(self._device, copy=True) for host in hosts], None
             return
         _, back = self._streams
         with torch.cuda.stream(back):

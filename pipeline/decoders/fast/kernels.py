@@ -44,6 +44,8 @@ def norm_silu(
     Stream: the caller's current stream.
     Source: Wan-Video/Wan2.1 wan/modules/vae.py, RMS_norm and ResidualBlock: x / max(|x|, 1e-12) * sqrt(C) * gamma.
     """
+    if a.is_meta:
+        return
     if not a.is_cuda:
         x = _sum_reference(a.float() * scale, bias, residual, x_out)
         if y_out is not None:
@@ -102,6 +104,8 @@ def norm_silu_points(
     like = sources[0]
     count = len(sources) if from_products else len(sources) + 2
     frames = count - 2
+    if like.is_meta:
+        return
     if not like.is_cuda:
         a = torch.cat(sources).float()
         if from_products:
@@ -195,6 +199,8 @@ def depth_to_space(
     Source of the shortcut: Wan-Video/Wan2.2 wan/modules/vae2_2.py, DupUp3D: output channel c at time phase k and
         space phase (y, x) is input channel ((c * factor_t + k) * 4 + 2 y + x) // (C * factor_t * 4 / C_in).
     """
+    if phases.is_meta:
+        return
     if not phases.is_cuda:
         _depth_to_space_reference(phases, bias, out, offset, step, shortcut, shortcut_phase)
         return
@@ -265,6 +271,8 @@ def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
         (n, T, H, W) float32: rounding the pixels to bfloat16 would be most of the decoder's error.
     Stream: the caller's current stream.
     """
+    if window.is_meta:
+        return torch.empty((len(bias), window.shape[0] - 2, *window.shape[1:3]), device="meta")
     if not window.is_cuda:
         return F.conv3d(window.permute(3, 0, 1, 2)[None].float(), weight.float(), bias, padding=(0, 1, 1))[0]
     frames, (height, width, channels) = window.shape[0] - 2, window.shape[1:]
