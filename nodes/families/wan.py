@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...pipeline.decoders.fast import kernels, weights
+from ...pipeline.decoders.fast import cuda, weights
 from ...pipeline.decoders.fast.network import WanDecoder, unpatchify
 from ...pipeline.text import Text
 from ..comfyui import memory, vaes
@@ -32,6 +32,8 @@ _loaded: weakref.WeakKeyDictionary[torch.nn.Module, FastWan | str] = weakref.Wea
 # Activations and what the convolutions remember, in bytes for each channel and pixel of the last stage, of which
 # 2.1 has 96 a pixel and 2.2 256 for each 2x2 pixels. Measured on an H100 at 1280x720: 2.1 takes 83, 2.2 106.
 BYTES_PER_CHANNEL_AND_PIXEL = 115
+# Turing's compute capability: the first with tensor cores that newer CUDAs compile for.
+OLDEST_GPU = (7, 5)
 # What a step of the fast decoder puts out; the first one frame only.
 FRAMES_PER_STEP = 4
 # The latent that is decoded both ways, (frames, height, width): long enough for the steps that differ, and small,
@@ -61,12 +63,11 @@ def why_not_fast(vae) -> str | None:
     """Why this VAE, which can be streamed, cannot be decoded fast here; None if it can."""
     if vae.device.type != "cuda":
         return Text("there is no NVIDIA GPU")
-    if kernels.triton is None:
-        return Text("Triton is not installed")
-    if torch.cuda.get_device_capability(vae.device) < (8, 0):
-        return Text("the GPU is older than Ampere")
-    if vae.vae_dtype is not torch.bfloat16:
-        return Text("the VAE runs in %dtype%, not in bfloat16", dtype=str(vae.vae_dtype).removeprefix("torch."))
+    reason = cuda.why_not_compiled()
+    if reason is not None:
+        return reason
+    if torch.version.hip is None and torch.cuda.get_device_capability(vae.device) < OLDEST_GPU:
+        return Text("the GPU is older than Turing")
     if vae.patcher.patches:
         return Text("the VAE's weights are patched")
     if "forward" in vars(vae.first_stage_model.decoder):

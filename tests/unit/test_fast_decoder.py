@@ -119,7 +119,9 @@ def test_weights_too_large_for_float16_are_refused(gamma):
 
 
 @VERSIONS
-@pytest.mark.parametrize("bands", [(Bands(2), Bands(3)), (Bands(1), Bands(2, away=1)), (Bands(3, away=3), Bands(4, away=2))])
+@pytest.mark.parametrize(
+    "bands", [(Bands(2), Bands(3)), (Bands(1), Bands(2, away=1)), (Bands(3, away=3), Bands(4, away=2))]
+)
 @pytest.mark.parametrize("height", [5, 9])
 def test_in_bands_it_is_the_same(version, bands, height):
     vae, latents = stock_wan.module(version, 8), stock_wan.latents(version, 4, height, 2)

@@ -1,4 +1,8 @@
-"""The steps of `kernels` on CUDA, compiled by NVRTC, which comes with torch on Linux and on Windows."""
+"""The steps of `kernels` on CUDA.
+
+The kernels are in kernels.cu, and compiled by NVRTC, which comes with torch on Linux and on Windows: the first use of
+all of them takes about a second. Arguments as in `kernels`.
+"""
 
 from __future__ import annotations
 
@@ -7,103 +11,137 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-SOURCE = Path(__file__).with_name("source.cu")
+SOURCE = Path(__file__).with_name("kernels.cu")
 THREADS = 256
-# source.cu
+# As in kernels.cu.
 BIAS, RESIDUAL, X_OUT, Y_OUT, POINTS, SILU = 1, 2, 4, 8, 16, 32
-# Of the products of the head's taps, which are made for some rows at a time.
+# Of the products with the head's taps, which are made for some rows at a time.
 HEAD_BYTES = 128 * 1024**2
 
 
-@functools.cache
-def _kernel(name: str, device_index: int) -> Callable:
-    """A kernel of source.cu, by its name as a template. Private to torch, so nobody else calls it."""
-    with torch.cuda.device(device_index):
-        return torch.cuda._compile_kernel(SOURCE.read_text(encoding="utf-8"), name)
+def why_not_compiled() -> str | None:
+    """Why kernels cannot be compiled here; None if they can."""
+    if not hasattr(torch.cuda, "_compile_kernel"):
+        return f"torch {torch.__version__} cannot compile kernels, 2.8 and newer can"
+    return None
 
 
-def _launch(name: str, like: torch.Tensor, threads: int, args: list) -> None:
-    _kernel(name, like.device.index)(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
-
-
-def lanes(channels: int) -> int:
-    """Of a warp for one pixel: Layout::L of source.cu."""
-    vector = next(size for size in (8, 4, 2, 1) if channels % size == 0)
-    vectors = channels // vector
-    return min(32, 1 << (vectors - 1).bit_length())
-
-
-def norm_silu(a, scale, bias, residual, gamma, x_out, y_out, silu=True) -> None:
+def norm_silu(
+    a: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    gamma: torch.Tensor | None,
+    x_out: torch.Tensor | None,
+    y_out: torch.Tensor | None,
+    silu: bool,
+) -> None:
     channels, pixels = a.shape[-1], a.shape[:-1].numel()
-    flags = (
-        (bias is not None) * BIAS
-        | (residual is not None) * RESIDUAL
-        | (x_out is not None) * X_OUT
-        | (y_out is not None) * Y_OUT
-        | silu * SILU
-    )
-    args = [a, _or(bias, a), _or(residual, a), _or(gamma, a), _or(x_out, a), _or(y_out, a), pixels, float(scale), flags]
-    _launch(f"norm_silu<{channels}>", a, pixels * lanes(channels), args)
+    flags = _flags(bias, residual, x_out, y_out) | silu * SILU
+    tensors = [tensor if tensor is not None else a for tensor in (a, bias, residual, gamma, x_out, y_out)]
+    threads = pixels * _lanes(channels)
+    _launch("norm_silu", threads, [*tensors, pixels, float(scale), flags], CHANNELS=channels)
 
 
 def norm_silu_points(
-    products, scale, bias, residual, gamma, x_out, y_out=None, history=None, points_out=None
+    products: list[torch.Tensor] | torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    gamma: torch.Tensor | None,
+    x_out: torch.Tensor | None,
+    y_out: torch.Tensor | None,
+    history: torch.Tensor | None,
+    points_out: list[torch.Tensor] | None,
 ) -> None:
-    from_products = isinstance(products, list)
-    sources = products if from_products else list(products)
-    like = sources[0]
-    frames = len(sources) - 2 if from_products else len(sources)
+    sources, points = list(products), list(points_out or [])
+    like, from_products = sources[0], isinstance(products, list)
     channels, pixels = like.shape[-1], like.shape[:-1].numel()
-    flags = (
-        (bias is not None) * BIAS
-        | (residual is not None) * RESIDUAL
-        | (x_out is not None) * X_OUT
-        | (y_out is not None) * Y_OUT
-        | (points_out is not None) * POINTS
+    frames = len(sources) - 2 if from_products else len(sources)
+    flags = _flags(bias, residual, x_out, y_out) | (points_out is not None) * POINTS
+    given = [*_six(sources), bias, residual, gamma, x_out, y_out, history, *_six(points)]
+    tensors = [tensor if tensor is not None else like for tensor in given]
+    _launch(
+        "norm_silu_points",
+        pixels * _lanes(channels),
+        [*tensors, pixels, float(scale), flags],
+        CHANNELS=channels,
+        FRAMES=frames,
+        PRODUCTS=int(from_products),
     )
-    points = list(points_out or [])
-    args = [
-        *sources,
-        *[like] * (6 - len(sources)),
-        _or(bias, like), _or(residual, like), _or(gamma, like), _or(x_out, like), _or(y_out, like), _or(history, like),
-        *points, *[like] * (6 - len(points)),
-        pixels, float(scale), flags,
-    ]
-    name = f"norm_silu_points<{channels}, {frames}, {'true' if from_products else 'false'}>"
-    _launch(name, like, pixels * lanes(channels), args)
 
 
-def depth_to_space(phases, bias, out, offset, step, shortcut, shortcut_phase) -> None:
+def depth_to_space(
+    phases: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    offset: int,
+    step: int,
+    shortcut: torch.Tensor | None,
+    shortcut_phase: tuple[int, int],
+) -> None:
     frames, height, width = phases.shape[0], phases.shape[1] - 1, phases.shape[2] - 1
     channels = out.shape[-1]
-    vector = next(size for size in (8, 4, 2, 1) if channels % size == 0)
-    vectors = frames * height * width * 4 * (channels // vector)
+    vectors = frames * height * width * 4 * (channels // _vector(channels))
     k, factor_t = shortcut_phase
-    in_channels = shortcut.shape[-1] if shortcut is not None else channels
-    args = [
-        phases, bias, out, _or(shortcut, phases), vectors, height, width, in_channels, offset, step, k, factor_t,
-        channels * factor_t * 4 // in_channels, int(shortcut is not None),
-    ]
-    _launch(f"depth_to_space<{channels}>", out, vectors, args)
+    in_channels = channels if shortcut is None else shortcut.shape[-1]
+    repeats = channels * factor_t * 4 // in_channels
+    numbers = [vectors, height, width, in_channels, offset, step, k, factor_t, repeats, int(shortcut is not None)]
+    tensors = [phases, bias, out, phases if shortcut is None else shortcut]
+    _launch("depth_to_space", vectors, [*tensors, *numbers], CHANNELS=channels)
 
 
 def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """One matrix product of every pixel with all taps, some rows at a time, and a sum over neighbours."""
     count, (height, width, channels) = window.shape[0], window.shape[1:]
     outputs, frames = len(bias), count - 2
-    taps = weight.permute(2, 3, 4, 0, 1).reshape(1, 27 * outputs, channels).contiguous().expand(count, -1, -1)
+    taps = weight.permute(2, 3, 4, 0, 1).reshape(1, 27 * outputs, channels).expand(count, -1, -1)
     out = torch.empty((outputs, frames, height, width), device=window.device)
     rows = max(1, HEAD_BYTES // (count * 27 * outputs * width * 4))
     for first in range(0, height, rows):
         wanted = min(rows, height - first)
         start, stop = max(0, first - 1), min(height, first + wanted + 1)
         seen = window[:, start:stop].reshape(count, (stop - start) * width, channels)
+        # float32: rounding what is summed up would be most of the decoder's error.
         products = torch.bmm(taps, seen.transpose(1, 2), out_dtype=torch.float32)
-        args = [products, bias, out, frames, stop - start, width, first - start, first, wanted, height]
-        _launch(f"add_taps<{outputs}>", out, frames * wanted * width, args)
+        numbers = [frames, stop - start, width, first - start, first, wanted, height]
+        _launch("add_taps", frames * wanted * width, [products, bias, out, *numbers], OUTPUTS=outputs)
     return out
 
 
-def _or(tensor, unused):
-    return unused if tensor is None else tensor
+def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
+    kernel = _kernel(name, args[0].device.index, tuple(made_for.items()))
+    kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
+
+
+@functools.cache
+def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> Callable:
+    """Compiled for a device. What is private to torch is used here and nowhere else."""
+    macros = [f"#define {macro} {value}" for macro, value in ((name.upper(), 1), *made_for)]
+    # Older versions of torch put the two words before whatever a source begins with.
+    source = "\n".join(['extern "C" {}', *macros, SOURCE.read_text(encoding="utf-8")])
+    with torch.cuda.device(device_index):
+        return torch.cuda._compile_kernel(source, name)
+
+
+def _flags(
+    bias: torch.Tensor | None, residual: torch.Tensor | None, x_out: torch.Tensor | None, y_out: torch.Tensor | None
+) -> int:
+    given = zip((BIAS, RESIDUAL, X_OUT, Y_OUT), (bias, residual, x_out, y_out))
+    return sum(flag for flag, tensor in given if tensor is not None)
+
+
+def _six(tensors: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    return [*tensors, *[None] * (6 - len(tensors))]
+
+
+def _vector(channels: int) -> int:
+    """V of kernels.cu."""
+    return next(size for size in (8, 4, 2, 1) if channels % size == 0)
+
+
+def _lanes(channels: int) -> int:
+    """L of kernels.cu."""
+    vectors = channels // _vector(channels)
+    return min(32, 1 << (vectors - 1).bit_length())

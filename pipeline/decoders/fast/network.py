@@ -85,9 +85,7 @@ class WanDecoder:
         self._history: dict[int, torch.Tensor] = {}
         self._of_bands: dict[tuple[int, int], dict[int, torch.Tensor]] = {}
         # Which bands' histories are in main memory, in the order in which they are needed, round and round.
-        self._round = [
-            (at, band) for at, section in enumerate(self._sections) for band in range(section.bands.away)
-        ]
+        self._round = [(at, band) for at, section in enumerate(self._sections) for band in range(section.bands.away)]
         self._first = True
 
     def reset(self) -> None:

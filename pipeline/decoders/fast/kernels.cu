@@ -1,74 +1,82 @@
-// The steps of kernels.py for CUDA. Compiled when first used, for the number of channels that is asked for.
+// The steps of kernels.py for CUDA. A kernel is compiled when it is first used, alone, with what it is to be made for as
+// macros: its name, CHANNELS, and what it says of itself below.
 //
 // Storage is float16, arithmetic float32. A pixel's channels are spread over the lanes of a part of a warp, in vectors
 // of up to 16 bytes; the lanes of one pixel add up the squares of its channels among themselves.
 
-typedef unsigned short half_bits;
-
+#ifdef __HIP__
+typedef _Float16 half_bits;
+__device__ __forceinline__ float to_float(half_bits bits) { return bits; }
+__device__ __forceinline__ half_bits to_half(float value) { return value; }
+__device__ __forceinline__ float of_lane(float value, int other) { return __shfl_xor(value, other, 32); }
+#else
 // Without cuda_fp16.h, which a machine that only runs programs does not have.
+typedef unsigned short half_bits;
 __device__ __forceinline__ float to_float(half_bits bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
     return value;
 }
-
 __device__ __forceinline__ half_bits to_half(float value) {
     half_bits bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
 }
+__device__ __forceinline__ float of_lane(float value, int other) {
+    return __shfl_xor_sync(0xffffffff, value, other);
+}
+#endif
 
-template <int V> struct alignas(2 * V) Halves { half_bits at[V]; };
-template <int V> struct alignas(V < 4 ? 4 * V : 16) Floats { float at[V]; };
+#ifdef CHANNELS
+constexpr int C = CHANNELS;
+constexpr int V = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : C % 2 == 0 ? 2 : 1;                  // channels of a vector
+constexpr int N = C / V;                                                                 // vectors of a pixel
+constexpr int L = N > 16 ? 32 : N > 8 ? 16 : N > 4 ? 8 : N > 2 ? 4 : N;                  // lanes of a pixel
+constexpr int I = (N + L - 1) / L;                                                       // vectors of a lane
 
-template <int C> struct Layout {
-    static constexpr int V = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : C % 2 == 0 ? 2 : 1;  // channels of a vector
-    static constexpr int N = C / V;                                                  // vectors of a pixel
-    static constexpr int L = N >= 32 ? 32 : N > 16 ? 32 : N > 8 ? 16 : N > 4 ? 8 : N > 2 ? 4 : N;  // lanes of a pixel
-    static constexpr int I = (N + L - 1) / L;                                        // vectors of a lane
-};
+struct alignas(2 * V) Halves { half_bits at[V]; };
+struct alignas(V < 4 ? 4 * V : 16) Floats { float at[V]; };
 
-template <int V> __device__ __forceinline__ void load(float *values, const half_bits *from) {
-    Halves<V> bits = *reinterpret_cast<const Halves<V> *>(from);
+__device__ __forceinline__ void load(float *values, const half_bits *from) {
+    Halves bits = *reinterpret_cast<const Halves *>(from);
 #pragma unroll
     for (int v = 0; v < V; ++v) values[v] = to_float(bits.at[v]);
 }
 
-template <int V> __device__ __forceinline__ void load(float *values, const float *from) {
-    Floats<V> floats = *reinterpret_cast<const Floats<V> *>(from);
+__device__ __forceinline__ void load(float *values, const float *from) {
+    Floats floats = *reinterpret_cast<const Floats *>(from);
 #pragma unroll
     for (int v = 0; v < V; ++v) values[v] = floats.at[v];
 }
 
-template <int V> __device__ __forceinline__ void store(half_bits *to, const float *values) {
-    Halves<V> bits;
+__device__ __forceinline__ void store(half_bits *to, const float *values) {
+    Halves bits;
 #pragma unroll
     for (int v = 0; v < V; ++v) bits.at[v] = to_half(values[v]);
-    *reinterpret_cast<Halves<V> *>(to) = bits;
+    *reinterpret_cast<Halves *>(to) = bits;
 }
 
-template <int L> __device__ __forceinline__ float sum_of_lanes(float value) {
+__device__ __forceinline__ float sum_of_lanes(float value) {
 #pragma unroll
-    for (int other = L / 2; other > 0; other /= 2) value += __shfl_xor_sync(0xffffffff, value, other);
+    for (int other = L / 2; other > 0; other /= 2) value += of_lane(value, other);
     return value;
 }
 
 // y = rms_norm(x) * gamma, and its silu. `scale` is the root of the number of channels.
-template <int C> __device__ __forceinline__ void norm(float x[Layout<C>::I][Layout<C>::V], const float *gamma, int lane,
+__device__ __forceinline__ void norm(float x[I][V], const float *gamma, int lane,
                                                       float scale, bool silu) {
-    constexpr int V = Layout<C>::V, N = Layout<C>::N, L = Layout<C>::L, I = Layout<C>::I;
     float squares = 0;
 #pragma unroll
     for (int i = 0; i < I; ++i)
 #pragma unroll
         for (int v = 0; v < V; ++v) squares += x[i][v] * x[i][v];
-    float factor = scale / fmaxf(sqrtf(sum_of_lanes<L>(squares)), 1e-12f);
+    float factor = scale / fmaxf(sqrtf(sum_of_lanes(squares)), 1e-12f);
 #pragma unroll
     for (int i = 0; i < I; ++i) {
         int vector = lane + i * L;
         if (vector >= N) continue;
         float weights[V];
-        load<V>(weights, gamma + vector * V);
+        load(weights, gamma + vector * V);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
             float y = x[i][v] * factor * weights[v];
@@ -80,10 +88,9 @@ template <int C> __device__ __forceinline__ void norm(float x[Layout<C>::I][Layo
 enum { BIAS = 1, RESIDUAL = 2, X_OUT = 4, Y_OUT = 8, POINTS = 16, SILU = 32 };
 
 // Adds bias and residual, and keeps the sum where that is wanted.
-template <int C> __device__ __forceinline__ void add(float x[Layout<C>::I][Layout<C>::V], const float *bias,
+__device__ __forceinline__ void add(float x[I][V], const float *bias,
                                                      const half_bits *residual, half_bits *x_out, long long pixel,
                                                      bool inside, int lane, int flags) {
-    constexpr int V = Layout<C>::V, N = Layout<C>::N, L = Layout<C>::L, I = Layout<C>::I;
 #pragma unroll
     for (int i = 0; i < I; ++i) {
         int vector = lane + i * L;
@@ -91,23 +98,22 @@ template <int C> __device__ __forceinline__ void add(float x[Layout<C>::I][Layou
         long long at = pixel * C + vector * V;
         float more[V];
         if (flags & BIAS) {
-            load<V>(more, bias + vector * V);
+            load(more, bias + vector * V);
 #pragma unroll
             for (int v = 0; v < V; ++v) x[i][v] += more[v];
         }
         if (flags & RESIDUAL) {
-            load<V>(more, residual + at);
+            load(more, residual + at);
 #pragma unroll
             for (int v = 0; v < V; ++v) x[i][v] += more[v];
         }
-        if (flags & X_OUT) store<V>(x_out + at, x[i]);
+        if (flags & X_OUT) store(x_out + at, x[i]);
     }
 }
 
-template <int C>
-__global__ void norm_silu(const half_bits *a, const float *bias, const half_bits *residual, const float *gamma,
+#ifdef NORM_SILU
+extern "C" __global__ void norm_silu(const half_bits *a, const float *bias, const half_bits *residual, const float *gamma,
                           half_bits *x_out, half_bits *y_out, int pixels, double scale, int flags) {
-    constexpr int V = Layout<C>::V, N = Layout<C>::N, L = Layout<C>::L, I = Layout<C>::I;
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     long long pixel = thread / L;
     int lane = thread % L;
@@ -117,28 +123,30 @@ __global__ void norm_silu(const half_bits *a, const float *bias, const half_bits
     for (int i = 0; i < I; ++i) {
         int vector = lane + i * L;
         if (!inside || vector >= N) continue;
-        load<V>(x[i], a + pixel * C + vector * V);
+        load(x[i], a + pixel * C + vector * V);
 #pragma unroll
         for (int v = 0; v < V; ++v) x[i][v] *= (float)scale;
     }
-    add<C>(x, bias, residual, x_out, pixel, inside, lane, flags);
+    add(x, bias, residual, x_out, pixel, inside, lane, flags);
     if (!(flags & Y_OUT)) return;
-    norm<C>(x, gamma, lane, sqrtf(C), flags & SILU);
+    norm(x, gamma, lane, sqrtf(C), flags & SILU);
 #pragma unroll
     for (int i = 0; i < I; ++i) {
         int vector = lane + i * L;
-        if (inside && vector < N) store<V>(y_out + pixel * C + vector * V, x[i]);
+        if (inside && vector < N) store(y_out + pixel * C + vector * V, x[i]);
     }
 }
 
-// A lane has its channels of a pixel in every frame, and reads them before it writes: so points may replace products.
-template <int C, int FRAMES, bool PRODUCTS>
-__global__ void norm_silu_points(const half_bits *s0, const half_bits *s1, const half_bits *s2, const half_bits *s3,
+#endif
+
+// Of FRAMES frames, from PRODUCTS or as they are. A lane has its channels of a pixel in every frame, and reads them before
+// it writes: so points may replace products.
+#ifdef NORM_SILU_POINTS
+extern "C" __global__ void norm_silu_points(const half_bits *s0, const half_bits *s1, const half_bits *s2, const half_bits *s3,
                                  const half_bits *s4, const half_bits *s5, const float *bias,
                                  const half_bits *residual, const float *gamma, half_bits *x_out, half_bits *y_out,
                                  half_bits *history, half_bits *p0, half_bits *p1, half_bits *p2, half_bits *p3,
                                  half_bits *p4, half_bits *p5, int pixels, double scale, int flags) {
-    constexpr int V = Layout<C>::V, N = Layout<C>::N, L = Layout<C>::L, I = Layout<C>::I;
     constexpr int SOURCES = PRODUCTS ? FRAMES + 2 : FRAMES;
     const half_bits *sources[6] = {s0, s1, s2, s3, s4, s5};
     half_bits *points[6] = {p0, p1, p2, p3, p4, p5};
@@ -153,7 +161,7 @@ __global__ void norm_silu_points(const half_bits *s0, const half_bits *s1, const
         if (!inside || vector >= N) continue;
         float s[SOURCES][V];
 #pragma unroll
-        for (int p = 0; p < SOURCES; ++p) load<V>(s[p], sources[p] + pixel * C + vector * V);
+        for (int p = 0; p < SOURCES; ++p) load(s[p], sources[p] + pixel * C + vector * V);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
             // winograd.OUTPUT
@@ -176,8 +184,8 @@ __global__ void norm_silu_points(const half_bits *s0, const half_bits *s1, const
     }
 #pragma unroll
     for (int t = 0; t < FRAMES; ++t) {
-        add<C>(y[t], bias, residual, x_out, pixel + (long long)t * pixels, inside, lane, flags);
-        if (flags & (Y_OUT | POINTS)) norm<C>(y[t], gamma, lane, sqrtf(C), true);
+        add(y[t], bias, residual, x_out, pixel + (long long)t * pixels, inside, lane, flags);
+        if (flags & (Y_OUT | POINTS)) norm(y[t], gamma, lane, sqrtf(C), true);
     }
 #pragma unroll
     for (int i = 0; i < I; ++i) {
@@ -186,11 +194,11 @@ __global__ void norm_silu_points(const half_bits *s0, const half_bits *s1, const
         long long at = pixel * C + vector * V, frame = (long long)pixels * C;
         if (flags & Y_OUT)
 #pragma unroll
-            for (int t = 0; t < FRAMES; ++t) store<V>(y_out + at + t * frame, y[t][i]);
+            for (int t = 0; t < FRAMES; ++t) store(y_out + at + t * frame, y[t][i]);
         if (!(flags & POINTS)) continue;
         float h0[V], h1[V], p[FRAMES + 2][V];
-        load<V>(h0, history + at);
-        load<V>(h1, history + at + frame);
+        load(h0, history + at);
+        load(h1, history + at + frame);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
             // winograd.INPUT, of (h0, h1, y0, ...)
@@ -211,18 +219,19 @@ __global__ void norm_silu_points(const half_bits *s0, const half_bits *s1, const
             }
         }
 #pragma unroll
-        for (int k = 0; k < FRAMES + 2; ++k) store<V>(points[k] + at, p[k]);
-        store<V>(history + at, y[FRAMES - 2][i]);
-        store<V>(history + at + frame, y[FRAMES - 1][i]);
+        for (int k = 0; k < FRAMES + 2; ++k) store(points[k] + at, p[k]);
+        store(history + at, y[FRAMES - 2][i]);
+        store(history + at + frame, y[FRAMES - 1][i]);
     }
 }
 
+#endif
+
 // A vector of channels of one pixel of the large frame.
-template <int C>
-__global__ void depth_to_space(const half_bits *phases, const float *bias, half_bits *out, const half_bits *shortcut,
+#ifdef DEPTH_TO_SPACE
+extern "C" __global__ void depth_to_space(const half_bits *phases, const float *bias, half_bits *out, const half_bits *shortcut,
                                int vectors, int height, int width, int in_channels, int offset, int step, int k,
                                int factor_t, int repeats, int has_shortcut) {
-    constexpr int V = Layout<C>::V, N = Layout<C>::N;
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= vectors) return;
     int channel = (int)(thread % N) * V;
@@ -233,8 +242,8 @@ __global__ void depth_to_space(const half_bits *phases, const float *bias, half_
     int phase = (y % 2) * 2 + x % 2;
     long long at = (t * (height + 1) + y / 2 + y % 2) * (width + 1) + x / 2 + x % 2;
     float value[V], more[V];
-    load<V>(value, phases + (at * 4 + phase) * C + channel);
-    load<V>(more, bias + channel);
+    load(value, phases + (at * 4 + phase) * C + channel);
+    load(more, bias + channel);
 #pragma unroll
     for (int v = 0; v < V; ++v) value[v] += more[v];
     if (has_shortcut) {
@@ -244,13 +253,16 @@ __global__ void depth_to_space(const half_bits *phases, const float *bias, half_
             value[v] += to_float(shortcut[source + (((channel + v) * factor_t + k) * 4 + phase) / repeats]);
     }
     long long to = ((offset + t * step) * 2 * height + y) * 2 * width + x;
-    store<V>(out + to * C + channel, value);
+    store(out + to * C + channel, value);
 }
 
-// Sums up, for each pixel, what its neighbours in space and time give: products (2 + T, 27 * n, rows, W) of each tap,
-// of which the first row is `top` rows above the first that is wanted.
-template <int OUTPUTS>
-__global__ void add_taps(const float *products, const float *bias, float *out, int frames, int rows, int width, int top,
+#endif
+#endif
+
+// Sums up for each pixel, in OUTPUTS channels, what its neighbours in space and time give: products
+// (2 + T, 27 * OUTPUTS, rows, W) of each tap, of which the first row is `top` rows above the first that is wanted.
+#ifdef ADD_TAPS
+extern "C" __global__ void add_taps(const float *products, const float *bias, float *out, int frames, int rows, int width, int top,
                          int first, int wanted, int height) {
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= (long long)frames * wanted * width) return;
@@ -272,3 +284,4 @@ __global__ void add_taps(const float *products, const float *bias, float *out, i
     for (int n = 0; n < OUTPUTS; ++n)
         out[(((long long)n * frames + t) * height + first + y) * width + x] = sums[n];
 }
+#endif
