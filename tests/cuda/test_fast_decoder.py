@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from async_frame_pipeline.pipeline.decoders.fast import kernels, reference, weights
 from async_frame_pipeline.pipeline.decoders.away import Away
+from async_frame_pipeline.pipeline.decoders.fast import kernels, reference, weights
 from async_frame_pipeline.pipeline.decoders.fast.network import Bands, WanDecoder
 
 from ..unit import stock_wan

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from ..away import Away
 from .kernels import depth_to_space, head, norm_silu, norm_silu_points
-from .weights import Attention, Conv, PointsConv, Residual, Stage, Upsample, Weights
+from .weights import Attention, Conv, PointsConv, Residual, Upsample, Weights
 
 HISTORY = 2  # frames back that a kernel of three in time sees
 # What a convolution takes and gives: frames (T, H, W, C), or one tensor (1, H, W, C) for each point.
