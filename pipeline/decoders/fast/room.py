@@ -1,4 +1,4 @@
-"""How much GPU memory a decode will take, known before the first kernel: its steps are gone through without any data."""
+"""How much GPU memory a decode will take, known before the first kernel: its steps run once without any data."""
 
 from __future__ import annotations
 
