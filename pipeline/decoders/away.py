@@ -8,6 +8,8 @@ Note [The barriers of what is away]
     out       The stream back waits for what it is to bring: it may not have left yet. Without it an older
               piece of the video comes back.
     back      The decoder waits before it reads what comes back. Without it, it reads a buffer that is being filled.
+    used      The GPU memory of what came back is filled anew only when the decoder is past its last use of it. Without
+              it what comes next lands on what is still being read.
     free      The GPU memory of what left is given up when it has: by the host, which has seen the event. Without it
               the decoder's next tensor lands on what is still being copied.
     That main memory is not overwritten while it is being read needs no barrier of its own: a group is put again
@@ -17,6 +19,7 @@ Note [The barriers of what is away]
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 
@@ -82,7 +85,8 @@ class Away:
         with torch.cuda.stream(out):
             for host, tensor in zip(hosts, tensors):
                 host.copy_(tensor, non_blocking=True)
-            event = out.record_event()
+            # Waiting for it sleeps: a spinning wait would take a core from the encoder.
+            event = out.record_event(torch.cuda.Event(blocking=True))
         self._left[key] = event
         self._leaving.append((event, tensors.copy()))
         tensors.clear()
@@ -90,21 +94,24 @@ class Away:
             self.free(*self._leaving.popleft())
 
     def fetch(self, key: Hashable) -> None:
-        """Begin to bring a group back, if it is here and not on its way already."""
+        """Begin to bring a group back, if it is here and not on its way already.
+
+        If the GPU's memory does not suffice, it is still here.
+        """
         if key not in self._left:
             return
-        event = self._left.pop(key)
-        hosts = self._host[key]
+        event, hosts = self._left[key], self._host[key]
         if self._streams is None:
             self._coming[key] = [host.to(self._device, copy=True) for host in hosts], None
-            return
-        _, back = self._streams
-        with torch.cuda.stream(back):
-            self.fence_out(back, event)
-            tensors = [torch.empty_like(host, device=self._device) for host in hosts]
-            for host, tensor in zip(hosts, tensors):
-                tensor.copy_(host, non_blocking=True)
-            self._coming[key] = tensors, back.record_event()
+        else:
+            _, back = self._streams
+            with torch.cuda.stream(back):
+                tensors = [torch.empty_like(host, device=self._device) for host in hosts]
+                self.fence_out(back, event)
+                for host, tensor in zip(hosts, tensors):
+                    tensor.copy_(host, non_blocking=True)
+                self._coming[key] = tensors, back.record_event()
+        del self._left[key]
 
     def take(self, key: Hashable) -> list[torch.Tensor]:
         """A group back on the GPU, for the caller's stream."""
@@ -113,12 +120,15 @@ class Away:
         if event is not None:
             stream = torch.cuda.current_stream(self._device)
             self.fence_back(stream, event)
-            for tensor in tensors:
-                tensor.record_stream(stream)  # its memory is the other stream's
+            self.fence_used(stream, tensors)
         return tensors
 
     def close(self) -> None:
-        """Wait for all copies and give the main memory back. After this, `put` begins anew."""
+        """Wait for all copies and give all memory back, whatever was done before. After this, `put` begins anew.
+
+        Must be called: copies may be under way into memory that would be freed under them, and what is page-locked
+        stays so.
+        """
         if self._streams is not None:
             for stream in self._streams:
                 stream.synchronize()
@@ -126,7 +136,10 @@ class Away:
         self._coming.clear()
         self._left.clear()
         while self._pinned:
-            self._unpin(self._pinned.pop())
+            try:
+                self._unpin(self._pinned.pop())
+            except Exception as error:  # the others' pages are to go all the same
+                logging.warning("async-frame-pipeline: memory could not be unpinned: %s", error)
         self._host.clear()
 
     def fence_made(self, out: torch.cuda.Stream) -> None:
@@ -140,6 +153,11 @@ class Away:
     def fence_back(self, stream: torch.cuda.Stream, event: torch.cuda.Event) -> None:
         """Barrier `back`: see Note [The barriers of what is away]."""
         stream.wait_event(event)
+
+    def fence_used(self, stream: torch.cuda.Stream, tensors: Sequence[torch.Tensor]) -> None:
+        """Barrier `used`: see Note [The barriers of what is away]. Their memory is the other stream's."""
+        for tensor in tensors:
+            tensor.record_stream(stream)
 
     def free(self, event: torch.cuda.Event, tensors: Sequence[torch.Tensor]) -> None:
         """Barrier `free`: see Note [The barriers of what is away]."""
