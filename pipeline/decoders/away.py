@@ -58,6 +58,8 @@ class Away:
         self._left: dict[Hashable, torch.cuda.Event | None] = {}
         self._coming: dict[Hashable, tuple[list[torch.Tensor], torch.cuda.Event | None]] = {}
         self._leaving: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
+        self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._waited_seconds = 0.0
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether a group is here, to be taken."""
@@ -112,10 +114,25 @@ class Away:
         tensors, event = self._coming.pop(key)
         if event is not None:
             stream = torch.cuda.current_stream(self._device)
+            began = stream.record_event(torch.cuda.Event(enable_timing=True))
             self.fence_back(stream, event)
+            self._waits.append((began, stream.record_event(torch.cuda.Event(enable_timing=True))))
+            while len(self._waits) > 1 and self._waits[0][1].query():
+                self._add_wait()
             for tensor in tensors:
                 tensor.record_stream(stream)  # its memory is the other stream's
         return tensors
+
+    def waited_seconds(self) -> float:
+        """How long the decoder has waited for what was to come back. Waits for the last of it."""
+        while self._waits:
+            self._waits[0][1].synchronize()
+            self._add_wait()
+        return self._waited_seconds
+
+    def _add_wait(self) -> None:
+        began, ended = self._waits.popleft()
+        self._waited_seconds += began.elapsed_time(ended) / 1000
 
     def close(self) -> None:
         """Wait for all copies and give the main memory back. After this, `put` begins anew."""
