@@ -24,10 +24,10 @@ def climb_down(job: Job) -> None:
         job.reason = job.reason or Text("there is no fast decoder for %family%", family=job.family.name)
         _say_no_fast(job)
     for way in job.family.ways:
-        if way.after_out_of_memory and job.reason != OUT_OF_MEMORY:
+        if way.after_out_of_memory and not job.out_of_memory:
             continue
         job.output.decoded = _decoded(way, job)
-        reason = way.why_not(job) or memory.why_too_small(job.vae, way.bytes_needed(job)) or _failure(way, job)
+        reason = way.why_not(job) or _failure(way, job)
         if reason is None:
             if not way.last:
                 _say_what_was_done(way, job)
@@ -64,12 +64,15 @@ def _failure(way: Way, job: Job) -> str | None:
         cause = error.__cause__ or error
         if lanes.is_cancel(cause):  # which older ComfyUIs' operations raise as an Exception
             raise cause from cause.__cause__
+        job.out_of_memory = memory.is_oom(cause)
         # Our own words can be said in other languages.
-        said = cause.args[0] if cause.args and isinstance(cause.args[0], Text) else str(error)
-        failed = Text("%way% failed: %error%", way=way.name, error=said)
-        return OUT_OF_MEMORY if memory.is_oom(cause) else failed
+        said = cause.args[0] if cause.args and isinstance(cause.args[0], Text) else None
+        if job.out_of_memory:
+            return said or OUT_OF_MEMORY
+        return Text("%way% failed: %error%", way=way.name, error=said or str(error))
     except Exception as error:
-        if way.last or not memory.is_oom(error):
+        job.out_of_memory = memory.is_oom(error)
+        if way.last or not job.out_of_memory:
             raise
         return OUT_OF_MEMORY
     finally:

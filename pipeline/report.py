@@ -21,6 +21,7 @@ class Decoded:
         reason: why that way and no better one; "" where there is none to give.
         why_not_fast: why not by the fast decoder; "" where it was.
         notes: what else a user should know, such as that memory ran out and what was done then.
+        how: what was done so that it fits into memory, and what that cost.
         seconds: how long it took before the run, where the lanes only took what was decoded already.
     """
 
@@ -28,6 +29,7 @@ class Decoded:
     reason: str = ""
     why_not_fast: str = ""
     notes: list[str] = field(default_factory=list)
+    how: list[Text] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -169,6 +171,9 @@ class Report:
 
     def verdict(self) -> list[Text]:
         """What limited the run, in a few sentences, from these figures and nothing else."""
+        return [*self._limits(), *self.decoded.how]
+
+    def _limits(self) -> list[Text]:
         if self.already_decoded:
             return self._verdict_without_overlap()
         on_gpu = self.device == "cuda"
@@ -222,6 +227,7 @@ class Report:
                 f"{self.tail_seconds:.2f} s after the last was decoded",
                 f"  peak memory: host {self.host_peak_bytes / mib:.0f} MiB, {device}"
                 f"ring {self.ring_bytes / mib:.1f} MiB",
+                *(f"  {said}" for said in self.decoded.how),
             )
         )
 

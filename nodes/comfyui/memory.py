@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import comfy.model_management as model_management
 import comfy.model_patcher
+import psutil
 import torch
 
-from ...pipeline.text import Text
+from ...pipeline.decoders.away import Away
+from ...pipeline.decoders.fast.plan import Room
 from ..log import say
 
+# Of main memory that is free; the rest is for what else goes on meanwhile, such as the encoder.
+MAIN_MEMORY_SHARE = 0.8
 
-def load_for_decoding(vae, latent: torch.Tensor) -> None:
-    """Load the VAE and make room, as `VAE.decode` does before it decodes."""
+
+def load_for_decoding(vae, latent: torch.Tensor, memory_needed: int | None = None) -> None:
+    """Load the VAE and make room, as `VAE.decode` does before it decodes; for `memory_needed` bytes, where that is
+    known better than ComfyUI knows it.
+    """
     vae.throw_exception_if_invalid()
-    memory_used = vae.memory_used_decode(latent.shape, vae.vae_dtype)
-    model_management.load_models_gpu([vae.patcher], memory_required=memory_used, force_full_load=vae.disable_offload)
+    if memory_needed is None:
+        memory_needed = vae.memory_used_decode(latent.shape, vae.vae_dtype)
+    model_management.load_models_gpu([vae.patcher], memory_required=memory_needed, force_full_load=vae.disable_offload)
+
+
+def room(vae, model) -> Room:
+    """What a decode with `model`, a ModelPatcher, may take of the memory of the VAE's device."""
+    device = vae.device
+    main = int(psutil.virtual_memory().available * MAIN_MEMORY_SHARE)
+    # What of the model is not there yet comes, with what ComfyUI adds for it; what it reserves for others is theirs.
+    to_load = (model.model_size() - model.loaded_size()) * 1.1
+    free = int(model_management.get_free_memory(device) - model_management.extra_reserved_memory() - to_load)
+    others = [loaded.model for loaded in model_management.current_loaded_models if loaded.device == device]
+    emptied = free + sum(other.loaded_size() for other in others if other.model is not model.model)
+    return Room(free, emptied, main)
 
 
 def static_patcher(module: torch.nn.Module, vae):
@@ -34,23 +54,6 @@ def make_room() -> None:
     """Unload every model and give cached GPU memory back."""
     model_management.unload_all_models()
     model_management.soft_empty_cache()
-
-
-def why_too_small(vae, bytes_needed: int) -> str | None:
-    """Why a decode does not fit into the VAE's GPU even with all models unloaded;
-    None if it does, or nothing is known.
-    """
-    if not bytes_needed:
-        return None
-    total = model_management.get_total_memory(vae.device)
-    # What ComfyUI and others keep for themselves, and the weights.
-    if bytes_needed + 2 * 1024**3 <= total:
-        return None
-    return Text(
-        "it needs %needed% GiB of the GPU's %total%",
-        needed=f"{bytes_needed / 1024**3:.1f}",
-        total=f"{total / 1024**3:.1f}",
-    )
 
 
 def is_oom(error: BaseException) -> bool:
@@ -96,3 +99,13 @@ def pin_or_say() -> Callable[[torch.Tensor], bool]:
 
 
 unpin = model_management.unpin_memory
+
+
+@contextlib.contextmanager
+def away(device: torch.device) -> Iterator[Away]:
+    """Main memory for what a decoder remembers, by ComfyUI's page-locking; given back at the end."""
+    there = Away(device, pin_or_say(), unpin)
+    try:
+        yield there
+    finally:
+        there.close()

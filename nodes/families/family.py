@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from ...pipeline.decoders.fast.plan import Plan
 from ...pipeline.report import Decoded, Report
 from ...pipeline.video_spec import VideoSpec
 from ..comfyui import vaes
@@ -49,6 +50,8 @@ class Job:
         reasons: the same by each way's name.
         notes: what else there was to say, for the report.
         seconds: how long the last way that was tried took.
+        out_of_memory: whether it ran out of memory.
+        plan: of the last way that made one.
     """
 
     vae: object
@@ -60,6 +63,8 @@ class Job:
     reasons: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    out_of_memory: bool = False
+    plan: Plan | None = None
 
     @property
     def latent(self) -> torch.Tensor:
@@ -92,10 +97,6 @@ class Way:
     def why_not(self, job: Job) -> str | None:
         """Why it cannot do this job; None if it can."""
         return None
-
-    def bytes_needed(self, job: Job) -> int:
-        """GPU memory that it takes at most, weights left out; 0 where nothing is known, and it is just tried."""
-        return 0
 
     def decode(self, job: Job) -> None:
         """Decode into `job.output`."""

@@ -11,6 +11,7 @@ for everybody: a user's own latent may hold values that say nothing about the VA
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import weakref
@@ -19,21 +20,25 @@ from dataclasses import dataclass
 
 import torch
 
+from ...pipeline.decoders.away import Away
 from ...pipeline.decoders.fast import cuda, weights
-from ...pipeline.decoders.fast.network import WanDecoder, unpatchify
-from ...pipeline.text import Text
-from ..comfyui import memory, vaes
+from ...pipeline.decoders.fast import plan as plans
+from ...pipeline.decoders.fast.network import Bands, WanDecoder, unpatchify
+from ...pipeline.decoders.fast.plan import NoRoom, Plan, Room
+from ...pipeline.text import Text, seconds
+from ..comfyui import memory, server, vaes
 from .family import Family, Job, Way
-from .ways import Exact, all_exact, spec_of, why_not_streamed
+from .ways import Bytes, Exact, all_exact, spec_of, why_not_streamed
 
 # By the VAE's module: its fast weights, or why it cannot have any.
 _loaded: weakref.WeakKeyDictionary[torch.nn.Module, FastWan | str] = weakref.WeakKeyDictionary()
 
-# Activations and what the convolutions remember, in bytes for each channel and pixel of the last stage, of which
-# 2.1 has 96 a pixel and 2.2 256 for each 2x2 pixels. Measured on an H100 at 1280x720: 2.1 takes 83, 2.2 106.
-BYTES_PER_CHANNEL_AND_PIXEL = 115
-# Turing's compute capability: the first with tensor cores that newer CUDAs compile for.
-OLDEST_GPU = (7, 5)
+# As what the fast decoder's weights and activations are kept.
+DTYPES = {"cuda": torch.float16, "cpu": torch.float32}
+# A setting of the frontend, see web/js/lanes.js: "keep" and "unload" stand in the place of a choice by time.
+OTHER_MODELS = "AsyncFramePipeline.OtherModels"
+# After memory ran out: how much of what was tried is tried next.
+LESS = 0.75
 # What a step of the fast decoder puts out; the first one frame only.
 FRAMES_PER_STEP = 4
 # The latent that is decoded both ways, (frames, height, width): long enough for the steps that differ, and small,
@@ -54,20 +59,27 @@ class FastWan(torch.nn.Module):
         super().__init__()
         state = vae.first_stage_model.state_dict()
         # Laid out on the GPU, where that takes milliseconds; then ComfyUI decides where they stay.
-        self.weights = _as_parameters(weights.load(state, vae.device, torch.float16), self)
+        self.weights = _as_parameters(weights.load(state, vae.device, DTYPES[vae.device.type]), self)
         self.to("cpu")
         self.patcher = memory.static_patcher(self, vae)
+        self.device = vae.device
+        self._plans: dict[tuple[int, int, tuple[Bands, ...]], Plan] = {}
+
+    def plan(self, height: int, width: int, bands: tuple[Bands, ...]) -> Plan:
+        """`plan.of`, made once."""
+        key = (height, width, bands)
+        if key not in self._plans:
+            self._plans[key] = plans.of(self.weights, *key)
+        return self._plans[key]
 
 
 def why_not_fast(vae) -> str | None:
     """Why this VAE, which can be streamed, cannot be decoded fast here; None if it can."""
-    if vae.device.type != "cuda":
-        return Text("there is no NVIDIA GPU")
-    reason = cuda.why_not_compiled()
+    if vae.device.type not in DTYPES:
+        return Text("there is no fast decoder for %device%", device=f"'{vae.device}'")
+    reason = cuda.why_not(vae.device) if vae.device.type == "cuda" else None
     if reason is not None:
         return reason
-    if torch.version.hip is None and torch.cuda.get_device_capability(vae.device) < OLDEST_GPU:
-        return Text("the GPU is older than Turing")
     if vae.patcher.patches:
         return Text("the VAE's weights are patched")
     if "forward" in vars(vae.first_stage_model.decoder):
@@ -76,33 +88,96 @@ def why_not_fast(vae) -> str | None:
     return known if isinstance(known, str) else None
 
 
-@dataclass(frozen=True)
 class Fast(Way):
-    """Our own decoder: on GPUs that can run it, with a tenth of the stock error.
-
-    Attributes:
-        channels, pixels: of its last stage: how many channels, and for how many pixels of a frame.
+    """Our own decoder: where it can run, with a tenth of the stock error; in bands and with main memory's help where
+    the GPU has little.
     """
 
-    channels: int
-    pixels: int
     name = "fast"
 
     def why_not(self, job: Job) -> str | None:
         return Text("exact was asked for") if job.decoder == "exact" else why_not_streamed(job) or why_not_fast(job.vae)
 
-    def bytes_needed(self, job: Job) -> int:
-        _, height, width = job.size
-        return height * width // self.pixels * self.channels * BYTES_PER_CHANNEL_AND_PIXEL
-
     def decode(self, job: Job) -> None:
+        job.plan = None
+        self.run(job)
+
+    def run(self, job: Job, below: int | None = None) -> None:
+        """`below`: see `plan.choose`."""
+
         def decode(submit):
-            model = loaded(job.vae)
-            memory.load_whole(model.patcher, self.bytes_needed(job))
-            for frames_cthw in steps(WanDecoder(model.weights), job.latent.to(job.vae.device)):
-                submit(frames_cthw)
+            vae, latent = job.vae, job.latent
+            model = loaded(vae)
+            there = memory.room(vae, model.patcher)
+            chosen = job.plan = planned(model, latent, there, below)
+            memory.load_whole(model.patcher, chosen.needed)
+            with memory.away(vae.device) as away:
+                decoder = WanDecoder(model.weights, chosen.bands, away)
+                for frames_cthw in steps(decoder, latent.to(vae.device)):
+                    submit(frames_cthw)
+                job.output.decoded.how = said(chosen, there, away)
 
         job.output.stream(decode, spec_of(job), FRAMES_PER_STEP, None)
+
+
+class FastWithLess(Fast):
+    """`fast` once more, with all other models unloaded and less at a time."""
+
+    after_out_of_memory = True
+
+    def why_not(self, job: Job) -> str | None:
+        return super().why_not(job) or (job.reason if job.plan is None else None)
+
+    def decode(self, job: Job) -> None:
+        job.warn(
+            Text(
+                "out of memory after %seconds% s, starting again with other models unloaded and in smaller bands",
+                seconds=f"{job.seconds:.1f}",
+            )
+        )
+        memory.make_room()
+        self.run(job, below=int(job.plan.needed * LESS))
+
+
+def planned(model: FastWan, latent: torch.Tensor, there: Room, below: int | None = None) -> Plan:
+    """How a latent is to be decoded.
+
+    Raises:
+        NoRoom: there is too little memory, whatever is done.
+    """
+    if model.device.type == "cpu":
+        return Plan((), 0, 0)  # there is no other memory
+    wish = server.setting(OTHER_MODELS)
+
+    def choose(there: Room) -> Plan:
+        return plans.choose(lambda bands: model.plan(*latent.shape[-2:], bands), there, latent.shape[2], below)
+
+    if wish == "keep":
+        with contextlib.suppress(NoRoom):
+            return choose(dataclasses.replace(there, emptied=there.free))
+    return choose(dataclasses.replace(there, free=there.emptied) if wish == "unload" else there)
+
+
+def said(chosen: Plan, there: Room, away: Away) -> list[Text]:
+    """What it took to fit, for the report."""
+    gib = 1024**3
+    texts = []
+    if chosen.away:
+        texts.append(
+            Text(
+                "It was decoded in %bands% bands, with %away% GiB of its memory of earlier frames in main memory; "
+                "waiting for that took %seconds% s.",
+                bands=str(chosen.count),
+                away=f"{away.nbytes / gib:.1f}",
+                seconds=seconds(away.waited_seconds()),
+            )
+        )
+    elif chosen.bands:
+        texts.append(Text("It was decoded in %bands% bands, to fit into the GPU.", bands=str(chosen.count)))
+    if chosen.needed > there.free:
+        gone = f"{(chosen.needed - there.free) / gib:.1f}"
+        texts.append(Text("%gone% GiB of other models made room for it.", gone=gone))
+    return texts
 
 
 def loaded(vae) -> FastWan:
@@ -125,9 +200,9 @@ def loaded(vae) -> FastWan:
 
 
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Decode (1, C, T, h, w) on the GPU, any dtype: (3, 1 or 4, H, W) float32 for each latent frame."""
+    """Decode (1, C, T, h, w) on the decoder's device, any dtype: (3, 1 or 4, H, W) float32 for each latent frame."""
     for t in range(latent.shape[2]):
-        yield decoder.step(latent[:, :, t].to(torch.float16))
+        yield decoder.step(latent[:, :, t].to(decoder.dtype))
 
 
 def _compared(vae) -> FastWan:
@@ -183,21 +258,26 @@ def last_layer(model: torch.nn.Module) -> torch.nn.Module:
 
 
 # Slots hold what the hook sees at a time: 2.1's decoder recurses in pieces of two frames, 2.2's puts out four.
-EXACT_21 = Exact(last_layer, frames_per_slot=2)
-EXACT_22 = Exact(last_layer, frames_per_slot=4, to_frames=lambda model, output: unpatchify(output[0]))
+EXACT_21 = Exact(last_layer, frames_per_slot=2, histories=Bytes(working=3200, histories=4729))
+EXACT_22 = Exact(
+    last_layer,
+    frames_per_slot=4,
+    to_frames=lambda model, output: unpatchify(output[0]),
+    histories=Bytes(working=4300, histories=3569),
+)
 
 FAMILIES = (
     Family(
         "Wan 2.1",
         lambda vae: vaes.model_name(vae) == "comfy.ldm.wan.vae.WanVAE",
-        (Fast(channels=96, pixels=1), *all_exact(EXACT_21)),
+        (Fast(), FastWithLess(), *all_exact(EXACT_21)),
         channels=16,
         models={"Wan 2.1": 16, "Wan 2.2 14B": 16},
     ),
     Family(
         "Wan 2.2",
         lambda vae: vaes.model_name(vae) == "comfy.ldm.wan.vae2_2.WanVAE",
-        (Fast(channels=256, pixels=4), *all_exact(EXACT_22)),
+        (Fast(), FastWithLess(), *all_exact(EXACT_22)),
         channels=48,
         models={"Wan 2.2 5B": 24},
     ),

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from ...pipeline.decoders import exact
+from ...pipeline.decoders.away import Away
+from ...pipeline.decoders.histories import Histories
 from ...pipeline.report import Report
-from ...pipeline.text import Text
+from ...pipeline.text import Text, seconds
 from ...pipeline.video_spec import VideoSpec
 from .. import live
 from ..comfyui import lanes, memory, vaes
@@ -46,18 +48,33 @@ def spec_of(job: Job) -> VideoSpec:
 
 
 @dataclass(frozen=True)
+class Bytes:
+    """What a VAE's own modules take on the GPU, in bytes for each pixel of a frame, weights left out.
+
+    Attributes:
+        histories: what its convolutions remember.
+        working: all else at a time.
+    """
+
+    working: int
+    histories: int
+
+
+@dataclass(frozen=True)
 class Exact(Way):
     """The VAE's own modules, streamed: the stock pixels bit for bit.
 
     Attributes:
         layer, to_frames, dropped_frames: of the VAE's model, see `exact.decode`.
         frames_per_slot: what comes out of the layer at a time.
+        histories: what may be kept in main memory where the GPU has too little; None if nothing can.
     """
 
     layer: Callable[[torch.nn.Module], torch.nn.Module]
     frames_per_slot: int
     to_frames: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] = lambda model, output: output[0]
     dropped_frames: Callable[[torch.nn.Module], int] = lambda model: 0
+    histories: Bytes | None = None
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
@@ -66,27 +83,53 @@ class Exact(Way):
     def decode(self, job: Job) -> None:
         self.run(job, self.frames_per_slot)
 
-    def run(self, job: Job, frames_per_slot: int, slots: int | None = None) -> None:
+    def run(self, job: Job, frames_per_slot: int, slots: int | None = None, keep: bool = True) -> None:
+        """`keep`: as much of the histories on the GPU as fits, else none."""
         vae, model = job.vae, job.vae.first_stage_model
 
         def decode(submit):
-            memory.load_for_decoding(vae, job.latent)
             latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
-            exact.decode(
-                model,
-                latents,
-                submit,
-                self.layer(model),
-                lambda output: self.to_frames(model, output),
-                self.dropped_frames(model),
-            )
+            stay = self._bytes_that_stay(job) if keep else 0
+            with memory.away(vae.device) as away:
+                exact.decode(
+                    model,
+                    latents,
+                    submit,
+                    self.layer(model),
+                    lambda output: self.to_frames(model, output),
+                    self.dropped_frames(model),
+                    Histories(away, stay) if stay is not None else None,
+                )
+                if away.nbytes:
+                    job.output.decoded.how = [_said(away)]
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
+
+    def _bytes_that_stay(self, job: Job) -> int | None:
+        """Load the VAE; how much of the histories the GPU has room for, or None where that is all of them."""
+        vae = job.vae
+        if self.histories is None or vae.device.type != "cuda":
+            memory.load_for_decoding(vae, job.latent)
+            return None
+        _, height, width = job.size
+        working, histories = height * width * self.histories.working, height * width * self.histories.histories
+        there = memory.room(vae, vae.patcher)
+        memory.load_for_decoding(vae, job.latent, working + histories)
+        left = there.emptied - working
+        return max(0, left) if left < histories else None
+
+
+def _said(away: Away) -> Text:
+    return Text(
+        "%away% GiB of what the VAE remembers of earlier frames were in main memory; waiting for that took %seconds% s.",
+        away=f"{away.nbytes / 1024**3:.1f}",
+        seconds=seconds(away.waited_seconds()),
+    )
 
 
 @dataclass(frozen=True)
 class ExactWithRoom(Way):
-    """`exact` once more, with all other models unloaded and the fewest and smallest slots."""
+    """`exact` once more, with all other models unloaded, all histories in main memory, and the fewest and smallest slots."""
 
     exact: Exact
     name = "exact"
@@ -103,7 +146,7 @@ class ExactWithRoom(Way):
             )
         )
         memory.make_room()
-        self.exact.run(job, frames_per_slot=1, slots=2)
+        self.exact.run(job, frames_per_slot=1, slots=2, keep=False)
 
 
 class Tiled(Way):

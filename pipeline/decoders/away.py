@@ -37,9 +37,8 @@ ALIGNMENT = 256
 class Away:
     """Groups of tensors that are either on the GPU, in the hands of who uses them, or here.
 
-    A group keeps its place in main memory from its first time on: it may grow by tensors, but those that were there
-    may not change in shape, dtype or layout. They come back with the strides that they had, by which cuDNN chooses its
-    kernels.
+    A group keeps its place in main memory from its first time on, as long as its tensors do not grow. They come back
+    with the strides that they had, by which cuDNN chooses its kernels.
 
     Args:
         device: where the tensors are used. On the CPU, where there is nothing to be won, everything works as well.
@@ -56,11 +55,14 @@ class Away:
     ):
         self._device, self._pin, self._unpin = device, pin, unpin
         self._streams = (torch.cuda.Stream(device), torch.cuda.Stream(device)) if device.type == "cuda" else None
-        self._host: dict[Hashable, list[torch.Tensor]] = {}
+        self._places: dict[Hashable, list[torch.Tensor]] = {}  # bytes, for each tensor of a group
+        self._host: dict[Hashable, list[torch.Tensor]] = {}  # those bytes as the tensor they hold
         self._pinned: list[torch.Tensor] = []
         self._left: dict[Hashable, torch.cuda.Event | None] = {}
         self._coming: dict[Hashable, tuple[list[torch.Tensor], torch.cuda.Event | None]] = {}
         self._leaving: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
+        self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._waited_seconds = 0.0
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether a group is here, to be taken."""
@@ -69,11 +71,15 @@ class Away:
     @property
     def nbytes(self) -> int:
         """Of main memory that is held."""
-        return sum(host.nbytes for group in self._host.values() for host in group)
+        return sum(place.nbytes for group in self._places.values() for place in group)
 
-    def put(self, key: Hashable, tensors: list[torch.Tensor]) -> None:
-        """Send a group away. The list is emptied, so that nobody holds its memory."""
-        hosts = self._room(key, tensors)
+    def put(self, key: Hashable, tensors: list[torch.Tensor], growth: int = 1) -> None:
+        """Send a group away. The list is emptied, so that nobody holds its memory.
+
+        Args:
+            growth: how many times as large its tensors will be later.
+        """
+        hosts = self._host[key] = self._room(key, tensors, growth)
         if self._streams is None:
             for host, tensor in zip(hosts, tensors):
                 host.copy_(tensor)
@@ -119,9 +125,24 @@ class Away:
         tensors, event = self._coming.pop(key)
         if event is not None:
             stream = torch.cuda.current_stream(self._device)
+            began = stream.record_event(torch.cuda.Event(enable_timing=True))
             self.fence_back(stream, event)
             self.fence_used(stream, tensors)
+            self._waits.append((began, stream.record_event(torch.cuda.Event(enable_timing=True))))
+            while len(self._waits) > 1 and self._waits[0][1].query():
+                self._add_wait()
         return tensors
+
+    def waited_seconds(self) -> float:
+        """How long the decoder has waited for what was to come back. Waits for the last of it."""
+        while self._waits:
+            self._waits[0][1].synchronize()
+            self._add_wait()
+        return self._waited_seconds
+
+    def _add_wait(self) -> None:
+        began, ended = self._waits.popleft()
+        self._waited_seconds += began.elapsed_time(ended) / 1000
 
     def close(self) -> None:
         """Wait for all copies and give all memory back, whatever was done before. After this, `put` begins anew.
@@ -141,6 +162,7 @@ class Away:
             except Exception as error:  # the others' pages are to go all the same
                 logging.warning("async-frame-pipeline: memory could not be unpinned: %s", error)
         self._host.clear()
+        self._places.clear()
 
     def fence_made(self, out: torch.cuda.Stream) -> None:
         """Barrier `made`: see Note [The barriers of what is away]."""
@@ -163,21 +185,26 @@ class Away:
         """Barrier `free`: see Note [The barriers of what is away]."""
         event.synchronize()
 
-    def _room(self, key: Hashable, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Where a group's tensors are kept; made for those that are new in it."""
-        hosts = self._host.setdefault(key, [])
-        new = tensors[len(hosts) :]
+    def _room(self, key: Hashable, tensors: Sequence[torch.Tensor], growth: int) -> list[torch.Tensor]:
+        """Where a group's tensors are kept; made for those that do not fit."""
+        places = self._places.setdefault(key, [])
+        places.extend(torch.empty(0, dtype=torch.uint8) for _ in tensors[len(places) :])
+        new = {at: tensor.nbytes * growth for at, tensor in enumerate(tensors) if places[at].nbytes < tensor.nbytes}
         if new:
-            block = _touched(sum(_aligned(tensor.nbytes) for tensor in new))
+            block = _touched(sum(map(_aligned, new.values())))
             if self._streams is not None and self._pin(block):
                 self._pinned.append(block)
-            at = 0
-            for tensor in new:
-                strides = torch.empty_like(tensor, device="meta").stride()  # without gaps, in the same order
-                flat = block[at : at + tensor.nbytes].view(tensor.dtype)
-                hosts.append(flat.as_strided(tensor.shape, strides))
-                at += _aligned(tensor.nbytes)
-        return hosts
+            start = 0
+            for at, nbytes in new.items():
+                places[at] = block[start : start + nbytes]
+                start += _aligned(nbytes)
+        return [_as(tensor, place) for tensor, place in zip(tensors, places)]
+
+
+def _as(tensor: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Bytes as a tensor like this one: with the order of its strides, without gaps."""
+    strides = torch.empty_like(tensor, device="meta").stride()
+    return place[: tensor.nbytes].view(tensor.dtype).as_strided(tensor.shape, strides)
 
 
 def _aligned(nbytes: int) -> int:

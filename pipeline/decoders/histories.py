@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -31,8 +32,7 @@ class Histories(list):
         self._away, self._bytes_here = away, bytes_here
         self._sent: set[int] = set()  # places whose tensors do not stay
         self._back: dict[int, torch.Tensor] = {}  # those that were read and not yet replaced
-        self._following: dict[int, int] = {}  # of the places in _sent: which was read after which
-        self._read_last: int | None = None
+        self._order: dict[int, int] = {}  # places, and their turn in the order in which they are read
         self._pieces = 0
 
     def begin_piece(self, places: int) -> None:
@@ -42,11 +42,12 @@ class Histories(list):
         self._pieces += 1
 
     def __getitem__(self, at: Any) -> Any:
+        self._order.setdefault(at, len(self._order))
         value = super().__getitem__(at)
         if not isinstance(value, _Sent):
             return value
         if at not in self._back:
-            [self._back[at]] = self._away.take(value.key)
+            [self._back[at]] = self._away.take(value.place)
             self._fetch_ahead(at)
         return self._back[at]
 
@@ -57,38 +58,34 @@ class Histories(list):
             super().__setitem__(at, value)
             return
         self._sent.add(at)
-        # The last piece of a video may be shorter.
-        sent = _Sent((at, tuple(value.shape)))
-        super().__setitem__(at, sent)
-        self._away.put(sent.key, [value])
+        super().__setitem__(at, _Sent(at))
+        # A video begins with a single latent frame, of which a convolution remembers one frame and not two.
+        self._away.put(at, [value], growth=2 if self._pieces == 1 else 1)
 
     def _is_to_leave(self, at: int, value: torch.Tensor) -> bool:
-        if self._pieces < 2:  # what a first piece leaves is half as large, and would need a place of its own
-            return False
         here = sum(other.nbytes for other in self if isinstance(other, torch.Tensor))
-        return at in self._sent or here + value.nbytes > self._bytes_here
+        growth = 2 if self._pieces == 1 else 1
+        return at in self._sent or (here + value.nbytes) * growth > self._bytes_here
 
     def __iter__(self):
         return (super(Histories, self).__getitem__(at) for at in range(len(self)))
 
     def _fetch_ahead(self, at: int) -> None:
-        if self._read_last is not None:
-            self._following[self._read_last] = at
-        self._read_last = at
-        for _ in range(AHEAD):
-            following = self._following.get(at)
-            if following is None:
-                return
-            at = following
-            value = super().__getitem__(at)
-            if isinstance(value, _Sent):
-                self._away.fetch(value.key)
+        places = list(self._order)
+        turn = self._order[at]
+        sent = (
+            place
+            for place in places[turn + 1 :] + places[:turn]
+            if isinstance(super(Histories, self).__getitem__(place), _Sent)
+        )
+        for place in itertools.islice(sent, AHEAD):
+            self._away.fetch(place)
 
 
 class _Sent:
     """Marks a place whose tensor waits in main memory."""
 
-    __slots__ = ("key",)
+    __slots__ = ("place",)
 
-    def __init__(self, key: tuple):
-        self.key = key
+    def __init__(self, place: int):
+        self.place = place

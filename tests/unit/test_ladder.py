@@ -11,6 +11,7 @@ from async_frame_pipeline.pipeline import engine
 from . import in_comfyui
 
 from async_frame_pipeline.nodes import families, ladder
+from async_frame_pipeline.pipeline.decoders.fast.plan import NoRoom
 from async_frame_pipeline.pipeline.report import Decoded
 from async_frame_pipeline.pipeline.text import Text, parts
 from async_frame_pipeline.nodes.families.family import Family, Job, Way
@@ -20,15 +21,12 @@ from comfy.model_management import InterruptProcessingException
 class Step(Way):
     """Does what the test says: "why not", an error, or works."""
 
-    def __init__(self, name, does=None, last=False, after_out_of_memory=False, bytes_needed=0):
+    def __init__(self, name, does=None, last=False, after_out_of_memory=False):
         self.name, self.last, self.after_out_of_memory = name, last, after_out_of_memory
-        self._does, self._bytes = does, bytes_needed
+        self._does = does
 
     def why_not(self, job):
         return self._does if isinstance(self._does, str) else None
-
-    def bytes_needed(self, job):
-        return self._bytes
 
     def decode(self, job):
         job.output.tried.append(self.name)
@@ -171,10 +169,15 @@ def test_a_cancel_that_came_as_an_error_of_the_decoder_is_one(climb):
         climb(Step("exact", failed(cancel)), Step("stock", last=True))
 
 
-def test_what_does_not_fit_is_not_tried(climb):
-    climb(Step("fast", bytes_needed=2**60), Step("exact"))
-    assert climb.tried == ["exact"]
-    assert "GiB of the GPU's" in climb.said[0]
+def test_what_does_not_fit_says_so_and_counts_as_out_of_memory(climb):
+    why = Text("the least it takes are %needed% GiB", needed="2.3")
+    job = climb(
+        Step("fast", failed(NoRoom(why))),
+        Step("again", "nothing smaller", after_out_of_memory=True),
+        Step("tiled", last=True, after_out_of_memory=True),
+    )
+    assert climb.tried == ["fast", "tiled"]
+    assert job.reasons["fast"] is why
 
 
 def test_fast_in_vain_is_a_warning(climb):

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import torch
 
+from ...text import Text
+
+# Turing's compute capability: the first with tensor cores that newer CUDAs compile for.
+OLDEST_GPU = (7, 5)
 SOURCE = Path(__file__).with_name("kernels.cu")
 THREADS = 256
 # As in kernels.cu.
@@ -20,10 +24,12 @@ BIAS, RESIDUAL, X_OUT, Y_OUT, POINTS, SILU = 1, 2, 4, 8, 16, 32
 HEAD_BYTES = 128 * 1024**2
 
 
-def why_not_compiled() -> str | None:
-    """Why kernels cannot be compiled here; None if they can."""
+def why_not(device: torch.device) -> Text | None:
+    """Why kernels cannot be compiled for a GPU; None if they can."""
     if not hasattr(torch.cuda, "_compile_kernel"):
-        return f"torch {torch.__version__} cannot compile kernels, 2.8 and newer can"
+        return Text("torch %version% cannot compile kernels, 2.8 and newer can", version=torch.__version__)
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_GPU:
+        return Text("the GPU is older than Turing")
     return None
 
 

@@ -88,6 +88,11 @@ class WanDecoder:
         self._round = [(at, band) for at, section in enumerate(self._sections) for band in range(section.bands.away)]
         self._first = True
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of the latents that are given."""
+        return self._weights.latent[0].dtype
+
     def reset(self) -> None:
         """Forget the video: the next step starts a new one."""
         self._history.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,19 @@ from .network import Bands, WanDecoder
 from .weights import Weights
 
 
-def bytes_needed(weights: Weights, height: int, width: int, bands: Sequence[Bands] = ()) -> int:
-    """The most that a decode holds at a time, weights left out.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Attributes:
+    peak: the most that a decode holds on the GPU at a time, weights left out, in bytes.
+    away: what it keeps in main memory, in bytes; so much leaves and comes back in each step.
+    """
+
+    peak: int
+    away: int
+
+
+def measured(weights: Weights, height: int, width: int, bands: Sequence[Bands] = ()) -> Measured:
+    """What a decode takes.
 
     Args:
         weights: on any device; only shapes are looked at.
@@ -26,13 +38,14 @@ def bytes_needed(weights: Weights, height: int, width: int, bands: Sequence[Band
         bands: see `WanDecoder`.
     """
     meta = _on_meta(weights)
+    away = _Away()
     with torch.device("meta"), _Counter() as counter:
-        decoder = WanDecoder(meta, bands, _Away())
+        decoder = WanDecoder(meta, bands, away)
         latent = torch.empty((1, meta.latent[0].shape[1], height, width), dtype=meta.latent[0].dtype)
         counter.peak = counter.held = 0
         for _ in range(3):  # from the third on, all steps are the same
             decoder.step(latent)
-        return counter.peak
+        return Measured(counter.peak, away.nbytes)
 
 
 class _Away:
@@ -42,12 +55,18 @@ class _Away:
         self._leaving: deque[list[torch.Tensor]] = deque(maxlen=LEAVING)
         self._left: dict[Hashable, list[tuple[torch.Size, torch.dtype]]] = {}
         self._coming: dict[Hashable, list[torch.Tensor]] = {}
+        self._nbytes: dict[Hashable, int] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self._nbytes.values())
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._left or key in self._coming
 
     def put(self, key: Hashable, tensors: list[torch.Tensor]) -> None:
         self._left[key] = [(tensor.shape, tensor.dtype) for tensor in tensors]
+        self._nbytes[key] = sum(tensor.nbytes for tensor in tensors)
         self._leaving.append(tensors.copy())
         tensors.clear()
 
@@ -70,7 +89,6 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        self._forget()
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and not any(tensor is other for other in tree_leaves(args)):
                 storage = tensor.untyped_storage()
@@ -78,7 +96,9 @@ class _Counter(TorchDispatchMode):
                 if reference.cdata not in self._live:
                     self._live[reference.cdata] = reference, storage.nbytes()
                     self.held += storage.nbytes()
-        self.peak = max(self.peak, self.held)
+        if self.held > self.peak:  # what was freed meanwhile is only looked for when it matters
+            self._forget()
+            self.peak = max(self.peak, self.held)
         return result
 
     def _forget(self) -> None:

@@ -1,0 +1,119 @@
+"""What the decoder is to do so that it fits into the memory there is, chosen before the first kernel.
+
+Little memory costs time: bands compute some rows twice, and what leaves for main memory comes back over the bus once a
+step. So does a model that makes room: it is loaded again for the next prompt. Both are bytes over the same
+bus, so the plan is the one that moves fewest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ...text import Text
+from . import room
+from .network import Bands
+from .weights import Weights
+
+# Of the last sections; the fastest first. Measured: see benchmarks/NOTES.md.
+PLANS: tuple[tuple[Bands, ...], ...] = (
+    (),
+    (Bands(1), Bands(4)),
+    (Bands(2), Bands(8, 4)),
+    (Bands(2), Bands(8, 6)),
+    (Bands(2), Bands(8, 8)),
+    (Bands(4, 2), Bands(8, 8)),
+    (Bands(4, 4), Bands(8, 8)),
+    (Bands(6, 6), Bands(16, 16)),
+    (Bands(4, 4), Bands(8, 8), Bands(16, 16)),
+    (Bands(4, 4), Bands(16, 16), Bands(32, 32)),
+)
+# Beside what is counted: cuDNN's workspaces, and gaps between tensors.
+GAPS = 1.03
+WORKSPACES = 64 * 1024**2
+# How many bytes to and from main memory, while the decoder computes, cost as much as one of a model that is loaded again.
+RELOADING = 2.0
+
+
+class NoRoom(torch.OutOfMemoryError):
+    """The least that a decode needs does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that a decode may take.
+
+    Attributes:
+        free: of the GPU's memory, as it is.
+        emptied: of it, when all other models are unloaded.
+        main: of main memory.
+    """
+
+    free: int
+    emptied: int
+    main: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One of PLANS for frames of one size.
+
+    Attributes:
+        needed: bytes on the GPU at most, weights left out.
+        away: bytes in main memory, which go there and come back once a step.
+    """
+
+    bands: tuple[Bands, ...]
+    needed: int
+    away: int
+
+    @property
+    def count(self) -> int:
+        """How many bands the last section, the largest, is worked through in; 1 is none."""
+        return self.bands[-1].count if self.bands else 1
+
+
+def of(weights: Weights, height: int, width: int, bands: tuple[Bands, ...]) -> Plan:
+    """Args: see `room.measured`."""
+    measured = room.measured(weights, height, width, bands)
+    return Plan(bands, int(measured.peak * GAPS) + WORKSPACES, measured.away)
+
+
+def choose(plan_of: Callable[[tuple[Bands, ...]], Plan], there: Room, steps: int, below: int | None = None) -> Plan:
+    """The plan that takes the least time, counting that of models which have to be loaded again.
+
+    Args:
+        plan_of: `of`, for one decoder and size.
+        steps: of the video.
+        below: only what needs less than this: the GPU has no more, whatever it says.
+    Raises:
+        NoRoom: none fits.
+    """
+    best: Plan | None = None
+    least = 0.0
+    for bands in PLANS:
+        plan = plan_of(bands)
+        moved = float(plan.away * steps)
+        if best is not None and moved >= least:
+            break  # those that follow move more
+        if plan.needed > there.emptied or plan.away > there.main or (below is not None and plan.needed >= below):
+            continue
+        moved += RELOADING * max(0, plan.needed - there.free)
+        if best is None or moved < least:
+            best, least = plan, moved
+        if not moved:
+            break
+    if best is None:
+        gib = 1024**3
+        raise NoRoom(
+            Text(
+                "the least it takes are %needed% GiB of GPU memory and %away% of main memory, there are %free% and %main%",
+                needed=f"{plan.needed / gib:.1f}",
+                away=f"{plan.away / gib:.1f}",
+                free=f"{there.emptied / gib:.1f}",
+                main=f"{there.main / gib:.1f}",
+            )
+        )
+    return best
