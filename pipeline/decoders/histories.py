@@ -75,7 +75,7 @@ class Histories(list):
         return (super(Histories, self).__getitem__(at) for at in range(len(self)))
 
     def _fetch_ahead(self) -> None:
-        """What the piece before read next, after its last what it read first. Wan 2.1 reads some places several times."""
+        """What the piece before read next; after its end, what it began with. 2.1 reads some places several times."""
         done = len(self._read)
         if self._read != self._read_before[:done]:
             return
