@@ -16,7 +16,7 @@ from .wan import IS_TINY
 from .ways import Ways, vae_of
 
 # A block of Wan's 14B model: 8 square layers and 2 of the feed-forward part, 0.70 GB in float16.
-WIDTH, WIDE, BLOCK_GB = (64, 128, 98304e-9) if IS_TINY else (5120, 13824, 0.702546)
+WIDTH, WIDE, BLOCK_GB = (128, 256, 0.000393) if IS_TINY else (5120, 13824, 0.702546)
 TOKENS, PASSES = (8, 2) if IS_TINY else (2048, 4)
 # Beside the weights, for what a sampler computes.
 SAMPLING_BYTES = 1_000_000_000
