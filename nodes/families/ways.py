@@ -157,7 +157,9 @@ class Tiled(Way):
     after_out_of_memory = True
 
     def decode(self, job: Job) -> None:
-        job.warn(Text("out of memory: decoding in tiles as the stock node does, which takes longer and can leave seams"))
+        job.warn(
+            Text("out of memory: decoding in tiles as the stock node does, which takes longer and can leave seams")
+        )
         _without_lanes(job, lambda: vaes.tiled_decode(job.vae, job.latent))
 
 
