@@ -1,4 +1,4 @@
-"""Nodes that measure this pack inside a real server; loaded by benchmarks/run and benchmarks/saving.
+"""Nodes that measure this pack inside a real server; loaded by benchmarks/run, saving and little_memory.
 
 Real Wan architectures with random weights. Noise compresses like nothing a user saves, so the decoder's
 output is replaced, on the GPU and at the last layer, by frames of a natural clip: the decoder does all
@@ -7,86 +7,25 @@ of its work and the encoder sees real pictures.
 
 import gc
 import importlib
-import sys
 import tempfile
-import time
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
 import comfy.model_management as model_management
-import comfy.sd
 import torch
 from comfy_api.latest import InputImpl, Types
 
 import nodes
 
+from .little_memory import BenchLittleMemory, BenchRoom
+from .measured import decoding, measured, ours
+from .prompts import BenchDecode, BenchMade, BenchModel, BenchUse, BenchVAE
 from .saving import BenchPSNR
 from .trace import profiled
 from .turns import TURNS, in_turns
-
-ARCHITECTURES = {
-    "2.1": (
-        comfy.ldm.wan.vae.WanVAE,
-        dict(
-            dim=96,
-            z_dim=16,
-            dim_mult=[1, 2, 4, 4],
-            num_res_blocks=2,
-            attn_scales=[],
-            temperal_downsample=[False, True, True],
-            dropout=0.0,
-        ),
-    ),
-    "2.2": (
-        comfy.ldm.wan.vae2_2.WanVAE,
-        dict(
-            dim=160,
-            z_dim=48,
-            dim_mult=[1, 2, 4, 4],
-            num_res_blocks=2,
-            attn_scales=[],
-            temperal_downsample=[False, True, True],
-            dropout=0.0,
-        ),
-    ),
-}
-
-
-def ours(node_id):
-    """The module of one of this pack's nodes, as ComfyUI loaded it."""
-    return sys.modules[nodes.NODE_CLASS_MAPPINGS[node_id].__module__]
-
-
-def decoding():
-    return ours("AsyncVAEDecodeVideo").decoding
-
-
-def random_vae(version):
-    kind, dims = ARCHITECTURES[version]
-    generator = torch.Generator().manual_seed(0)
-    weights = {}
-    for name, weight in kind(**dims).state_dict().items():
-        if name.endswith("gamma"):
-            weights[name] = torch.ones(weight.shape)
-        elif name.endswith("bias"):
-            weights[name] = torch.zeros(weight.shape)
-        else:
-            weights[name] = torch.randn(weight.shape, generator=generator) * weight[0].numel() ** -0.5
-        weights[name] = weights[name].to(torch.bfloat16)
-    return comfy.sd.VAE(sd=weights)
-
-
-def plain_module(version):
-    """The decoder's module as the published code would use it: bfloat16 on the GPU, nobody managing its weights."""
-    kind, dims = ARCHITECTURES[version]
-    module = kind(**dims).to("cuda", torch.bfloat16).eval().requires_grad_(False)
-    for parameter in module.parameters():
-        if parameter.ndim > 1:
-            parameter.normal_(std=parameter[0].numel() ** -0.5)
-    return module
+from .wan import latent_shape, plain_module, random_samples, random_vae
 
 
 def natural_frames(path, frames, height, width):
@@ -136,29 +75,12 @@ class Overlay:
         self._fast.step = self._step
 
 
-def measured(function):
-    """Seconds, and the most GPU memory allocated at once, weights of all that is loaded included; and the result."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    result = function()
-    torch.cuda.synchronize()
-    seconds = time.perf_counter() - began
-    return {"seconds": seconds, "peak_bytes": torch.cuda.max_memory_allocated()}, result
-
-
-def latent_shape(version, width, height, frames):
-    channels, scale = {"2.1": (16, 8), "2.2": (48, 16)}[version]
-    return 1, channels, (frames + 3) // 4, height // scale, width // scale
-
-
 class Case:
     """One VAE, one latent, and the ways to decode and save it."""
 
     def __init__(self, version, width, height, frames, clip, vae=None):
         self.vae = vae or random_vae(version)
-        shape = latent_shape(version, width, height, frames)
-        self.samples = {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(1))}
+        self.samples = random_samples(version, width, height, frames)
         self.frames = frames
         self.overlay = Overlay(self.vae, version, natural_frames(clip, frames, height, width)) if clip else None
         self.folder = tempfile.TemporaryDirectory()
@@ -382,4 +304,11 @@ NODE_CLASS_MAPPINGS = {
     "BenchRivals": BenchRivals,
     "BenchMemory": BenchMemory,
     "BenchPSNR": BenchPSNR,
+    "BenchRoom": BenchRoom,
+    "BenchLittleMemory": BenchLittleMemory,
+    "BenchModel": BenchModel,
+    "BenchMade": BenchMade,
+    "BenchVAE": BenchVAE,
+    "BenchUse": BenchUse,
+    "BenchDecode": BenchDecode,
 }

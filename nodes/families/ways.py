@@ -52,12 +52,12 @@ class Bytes:
     """What a VAE's own modules take on the GPU, in bytes for each pixel of a frame, weights left out.
 
     Attributes:
-        histories: what its convolutions remember.
-        working: all else at a time.
+        working: with all that their convolutions remember in main memory.
+        staying: what they take more with all of it on the GPU.
     """
 
     working: int
-    histories: int
+    staying: int
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class Exact(Way):
             memory.load_for_decoding(vae, job.latent)
             return None
         _, height, width = job.size
-        working, histories = height * width * self.histories.working, height * width * self.histories.histories
+        working, staying = height * width * self.histories.working, height * width * self.histories.staying
         there = memory.room(vae, vae.patcher)
-        memory.load_for_decoding(vae, job.latent, working + histories)
+        memory.load_for_decoding(vae, job.latent, working + staying)
         left = there.emptied - working
-        return max(0, left) if left < histories else None
+        return max(0, left) if left < staying else None
 
 
 def _said(away: Away) -> Text:
@@ -157,7 +157,9 @@ class Tiled(Way):
     after_out_of_memory = True
 
     def decode(self, job: Job) -> None:
-        job.warn(Text("out of memory, decoding in tiles as the stock node does"))
+        job.warn(
+            Text("out of memory: decoding in tiles as the stock node does, which takes longer and can leave seams")
+        )
         _without_lanes(job, lambda: vaes.tiled_decode(job.vae, job.latent))
 
 

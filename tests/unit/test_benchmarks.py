@@ -149,3 +149,126 @@ def test_a_run_that_shared_its_card_saves_nothing(load, card, tmp_path, monkeypa
         run.main()
     assert isinstance(ended.value.code, str), "a status that is not 0"
     assert not out.exists() and len(measured) == (shared == "after")
+
+
+# -- benchmarks/little_memory ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def little_memory(load, monkeypatch, tmp_path):
+    """The program, with a server that answers from `answers` and a holder that notes what it is told."""
+    program = load("little_memory")
+    monkeypatch.setenv("AFP_COMMIT", "abc1234")
+    monkeypatch.setattr(program.machine, "refuse_shared", lambda ours=0: None)
+    out = tmp_path / "figures.json"
+    told = SimpleNamespace(program=program, held=[], asked=[], answers=[], out=out)
+
+    class Server:
+        def __init__(self, *args, **kwargs):
+            self.host = SimpleNamespace(python="python")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc_info):
+            pass
+
+        def get(self, path):
+            return {"system": dict.fromkeys(("comfyui_version", "pytorch_version", "python_version"), "1")}
+
+        def log_text(self):
+            return "DynamicVRAM support detected"
+
+        def run(self, prompt, timeout=0):
+            [node] = prompt.values()
+            if node["class_type"] == "BenchRoom":
+                return {"outputs": {"1": {"memory": [{"free_bytes": 1, "total_bytes": 2}]}}}
+            told.asked.append(node["inputs"])
+            answer = told.answers.pop(0)
+            if isinstance(answer, BaseException):
+                raise answer
+            return {"outputs": {"1": {"figures": [{"memory": {"free_bytes": 1, "total_bytes": 2}, "ways": answer}]}}}
+
+    class Holder:
+        def __init__(self, command, **kwargs):
+            self.stdin = SimpleNamespace(write=told.held.append, flush=lambda: None)
+            self.stdout = SimpleNamespace(readline=lambda: "1\n")
+
+        def kill(self):
+            pass
+
+        wait = kill
+
+    monkeypatch.setattr(program.host, "Server", Server)
+    monkeypatch.setattr(program, "subprocess", SimpleNamespace(Popen=Holder, PIPE=-1))
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["little_memory", "--out", str(out), *args])
+        assert program.main() == 0
+        return json.loads(out.read_text())["steps"]
+
+    told.run = run
+    return told
+
+
+def decoded(seconds, **more):
+    spread = {"seconds": seconds, "seconds_min": seconds, "seconds_max": seconds, "peak_bytes": 0}
+    return spread | {"decoder": "fast", "how": "", "notes": []} | more
+
+
+def test_each_size_is_compared_to_itself_with_the_whole_card(little_memory, capsys):
+    little_memory.answers = [
+        {"fast": decoded(0.5, equal=False, rms=0.001)},
+        {"fast": decoded(0.6, equal=False, rms=0.001, how="4 bands")},
+        {"fast": decoded(2.0), "exact": {"turns": 1, "error": "OutOfMemoryError: no"}},
+        {"fast": decoded(3.0)},
+    ]
+    rows = "2.1-1280x720", "2.2-1280x704"
+    steps = little_memory.run("--rows", *rows, "--free", "7.5", "--ways", "exact", "fast")
+    assert little_memory.held == ["inf\n", "7.5\n", "inf\n", "7.5\n"]
+    assert [asked["reference"] for asked in little_memory.asked] == [True, False, True, False]
+    assert [(asked["version"], asked["width"], asked["height"]) for asked in little_memory.asked[1:3]] == [
+        ("2.1", 1280, 720),
+        ("2.2", 1280, 704),
+    ]
+    assert [(step["free_gb"], step["ways"]["fast"]["ratio"]) for step in steps] == [
+        ("all", 1.0),
+        (7.5, pytest.approx(1.2)),
+        ("all", 1.0),
+        (7.5, 1.5),
+    ]
+    printed = capsys.readouterr().out
+    assert "x1.20" in printed and "4 bands" in printed and "RMS 0.00100" in printed and "OutOfMemoryError" in printed
+
+
+def test_a_run_that_is_ended_keeps_the_steps_it_had(little_memory):
+    program = little_memory.program
+    failed = program.host.PromptFailed({"node_id": "1", "exception_message": "no"}, interrupted=False)
+    little_memory.answers = [{"fast": decoded(0.5)}, failed, {"fast": decoded(0.7)}, KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        little_memory.run("--rows", "2.1-1280x720")
+    steps = json.loads(little_memory.out.read_text())["steps"]
+    assert [step["free_gb"] for step in steps] == ["all", 11, 7.5]
+    assert "no" in steps[1]["error"] and steps[2]["ways"]["fast"]["ratio"] == pytest.approx(1.4)
+
+
+def test_no_step_begins_when_the_time_is_over(little_memory, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(little_memory.program, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    little_memory.answers = [{"fast": decoded(0.5)}] * 5
+    assert len(little_memory.run("--rows", "2.1-1280x720", "--seconds", "50")) == 2
+
+
+def test_what_a_decode_took_of_the_model_is_what_the_next_prompt_finds_gone(load):
+    program = load("little_memory")
+
+    def run(before, after, use, decode):
+        sizes = {"before_bytes": before, "after_bytes": after, "model_bytes": 14, "patcher": "ModelPatcherDynamic"}
+        decoded = {"seconds": decode, "peak_bytes": 3, "decoder": "stock", "reason": "", "how": "", "notes": []}
+        return {"use": {"seconds": use} | sizes, "decode": decoded}
+
+    runs = [run(0, 14, 9.0, 9.0), run(6, 12, 1.0, 2.0), run(12, 14, 2.0, 2.0), run(13, 14, 3.0, 2.0)]
+    row = program.prompt_row([20.0, 23.0, 27.0, 32.0], runs)
+    assert (row["seconds_all"], row["seconds"]) == ([3.0, 4.0, 5.0], 4.0)
+    assert (row["use"]["seconds"], row["decode"]["seconds"]) == (2.0, 2.0), "the first prompt warms up"
+    assert (row["away_bytes_all"], row["times_away"]) == ([8, 0, 1], 2)

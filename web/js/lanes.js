@@ -30,6 +30,21 @@ app.registerExtension({
       tooltip: 'A small picture, once a second, in Save Video (Streaming).',
       type: 'boolean',
       defaultValue: true
+    },
+    {
+      id: 'AsyncFramePipeline.OtherModels', // read by nodes/families/wan.py when a decode begins
+      name: 'Async Frame Pipeline: other models while decoding',
+      category: ['Async Frame Pipeline', 'Memory', 'OtherModels'],
+      tooltip:
+        'What becomes of the models on the GPU where a decode has too little room beside them. Auto: whatever takes ' +
+        'less time, with loading them again.',
+      type: 'combo',
+      options: [
+        { text: 'Auto', value: 'auto' },
+        { text: 'Keep on the GPU', value: 'keep' },
+        { text: 'Make room', value: 'unload' }
+      ],
+      defaultValue: 'auto'
     }
   ],
   async setup() {
