@@ -1,0 +1,89 @@
+"""What is counted before a decode (`room`) is what it then takes, so that a plan that fits by count fits the GPU."""
+
+import functools
+
+import pytest
+import torch
+from async_frame_pipeline.pipeline.decoders.away import Away
+from async_frame_pipeline.pipeline.decoders.fast import plan, weights
+from async_frame_pipeline.pipeline.decoders.fast.network import Bands, WanDecoder
+
+from ..unit import stock_wan
+
+PUBLISHED_WIDTH = {"2.1": 96, "2.2": 256}
+SIZES = {
+    "2.1": [(320, 192), (832, 480), (1280, 720), (1920, 1088)],
+    "2.2": [(320, 192), (832, 480), (1280, 704), (1920, 1088)],
+}
+# Nothing; in bands; with the last section's histories away; with both sections'.
+SOME_PLANS = [(), (Bands(1), Bands(4)), (Bands(2), Bands(8, 8)), (Bands(6, 6), Bands(16, 16))]
+CASES = [
+    *((version, size, bands) for version, sizes in SIZES.items() for size in sizes for bands in SOME_PLANS),
+    *((version, (832, 480), plan.PLANS[-1]) for version in SIZES),
+]
+OFF_BY = 0.1
+# Whatever the frame's size: workspaces of cuDNN and cuBLAS, and up to a megabyte at the end of each tensor's memory.
+SLACK = 64 * 1024**2
+FRAMES = 3  # from the third on, all steps are the same
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded_for_these():
+    yield
+    loaded.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def all_cores():
+    """Fill main memory as users do: tests have one thread else."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    yield
+    torch.set_num_threads(before)
+
+
+@functools.cache
+def loaded(version, device):
+    """Random weights of the published size, made on the GPU, and used once: what that takes is taken for good."""
+    with device:
+        vae = stock_wan.empty(version, PUBLISHED_WIDTH[version])
+    for name, weight in vae.named_parameters():
+        if name.endswith("gamma"):
+            weight.data.fill_(1.0)
+        else:
+            weight.data.normal_().mul_(weight[0].numel() ** -0.5)
+    state = weights.load(vae.state_dict(), device, torch.float16)
+    decode(WanDecoder(state), stock_wan.latents(version, FRAMES, 4, 4).to(device, torch.float16))
+    return state
+
+
+def decode(decoder, latents):
+    for t in range(latents.shape[2]):
+        frames = decoder.step(latents[:, :, t])  # held during the next step, as whoever writes them holds them
+    return frames.shape
+
+
+@pytest.mark.parametrize(("version", "size", "bands"), CASES, ids=str)
+def test_a_decode_takes_what_was_counted(device, version, size, bands):
+    assert bands in plan.PLANS
+    state = loaded(version, device)
+    width, height = (pixels // stock_wan.SCALE[version] for pixels in size)
+    counted = plan.room.measured(state, height, width, bands)
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    if counted.peak * 1.2 > torch.cuda.mem_get_info(device)[0]:
+        pytest.skip(f"the GPU has too little memory for {counted.peak / 1e9:.1f} GB")
+    latents = stock_wan.latents(version, FRAMES, height, width).to(device, torch.float16)
+    away = Away(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        decode(WanDecoder(state, bands, away), latents)
+        peak = torch.cuda.max_memory_allocated(device) - before
+        assert away.nbytes == counted.away
+    finally:
+        away.close()
+    numbers = f"{peak / 1024**2:.0f} MiB were taken, {counted.peak / 1024**2:.0f} counted"
+    assert abs(peak - counted.peak) <= OFF_BY * peak + SLACK, numbers
+    needed = plan.of(state, height, width, bands).needed
+    assert peak <= needed, f"{numbers}, {needed / 1024**2:.0f} asked for"
