@@ -9,17 +9,19 @@ from async_frame_pipeline.pipeline.decoders import away as away_module
 from async_frame_pipeline.pipeline.decoders.away import Away
 
 SLEEP_CYCLES = 20_000_000  # about 10 ms on an H100: far longer than any copy here
+LONG = 4 * SLEEP_CYCLES  # and than the host takes for a few steps
 STEPS = 16
 # 10 MiB: torch's allocator gives such tensors memory of their own, and to the next of the same size as it is.
 SHAPE = (1024, 2560)
+SPARE = 50
 
 
 class SlowAway(Away):
-    """Copies begin late, on the stream out or on the stream back."""
+    """Copies begin late, by as many cycles, on the stream out or on the stream back."""
 
-    def __init__(self, device, slow=()):
+    def __init__(self, device, out=0, back=0):
         super().__init__(device)
-        self._slow = slow
+        self._late = {"out": out, "back": back}
 
     def fence_made(self, out):
         super().fence_made(out)
@@ -30,12 +32,12 @@ class SlowAway(Away):
         self.sleep(back, "back")
 
     def sleep(self, stream, lane):
-        if lane in self._slow:
+        if self._late[lane]:
             with torch.cuda.stream(stream):
-                torch.cuda._sleep(SLEEP_CYCLES)
+                torch.cuda._sleep(self._late[lane])
 
 
-def run(device, away, groups, slow_decoder=False):
+def run(device, away, groups, slow_decoder=0):
     """Groups that go away and come back, in turn, each time with another number; whether all that came was right.
 
     No number is ever there twice, so that neither an older state nor another group is taken for the right one.
@@ -43,6 +45,10 @@ def run(device, away, groups, slow_decoder=False):
     wrong = torch.zeros((), dtype=torch.int64, device=device)
     left = []  # where the first tensor of each group that was put away was
     torch.cuda.empty_cache()  # no memory but this run's
+    for stream in (torch.cuda.current_stream(device), away._streams[1]):
+        with torch.cuda.stream(stream):  # who asks for more while the GPU works may have to wait for it
+            spare = [torch.empty(SHAPE, device=device) for _ in range(SPARE)]
+        del spare
     for step in range(STEPS):
         group = step % groups
         number = step - groups + 1
@@ -53,7 +59,7 @@ def run(device, away, groups, slow_decoder=False):
         wrong += sum((tensors[at] != number).sum() for at in range(2))
         new = torch.empty_like(tensors[0])
         if slow_decoder:
-            torch.cuda._sleep(SLEEP_CYCLES)
+            torch.cuda._sleep(slow_decoder)
         torch.add(tensors[0], groups, out=new)
         tensors[0] = new  # as histories are: a new one in its place
         tensors[1] += groups  # as those of bands are: the same one again
@@ -88,35 +94,36 @@ def leaving(request, device, monkeypatch):
 @pytest.mark.parametrize("slow", [(), ("decoder",), ("out",), ("back",), ("decoder", "out", "back")])
 @pytest.mark.parametrize("groups", [1, 2, 4, 6])
 def test_whatever_is_slow(device, leaving, slow, groups):
-    assert run(device, SlowAway(device, slow), groups, slow_decoder="decoder" in slow)
+    decoder, out, back = (SLEEP_CYCLES * (lane in slow) for lane in ("decoder", "out", "back"))
+    assert run(device, SlowAway(device, out, back), groups, decoder)
 
 
 def test_without_made_what_was_there_before_leaves(device, leaving, monkeypatch):
     monkeypatch.setattr(Away, "fence_made", lambda away, out: None)
-    assert not run(device, Away(device), leaving + 1, slow_decoder=True)
+    assert not run(device, Away(device), leaving + 1, slow_decoder=LONG)
 
 
 def test_without_out_an_older_state_comes_back(device, leaving, monkeypatch):
     """With no more groups than may be on their way out: the host has not waited for the one that is fetched."""
     monkeypatch.setattr(Away, "fence_out", lambda away, back, event: None)
-    assert not run(device, SlowAway(device, ("out",)), leaving)
+    assert not run(device, SlowAway(device, out=LONG), leaving)
 
 
 def test_without_back_the_decoder_reads_what_is_not_there_yet(device, leaving, monkeypatch):
     monkeypatch.setattr(Away, "fence_back", lambda away, stream, event: None)
-    assert not run(device, SlowAway(device, ("back",)), leaving + 1)
+    assert not run(device, SlowAway(device, back=LONG), leaving + 1)
 
 
 def test_without_used_what_comes_lands_on_what_is_being_read(device, leaving, monkeypatch):
     """With one group more the one that is fetched has left, and comes while the decoder is still at work."""
     monkeypatch.setattr(Away, "fence_used", lambda away, stream, tensors: None)
-    assert not run(device, Away(device), leaving + 1, slow_decoder=True)
+    assert not run(device, Away(device), leaving + 1, slow_decoder=LONG)
 
 
 def test_without_free_the_next_tensor_lands_on_what_is_being_copied(device, leaving, monkeypatch):
     """With one group more what is given up has not come back since: for that the decoder would wait too."""
     monkeypatch.setattr(Away, "free", lambda away, event, tensors: None)
-    assert not run(device, SlowAway(device, ("out",)), leaving + 1)
+    assert not run(device, SlowAway(device, out=LONG), leaving + 1)
 
 
 class Pins:
