@@ -14,7 +14,7 @@ Note [The barriers of what is away]
               the decoder's next tensor lands on what is still being copied.
     That main memory is not overwritten while it is being read needs no barrier of its own: a group is put again
     only after it was taken, and `made` stands behind `back`.
-    tests/cuda/test_away.py removes each in turn.
+    tests/cuda/test_away.py removes each in turn; tests/unit/test_away_barriers.py does so without a GPU.
 """
 
 from __future__ import annotations

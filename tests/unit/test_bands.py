@@ -85,6 +85,29 @@ def test_a_video_leaves_nothing_for_the_next(version, bands):
 
 
 @VERSIONS
+@pytest.mark.parametrize("puts", [1, 5, 40])
+def test_broken_off_in_the_middle_of_a_step_it_begins_anew(version, puts):
+    """In any band of any section, while histories are away and on their way."""
+
+    class Failing(Away):
+        def put(self, key, tensors):
+            nonlocal puts
+            puts -= 1
+            if not puts:
+                raise RuntimeError("not enough memory")
+            super().put(key, tensors)
+
+    away = Failing(CPU)
+    decoder = WanDecoder(loaded(version), PLANS[-1], away)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        decode(decoder, latents(version))
+    decoder.reset()
+    assert away.nbytes == 0
+    frames = decode(decoder, latents(version))
+    torch.testing.assert_close(frames, whole(version), atol=TOLERANCE, rtol=0)
+
+
+@VERSIONS
 def test_main_memory_does_not_grow_with_length(version):
     away = Away(CPU)
     decoder = WanDecoder(loaded(version), PLANS[-1], away)
