@@ -8,10 +8,12 @@ Note [The barriers of what is away]
     out       The stream back waits for what it is to bring: it may not have left yet. Without it an older
               piece of the video comes back.
     back      The decoder waits before it reads what comes back. Without it, it reads a buffer that is being filled.
-    used      The GPU memory of what came back is filled anew only when the decoder is past its last use of it. Without
-              it what comes next lands on what is still being read.
-    free      The GPU memory of what left is given up when it has: by the host, which has seen the event. Without it
-              the decoder's next tensor lands on what is still being copied.
+    used      The stream back waits for the decoder before it fills GPU memory: what was there may still be read. Without
+              it what comes lands on that.
+    free      The GPU memory of what left is given up when the decoder has waited for that: what it makes next lands
+              there. Without it that lands on what is still being copied.
+    All GPU memory is the decoder's stream's: memory that is given up on one stream and wanted on another is often not
+    found again by cudaMallocAsync, which then ran out with 7 GB reserved for 1 GB of tensors.
     That main memory is not overwritten while it is being read needs no barrier of its own: a group is put again
     only after it was taken, and `made` stands behind `back`.
     tests/cuda/test_away.py removes each in turn; tests/unit/test_away_barriers.py does so without a GPU.
@@ -27,8 +29,7 @@ import torch
 
 from ..ring import page_lock, page_unlock
 
-# Groups that are on their way out at a time: the host, which launches faster than the GPU computes, waits for the
-# oldest. What is on its way holds GPU memory.
+# Groups that are on their way out at a time: the decoder waits for the oldest. What is on its way holds GPU memory.
 LEAVING = 1
 # Tensors begin at multiples of this in a group's memory.
 ALIGNMENT = 256
@@ -43,8 +44,7 @@ class Away:
     Args:
         device: where the tensors are used. On the CPU, where there is nothing to be won, everything works as well.
         pin, unpin: see `ring.Ring`.
-    Stream: `put`, `fetch` and `take` are called on the stream that the decoder computes on, and do not wait for it,
-        `put` excepted, for the tensors before the last few.
+    Stream: `put`, `fetch` and `take` are called on the stream that the decoder computes on, and do not wait for it.
     """
 
     def __init__(
@@ -91,8 +91,7 @@ class Away:
         with torch.cuda.stream(out):
             for host, tensor in zip(hosts, tensors):
                 host.copy_(tensor, non_blocking=True)
-            # Waiting for it sleeps: a spinning wait would take a core from the encoder.
-            event = out.record_event(torch.cuda.Event(blocking=True))
+            event = out.record_event()
         self._left[key] = event
         self._leaving.append((event, tensors.copy()))
         tensors.clear()
@@ -111,9 +110,10 @@ class Away:
             self._coming[key] = [host.to(self._device, copy=True) for host in hosts], None
         else:
             _, back = self._streams
+            tensors = [torch.empty_like(host, device=self._device) for host in hosts]
+            self.fence_used(back)
+            self.fence_out(back, event)
             with torch.cuda.stream(back):
-                tensors = [torch.empty_like(host, device=self._device) for host in hosts]
-                self.fence_out(back, event)
                 for host, tensor in zip(hosts, tensors):
                     tensor.copy_(host, non_blocking=True)
                 self._coming[key] = tensors, back.record_event()
@@ -127,7 +127,6 @@ class Away:
             stream = torch.cuda.current_stream(self._device)
             began = stream.record_event(torch.cuda.Event(enable_timing=True))
             self.fence_back(stream, event)
-            self.fence_used(stream, tensors)
             self._waits.append((began, stream.record_event(torch.cuda.Event(enable_timing=True))))
             while len(self._waits) > 1 and self._waits[0][1].query():
                 self._add_wait()
@@ -151,7 +150,7 @@ class Away:
         stays so.
         """
         if self._streams is not None:
-            for stream in self._streams:
+            for stream in self._streams:  # and with them for the decoder, behind which they are
                 stream.synchronize()
         self._leaving.clear()
         self._coming.clear()
@@ -176,14 +175,13 @@ class Away:
         """Barrier `back`: see Note [The barriers of what is away]."""
         stream.wait_event(event)
 
-    def fence_used(self, stream: torch.cuda.Stream, tensors: Sequence[torch.Tensor]) -> None:
-        """Barrier `used`: see Note [The barriers of what is away]. Their memory is the other stream's."""
-        for tensor in tensors:
-            tensor.record_stream(stream)
+    def fence_used(self, back: torch.cuda.Stream) -> None:
+        """Barrier `used`: see Note [The barriers of what is away]."""
+        back.wait_stream(torch.cuda.current_stream(self._device))
 
     def free(self, event: torch.cuda.Event, tensors: Sequence[torch.Tensor]) -> None:
         """Barrier `free`: see Note [The barriers of what is away]."""
-        event.synchronize()
+        torch.cuda.current_stream(self._device).wait_event(event)
 
     def _room(self, key: Hashable, tensors: Sequence[torch.Tensor], growth: int) -> list[torch.Tensor]:
         """Where a group's tensors are kept; made for those that do not fit."""

@@ -45,10 +45,8 @@ def run(device, away, groups, slow_decoder=0):
     wrong = torch.zeros((), dtype=torch.int64, device=device)
     left = []  # where the first tensor of each group that was put away was
     torch.cuda.empty_cache()  # no memory but this run's
-    for stream in (torch.cuda.current_stream(device), away._streams[1]):
-        with torch.cuda.stream(stream):  # who asks for more while the GPU works may have to wait for it
-            spare = [torch.empty(SHAPE, device=device) for _ in range(SPARE)]
-        del spare
+    spare = [torch.empty(SHAPE, device=device) for _ in range(SPARE)]  # who asks for more may have to wait for it
+    del spare
     for step in range(STEPS):
         group = step % groups
         number = step - groups + 1
@@ -71,6 +69,7 @@ def run(device, away, groups, slow_decoder=0):
         while step >= away_module.LEAVING and left[step - away_module.LEAVING] not in [x.data_ptr() for x in made]:
             made.append(torch.full(SHAPE, float("nan"), device=device))
             assert len(made) < 100, "nothing was given up"
+        del made  # and what comes lands on that, which is being filled
         away.fetch((group + 1) % groups)
     torch.cuda.synchronize(device)
     away.close()
@@ -116,7 +115,7 @@ def test_without_back_the_decoder_reads_what_is_not_there_yet(device, leaving, m
 
 def test_without_used_what_comes_lands_on_what_is_being_read(device, leaving, monkeypatch):
     """With one group more the one that is fetched has left, and comes while the decoder is still at work."""
-    monkeypatch.setattr(Away, "fence_used", lambda away, stream, tensors: None)
+    monkeypatch.setattr(Away, "fence_used", lambda away, back: None)
     assert not run(device, Away(device), leaving + 1, slow_decoder=LONG)
 
 

@@ -330,11 +330,16 @@ class WanDecoder:
 
 
 def _rows(height: int, count: int) -> Iterator[tuple[slice, slice]]:
-    """Bands of nearly the same height: (a band's rows, and those with what it must see)."""
+    """Bands of nearly the same height: (a band's rows, and those with what it must see).
+
+    All see equally many rows: where each has tensors of other sizes, allocators are left with gaps that fit nothing.
+    """
     count = min(count, height)
+    seen = min(height, -(-height // count) + 2 * HALO)
     for band in range(count):
         start, stop = band * height // count, (band + 1) * height // count
-        yield slice(start, stop), slice(max(0, start - HALO), min(height, stop + HALO))
+        first = min(max(0, start - HALO), height - seen)
+        yield slice(start, stop), slice(first, first + seen)
 
 
 def _with_rows(like: torch.Tensor, dim: int, rows: int) -> list[int]:
