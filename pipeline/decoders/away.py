@@ -8,8 +8,8 @@ Note [The barriers of what is away]
     out       The stream back waits for what it is to bring: it may not have left yet. Without it an older
               piece of the video comes back.
     back      The decoder waits before it reads what comes back. Without it, it reads a buffer that is being filled.
-    used      The stream back waits for the decoder before it fills GPU memory: what was there may still be read. Without
-              it what comes lands on that.
+    used      The stream back waits for the decoder before it fills GPU memory: what was there may still be read.
+              Without it what comes lands on that.
     free      The GPU memory of what left is given up when the decoder has waited for that: what it makes next lands
               there. Without it that lands on what is still being copied.
     All GPU memory is the decoder's stream's: memory that is given up on one stream and wanted on another is often not
@@ -79,6 +79,8 @@ class Away:
         Args:
             growth: how many times as large its tensors will be later.
         """
+        if key in self._coming:
+            self.take(key)  # in vain; but nobody else may have its memory while that is being filled
         hosts = self._host[key] = self._room(key, tensors, growth)
         if self._streams is None:
             for host, tensor in zip(hosts, tensors):

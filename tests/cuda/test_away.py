@@ -125,6 +125,21 @@ def test_without_free_the_next_tensor_lands_on_what_is_being_copied(device, leav
     assert not run(device, SlowAway(device, out=LONG), leaving + 1)
 
 
+def test_what_comes_in_vain_lands_on_nothing_else(device):
+    away = SlowAway(device, back=LONG)
+    away.put("a", [torch.full(SHAPE, 1.0, device=device)])
+    away.fetch("a")
+    away.put("a", [torch.full(SHAPE, 2.0, device=device)])
+    away.fetch("a")
+    made = [torch.full(SHAPE, 3.0, device=device) for _ in range(4)]
+    torch.cuda.synchronize(device)
+    wrong = torch.zeros((), dtype=torch.int64, device=device)
+    for tensor, number in [(made[0], 3), (made[1], 3), (made[2], 3), (made[3], 3), (away.take("a")[0], 2)]:
+        wrong += (tensor != number).sum()
+    assert int(wrong) == 0
+    away.close()
+
+
 class Pins:
     """Page-locks, and knows what is page-locked."""
 

@@ -43,6 +43,10 @@ def test_without_one_of_them_something_is_wrong(device, leaving, name, monkeypat
     getattr(on_a_gpu, name)(device, leaving, monkeypatch)
 
 
+def test_what_comes_in_vain_lands_on_nothing_else(device):
+    on_a_gpu.test_what_comes_in_vain_lands_on_nothing_else(device)
+
+
 def test_each_barrier_is_taken_away_once():
     barriers = {name for name in vars(Away) if name.startswith("fence_") or name == "free"}
     assert {f"test_without_{name.removeprefix('fence_')}" for name in barriers} == {
