@@ -48,20 +48,12 @@ def static_patcher(module: torch.nn.Module, vae):
 def load_whole(patcher, memory_needed: int) -> None:
     """Load a model of `static_patcher` to its GPU, with `memory_needed` bytes beside it free."""
     model_management.load_models_gpu([patcher], memory_required=memory_needed, force_full_load=True)
-    collect(patcher.load_device, memory_needed)
-
-
-def collect(device: torch.device, memory_needed: int) -> None:
-    """Where memory is short, give all back that torch has cached, and take what is needed in one piece.
-
-    cudaMallocAsync, ComfyUI's choice, does not join pieces: with what was there before, or came bit by bit, a decode
-    runs out a fifth earlier.
-    """
-    free, cached = model_management.get_free_memory(device, torch_free_too=True)
+    free, cached = model_management.get_free_memory(patcher.load_device, torch_free_too=True)
     if free < 2 * memory_needed or free - cached < memory_needed:
+        # cudaMallocAsync, ComfyUI's choice, does not join what came in pieces: it ran out a tenth earlier.
         model_management.soft_empty_cache()
         with contextlib.suppress(torch.OutOfMemoryError):
-            torch.empty(memory_needed, dtype=torch.uint8, device=device)
+            torch.empty(memory_needed, dtype=torch.uint8, device=patcher.load_device)
 
 
 def gaps() -> float:

@@ -372,10 +372,7 @@ class WanDecoder:
         assert isinstance(inputs, torch.Tensor), "only points come as a list"
         self._remember(conv, inputs)
         bias = conv.bias.to(inputs.dtype) if add_bias else None
-        kernel = conv.weight.shape[-1]
-        with _cudnn_flags():
-            out = F.conv3d(inputs.permute(3, 0, 1, 2)[None], conv.weight, bias, padding=(0, kernel // 2, kernel // 2))
-        return out[0].permute(1, 2, 3, 0).contiguous()
+        return _conv3d(inputs, conv.weight, bias)
 
 
 def _convolutions(blocks: Sequence[Residual]) -> list[Conv | PointsConv]:
@@ -411,11 +408,28 @@ def _with_rows(like: torch.Tensor, dim: int, rows: int) -> list[int]:
     return shape
 
 
+# cuDNN gives channels last for channels last; the meta device does not, and would count a copy that is none.
+
+
 def _conv2d(frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(T, H, W, C) -> (T, H, W, out)."""
+    """(T, H, W, C) -> (T, H, W, out), a row and a column more for a kernel of even size."""
+    outputs, _, kernel, _ = weight.shape
+    more = 1 - kernel % 2
+    if frames.is_meta:
+        return frames.new_empty((frames.shape[0], frames.shape[1] + more, frames.shape[2] + more, outputs))
     with _cudnn_flags():
-        out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=weight.shape[-1] // 2)
+        out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=kernel // 2)
     return out.permute(0, 2, 3, 1).contiguous()
+
+
+def _conv3d(frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """(HISTORY + T, H, W, C) -> (T, H, W, out)."""
+    outputs, _, depth, _, kernel = weight.shape
+    if frames.is_meta:
+        return frames.new_empty((frames.shape[0] - depth + 1, *frames.shape[1:3], outputs))
+    with _cudnn_flags():
+        out = F.conv3d(frames.permute(3, 0, 1, 2)[None], weight, bias, padding=(0, kernel // 2, kernel // 2))
+    return out[0].permute(1, 2, 3, 0).contiguous()
 
 
 def _cudnn_flags() -> contextlib.AbstractContextManager:
