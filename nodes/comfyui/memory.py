@@ -48,6 +48,19 @@ def static_patcher(module: torch.nn.Module, vae):
 def load_whole(patcher, memory_needed: int) -> None:
     """Load a model of `static_patcher` to its GPU, with `memory_needed` bytes beside it free."""
     model_management.load_models_gpu([patcher], memory_required=memory_needed, force_full_load=True)
+    collect(patcher.load_device, memory_needed)
+
+
+def collect(device: torch.device, memory_needed: int) -> None:
+    """Give cached GPU memory back where it is needed: in pieces as they were before, it would not be found again."""
+    free, cached = model_management.get_free_memory(device, torch_free_too=True)
+    if free - cached < memory_needed:
+        model_management.soft_empty_cache()
+
+
+def gaps() -> float:
+    """How much torch's allocator takes for each byte that is asked for; measured, see benchmarks/NOTES.md."""
+    return 1.15 if torch.cuda.is_available() and torch.cuda.get_allocator_backend() == "cudaMallocAsync" else 1.05
 
 
 def make_room() -> None:

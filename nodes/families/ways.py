@@ -113,8 +113,10 @@ class Exact(Way):
             return None
         _, height, width = job.size
         working, staying = height * width * self.histories.working, height * width * self.histories.staying
+        working, staying = int(working * memory.gaps()), int(staying * memory.gaps())
         there = memory.room(vae, vae.patcher)
         memory.load_for_decoding(vae, job.latent, working + staying)
+        memory.collect(vae.device, working + staying)
         left = there.emptied - working
         return max(0, left) if left < staying else None
 
