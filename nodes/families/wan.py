@@ -173,7 +173,7 @@ def said(chosen: Plan, there: Room, away: Away) -> list[Text]:
             )
         )
     elif chosen.bands:
-        texts.append(Text("To fit into the GPU, frames were decoded in %bands% bands.", bands=str(chosen.count)))
+        texts.append(Text("To fit into memory, frames were decoded in %bands% bands.", bands=str(chosen.count)))
     if chosen.needed > there.free:
         gone = f"{(chosen.needed - there.free) / gib:.1f}"
         texts.append(Text("To make room, at least %gone% GiB of other models were unloaded.", gone=gone))

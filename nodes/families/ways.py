@@ -140,7 +140,7 @@ class ExactWithRoom(Way):
     def decode(self, job: Job) -> None:
         job.warn(
             Text(
-                "out of memory after %seconds% s, starting again with as little on the GPU as can be, "
+                "out of memory after %seconds% s, starting again with as little in memory as can be, "
                 "and other models unloaded",
                 seconds=f"{job.seconds:.1f}",
             )

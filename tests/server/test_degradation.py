@@ -7,7 +7,7 @@ from graph import Graph, assert_clean, run
 from resume import disarm
 
 AGAIN = (
-    r"out of memory after \d+\.\d s, starting again with as little on the GPU as can be, "
+    r"out of memory after \d+\.\d s, starting again with as little in memory as can be, "
     r"and other models unloaded"
 )
 
