@@ -26,6 +26,6 @@ def decoder_input() -> io.Combo.Input:
         advanced=True,
         tooltip=(
             "exact: the VAE's own code, the bits of VAE Decode. fast: our own over the same weights, several times as "
-            "fast and closer to float32. auto: fast where this GPU and VAE can, else exact; the node says why."
+            "fast, on a GPU closer to float32 too. auto: fast where it can be used, else exact; the node says why."
         ),
     )

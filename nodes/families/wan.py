@@ -131,7 +131,7 @@ class FastWithLess(Fast):
     def decode(self, job: Job) -> None:
         job.warn(
             Text(
-                "out of memory after %seconds% s, starting again with other models unloaded and in smaller bands",
+                "out of memory after %seconds% s, starting again in smaller bands, with other models unloaded",
                 seconds=f"{job.seconds:.1f}",
             )
         )
@@ -165,18 +165,18 @@ def said(chosen: Plan, there: Room, away: Away) -> list[Text]:
     if chosen.away:
         texts.append(
             Text(
-                "It was decoded in %bands% bands, with %away% GiB of its memory of earlier frames in main memory; "
-                "waiting for that took %seconds% s.",
+                "To fit into the GPU, frames were decoded in %bands% bands, with %away% GiB kept in main memory; "
+                "waiting for that cost %seconds% s.",
                 bands=str(chosen.count),
                 away=f"{away.nbytes / gib:.1f}",
                 seconds=seconds(away.waited_seconds()),
             )
         )
     elif chosen.bands:
-        texts.append(Text("It was decoded in %bands% bands, to fit into the GPU.", bands=str(chosen.count)))
+        texts.append(Text("To fit into memory, frames were decoded in %bands% bands.", bands=str(chosen.count)))
     if chosen.needed > there.free:
         gone = f"{(chosen.needed - there.free) / gib:.1f}"
-        texts.append(Text("%gone% GiB of other models made room for it.", gone=gone))
+        texts.append(Text("To make room, at least %gone% GiB of other models were unloaded.", gone=gone))
     return texts
 
 

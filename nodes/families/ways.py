@@ -15,7 +15,7 @@ from ...pipeline.report import Report
 from ...pipeline.text import Text, seconds
 from ...pipeline.video_spec import VideoSpec
 from .. import live
-from ..comfyui import lanes, memory, vaes
+from ..comfyui import memory, vaes
 from ..log import say
 from .family import Job, Way
 
@@ -121,7 +121,7 @@ class Exact(Way):
 
 def _said(away: Away) -> Text:
     return Text(
-        "%away% GiB of what the VAE remembers of earlier frames were in main memory; waiting for that took %seconds% s.",
+        "To fit into the GPU, %away% GiB were kept in main memory; waiting for that cost %seconds% s.",
         away=f"{away.nbytes / 1024**3:.1f}",
         seconds=seconds(away.waited_seconds()),
     )
@@ -138,11 +138,9 @@ class ExactWithRoom(Way):
     def decode(self, job: Job) -> None:
         job.warn(
             Text(
-                "out of memory after %seconds% s, starting again with other models unloaded and 2 slots of 1 frame "
-                "instead of %slots% of %frames%",
+                "out of memory after %seconds% s, starting again with as little in memory as can be, "
+                "and other models unloaded",
                 seconds=f"{job.seconds:.1f}",
-                slots=str(lanes.SLOTS),
-                frames=str(self.exact.frames_per_slot),
             )
         )
         memory.make_room()

@@ -9,7 +9,7 @@ import { facts } from '../../web/js/saved_files.js'
 const read = (path) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8')
 const english = new Language()
 const german = new Language('de', {
-  'Triton is not installed': 'Triton ist nicht installiert',
+  "the VAE's weights are patched": 'die Gewichte der VAE sind gepatcht',
   'the fast decoder cannot be used: %reason%': 'der schnelle Decoder geht nicht: %reason%',
   '%count% frames': '%count% Bilder',
   '%count% s': '%count% Sek.',
@@ -19,10 +19,10 @@ const german = new Language('de', {
 test('a sentence of the server is said with what is in it', () => {
   const said = {
     text: 'the fast decoder cannot be used: %reason%',
-    values: { reason: { text: 'Triton is not installed', values: {} } }
+    values: { reason: { text: "the VAE's weights are patched", values: {} } }
   }
-  assert.equal(german.tell(said), 'der schnelle Decoder geht nicht: Triton ist nicht installiert')
-  assert.equal(english.tell(said), 'the fast decoder cannot be used: Triton is not installed')
+  assert.equal(german.tell(said), 'der schnelle Decoder geht nicht: die Gewichte der VAE sind gepatcht')
+  assert.equal(english.tell(said), "the fast decoder cannot be used: the VAE's weights are patched")
 })
 
 test('what has no translation stays English, an error message as it is', () => {

@@ -165,7 +165,9 @@ def test_every_language_of_the_frontend_has_a_translation(editor: Editor):
 def test_commands_and_settings_have_the_ids_of_the_extensions(editor: Editor):
     ids = editor.page.evaluate(
         """() => [app.extensionManager.command.commands.map(command => [command.id, {label: command.label}]),
-            Object.values(app.extensionManager.setting.settings).map(({id, name, tooltip}) => [id, {name, tooltip}])]"""
+            Object.values(app.extensionManager.setting.settings).map(({id, name, tooltip, type, options}) => [id,
+                {name, tooltip, ...(type === 'combo' && id.startsWith('AsyncFramePipeline.') &&
+                    {options: Object.fromEntries(options.map(({text}) => [text, text]))})}])]"""
     )
     for name, registered in zip(("commands", "settings"), ids):
         ours = {key.replace(".", "_"): texts for key, texts in registered if key.startswith("AsyncFramePipeline.")}
@@ -251,4 +253,7 @@ def test_chinese_in_the_menus_the_messages_and_the_settings(chinese_editor: Edit
     page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
     dialog = page.get_by_role("dialog")
     dialog.locator("input").first.fill("Async Frame")
-    expect(dialog.get_by_text(load("zh", "settings")["AsyncFramePipeline_ShowLatestFrame"]["name"])).to_be_visible()
+    for setting in load("zh", "settings").values():
+        expect(dialog.get_by_text(setting["name"])).to_be_visible()
+    chosen = load("zh", "settings")["AsyncFramePipeline_OtherModels"]["options"]["Auto"]
+    expect(dialog.get_by_text(chosen, exact=True)).to_be_visible()

@@ -171,17 +171,17 @@ def test_what_was_decoded_before_the_run_counts():
 
 
 def test_a_report_says_how_it_was_decoded_and_why_not_faster():
-    no_triton = Text("Triton is not installed")
-    vain = Text("the fast decoder cannot be used: %reason%", reason=no_triton)
-    report = Report(decoded=Decoded("exact", no_triton, no_triton, [vain])).as_dict()
-    assert (report["decoder"], report["why_not_fast"]) == ("exact", "Triton is not installed")
-    assert report["notes"] == ["the fast decoder cannot be used: Triton is not installed"]
+    patched = Text("the VAE's weights are patched")
+    vain = Text("the fast decoder cannot be used: %reason%", reason=patched)
+    report = Report(decoded=Decoded("exact", patched, patched, [vain])).as_dict()
+    assert (report["decoder"], report["why_not_fast"]) == ("exact", "the VAE's weights are patched")
+    assert report["notes"] == ["the fast decoder cannot be used: the VAE's weights are patched"]
     texts = json.loads(json.dumps(report))["texts"]
-    assert texts["reason"] == {"text": "Triton is not installed", "values": {}}
+    assert texts["reason"] == {"text": "the VAE's weights are patched", "values": {}}
     assert texts["notes"] == [
         {
             "text": "the fast decoder cannot be used: %reason%",
-            "values": {"reason": {"text": "Triton is not installed", "values": {}}},
+            "values": {"reason": {"text": "the VAE's weights are patched", "values": {}}},
         }
     ]
 

@@ -22,13 +22,13 @@ def templates() -> set[str]:
 
 
 def test_it_reads_as_english_and_remembers_its_parts():
-    reason = Text("the VAE runs in %dtype%, not in bfloat16", dtype="float32")
+    reason = Text("there is no fast decoder for %device%", device="'xpu'")
     note = Text("the fast decoder cannot be used: %reason%", reason=reason)
-    assert note == "the fast decoder cannot be used: the VAE runs in float32, not in bfloat16"
+    assert note == "the fast decoder cannot be used: there is no fast decoder for 'xpu'"
     assert json.loads(json.dumps(parts(note))) == {
         "text": "the fast decoder cannot be used: %reason%",
         "values": {
-            "reason": {"text": "the VAE runs in %dtype%, not in bfloat16", "values": {"dtype": {"text": "float32"}}}
+            "reason": {"text": "there is no fast decoder for %device%", "values": {"device": {"text": "'xpu'"}}}
         },
     }
     assert parts("an error") == {"text": "an error"}

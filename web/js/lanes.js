@@ -36,13 +36,13 @@ app.registerExtension({
       name: 'Async Frame Pipeline: other models while decoding',
       category: ['Async Frame Pipeline', 'Memory', 'OtherModels'],
       tooltip:
-        'What becomes of the models on the GPU where a decode has too little room beside them. Auto: whatever takes ' +
-        'less time, with loading them again.',
+        'Where the fast decoder has little GPU memory beside other models: keep them and decode in smaller parts, or ' +
+        'unload them. Auto: whatever takes less time, counting that of loading them again.',
       type: 'combo',
       options: [
         { text: 'Auto', value: 'auto' },
-        { text: 'Keep on the GPU', value: 'keep' },
-        { text: 'Make room', value: 'unload' }
+        { text: 'Keep them', value: 'keep' },
+        { text: 'Unload them', value: 'unload' }
       ],
       defaultValue: 'auto'
     }

@@ -27,9 +27,9 @@ HEAD_BYTES = 128 * 1024**2
 def why_not(device: torch.device) -> Text | None:
     """Why kernels cannot be compiled for a GPU; None if they can."""
     if not hasattr(torch.cuda, "_compile_kernel"):
-        return Text("torch %version% cannot compile kernels, 2.8 and newer can", version=torch.__version__)
+        return Text("torch %version% cannot compile its kernels, 2.8 and newer can", version=torch.__version__)
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_GPU:
-        return Text("the GPU is older than Turing")
+        return Text("the GPU is older than Turing (GTX 16, RTX 20)")
     return None
 
 

@@ -108,7 +108,7 @@ def choose(plan_of: Callable[[tuple[Bands, ...]], Plan], there: Room, steps: int
         gib = 1024**3
         raise NoRoom(
             Text(
-                "the least it takes are %needed% GiB of GPU memory and %away% of main memory, there are %free% and %main%",
+                "it needs at least %needed% GiB of GPU memory and %away% of main memory, there are %free% and %main%",
                 needed=f"{plan.needed / gib:.1f}",
                 away=f"{plan.away / gib:.1f}",
                 free=f"{there.emptied / gib:.1f}",
