@@ -35,8 +35,10 @@ def room(vae, model) -> Room:
     # What of the model is not there yet comes, with what ComfyUI adds for it; what it reserves for others is theirs.
     to_load = (model.model_size() - model.loaded_size()) * 1.1
     free = int(model_management.get_free_memory(device) - model_management.extra_reserved_memory() - to_load)
-    others = [loaded.model for loaded in model_management.current_loaded_models if loaded.device == device]
-    emptied = free + sum(other.loaded_size() for other in others if other.model is not model.model)
+    there = [loaded.model for loaded in model_management.current_loaded_models if loaded.device == device]
+    # ComfyUI holds them weakly: one can be gone, and its module held by something else.
+    others = [other for other in there if other is not None and other.model is not model.model]
+    emptied = free + sum(other.loaded_size() for other in others)
     return Room(free, emptied, main)
 
 
