@@ -151,4 +151,4 @@ def test_out_of_memory_falls_back_to_stock_tiling(server, seed):
     outcome = run(server, graph)
     assert_same(outcome.comparison(compared), 17, 48, 384)
     assert not outcome.comparison(control)["equal"]
-    assert outcome.our_log.count("out of memory, decoding in tiles as the stock node does") == 1
+    assert len([line for line in outcome.our_log if "decoding in tiles as the stock node does" in line]) == 1
