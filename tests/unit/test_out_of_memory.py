@@ -276,3 +276,4 @@ def test_a_cancel_ends_it_and_gives_main_memory_back(happens, decode, held, monk
     assert {nbytes for _, nbytes in held()} == {0}
     assert len(held()) == sum(map(len, fast)) + len(own), "no other way follows"
     assert decode.sink.calls[-1] == "abort" and "publish" not in decode.sink.calls
+    assert sum(map(len, decode.sink.chunks)) < FRAMES, "it went on to the end"
