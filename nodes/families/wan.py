@@ -69,7 +69,7 @@ class FastWan(torch.nn.Module):
         """`plan.of`, made once."""
         key = (height, width, bands)
         if key not in self._plans:
-            self._plans[key] = plans.of(self.weights, *key)
+            self._plans[key] = plans.of(self.weights, *key, memory.gaps())
         return self._plans[key]
 
 

@@ -113,8 +113,10 @@ class Exact(Way):
             return None
         _, height, width = job.size
         working, staying = height * width * self.histories.working, height * width * self.histories.staying
+        working, staying = int(working * memory.gaps()), int(staying * memory.gaps())
         there = memory.room(vae, vae.patcher)
         memory.load_for_decoding(vae, job.latent, working + staying)
+        memory.collect(vae.device, working + staying)
         left = there.emptied - working
         return max(0, left) if left < staying else None
 
@@ -157,7 +159,9 @@ class Tiled(Way):
     after_out_of_memory = True
 
     def decode(self, job: Job) -> None:
-        job.warn(Text("out of memory: decoding in tiles as the stock node does, which takes longer and can leave seams"))
+        job.warn(
+            Text("out of memory: decoding in tiles as the stock node does, which takes longer and can leave seams")
+        )
         _without_lanes(job, lambda: vaes.tiled_decode(job.vae, job.latent))
 
 

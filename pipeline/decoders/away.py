@@ -8,15 +8,20 @@ Note [The barriers of what is away]
     out       The stream back waits for what it is to bring: it may not have left yet. Without it an older
               piece of the video comes back.
     back      The decoder waits before it reads what comes back. Without it, it reads a buffer that is being filled.
-    free      The GPU memory of what left is given up when it has: by the host, which has seen the event. Without it
-              the decoder's next tensor lands on what is still being copied.
+    used      The stream back waits for the decoder before it fills GPU memory: what was there may still be read.
+              Without it what comes lands on that.
+    free      The GPU memory of what left is given up when the decoder has waited for that: what it makes next lands
+              there. Without it that lands on what is still being copied.
+    All GPU memory is the decoder's stream's: memory that is given up on one stream and wanted on another is often not
+    found again by cudaMallocAsync, which then ran out with 7 GB reserved for 1 GB of tensors.
     That main memory is not overwritten while it is being read needs no barrier of its own: a group is put again
     only after it was taken, and `made` stands behind `back`.
-    tests/cuda/test_away.py removes each in turn.
+    tests/cuda/test_away.py removes each in turn; tests/unit/test_away_barriers.py does so without a GPU.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 
@@ -24,8 +29,7 @@ import torch
 
 from ..ring import page_lock, page_unlock
 
-# Groups that are on their way out at a time: the host, which launches faster than the GPU computes, waits for the
-# oldest. What is on its way holds GPU memory.
+# Groups that are on their way out at a time: the decoder waits for the oldest. What is on its way holds GPU memory.
 LEAVING = 1
 # Tensors begin at multiples of this in a group's memory.
 ALIGNMENT = 256
@@ -40,8 +44,7 @@ class Away:
     Args:
         device: where the tensors are used. On the CPU, where there is nothing to be won, everything works as well.
         pin, unpin: see `ring.Ring`.
-    Stream: `put`, `fetch` and `take` are called on the stream that the decoder computes on, and do not wait for it,
-        `put` excepted, for the tensors before the last few.
+    Stream: `put`, `fetch` and `take` are called on the stream that the decoder computes on, and do not wait for it.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class Away:
         Args:
             growth: how many times as large its tensors will be later.
         """
+        if key in self._coming:
+            self.take(key)  # in vain; but nobody else may have its memory while that is being filled
         hosts = self._host[key] = self._room(key, tensors, growth)
         if self._streams is None:
             for host, tensor in zip(hosts, tensors):
@@ -96,21 +101,25 @@ class Away:
             self.free(*self._leaving.popleft())
 
     def fetch(self, key: Hashable) -> None:
-        """Begin to bring a group back, if it is here and not on its way already."""
+        """Begin to bring a group back, if it is here and not on its way already.
+
+        If the GPU's memory does not suffice, it is still here.
+        """
         if key not in self._left:
             return
-        event = self._left.pop(key)
-        hosts = self._host[key]
+        event, hosts = self._left[key], self._host[key]
         if self._streams is None:
             self._coming[key] = [host.to(self._device, copy=True) for host in hosts], None
-            return
-        _, back = self._streams
-        with torch.cuda.stream(back):
-            self.fence_out(back, event)
+        else:
+            _, back = self._streams
             tensors = [torch.empty_like(host, device=self._device) for host in hosts]
-            for host, tensor in zip(hosts, tensors):
-                tensor.copy_(host, non_blocking=True)
-            self._coming[key] = tensors, back.record_event()
+            self.fence_used(back)
+            self.fence_out(back, event)
+            with torch.cuda.stream(back):
+                for host, tensor in zip(hosts, tensors):
+                    tensor.copy_(host, non_blocking=True)
+                self._coming[key] = tensors, back.record_event()
+        del self._left[key]
 
     def take(self, key: Hashable) -> list[torch.Tensor]:
         """A group back on the GPU, for the caller's stream."""
@@ -123,8 +132,6 @@ class Away:
             self._waits.append((began, stream.record_event(torch.cuda.Event(enable_timing=True))))
             while len(self._waits) > 1 and self._waits[0][1].query():
                 self._add_wait()
-            for tensor in tensors:
-                tensor.record_stream(stream)  # its memory is the other stream's
         return tensors
 
     def waited_seconds(self) -> float:
@@ -139,15 +146,22 @@ class Away:
         self._waited_seconds += began.elapsed_time(ended) / 1000
 
     def close(self) -> None:
-        """Wait for all copies and give the main memory back. After this, `put` begins anew."""
+        """Wait for all copies and give all memory back, whatever was done before. After this, `put` begins anew.
+
+        Must be called: copies may be under way into memory that would be freed under them, and what is page-locked
+        stays so.
+        """
         if self._streams is not None:
-            for stream in self._streams:
+            for stream in self._streams:  # and with them for the decoder, behind which they are
                 stream.synchronize()
         self._leaving.clear()
         self._coming.clear()
         self._left.clear()
         while self._pinned:
-            self._unpin(self._pinned.pop())
+            try:
+                self._unpin(self._pinned.pop())
+            except Exception as error:  # the others' pages are to go all the same
+                logging.warning("async-frame-pipeline: memory could not be unpinned: %s", error)
         self._host.clear()
         self._places.clear()
 
@@ -163,9 +177,13 @@ class Away:
         """Barrier `back`: see Note [The barriers of what is away]."""
         stream.wait_event(event)
 
+    def fence_used(self, back: torch.cuda.Stream) -> None:
+        """Barrier `used`: see Note [The barriers of what is away]."""
+        back.wait_stream(torch.cuda.current_stream(self._device))
+
     def free(self, event: torch.cuda.Event, tensors: Sequence[torch.Tensor]) -> None:
         """Barrier `free`: see Note [The barriers of what is away]."""
-        event.synchronize()
+        torch.cuda.current_stream(self._device).wait_event(event)
 
     def _room(self, key: Hashable, tensors: Sequence[torch.Tensor], growth: int) -> list[torch.Tensor]:
         """Where a group's tensors are kept; made for those that do not fit."""

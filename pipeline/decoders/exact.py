@@ -76,6 +76,7 @@ def decode(
             raise ValueError(f"{type(module).__name__} is called without feat_cache: its histories cannot be moved")
         if kwargs["feat_cache"] is None:
             return None
+        assert histories is not None, "else there is no such hook"
         histories.begin_piece(len(kwargs["feat_cache"]))
         return args, {**kwargs, "feat_cache": histories}
 

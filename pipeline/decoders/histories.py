@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ class Histories(list):
         self._away, self._bytes_here = away, bytes_here
         self._sent: set[int] = set()  # places whose tensors do not stay
         self._back: dict[int, torch.Tensor] = {}  # those that were read and not yet replaced
-        self._order: dict[int, int] = {}  # places, and their turn in the order in which they are read
+        self._read: list[int] = []  # places, as this piece reads them
+        self._read_before: list[int] = []  # as the piece before did
         self._pieces = 0
 
     def begin_piece(self, places: int) -> None:
@@ -40,15 +42,17 @@ class Histories(list):
         if not self:
             self.extend([None] * places)
         self._pieces += 1
+        self._read_before, self._read = self._read, []
 
     def __getitem__(self, at: Any) -> Any:
-        self._order.setdefault(at, len(self._order))
+        if self._read[-1:] != [at]:
+            self._read.append(at)
         value = super().__getitem__(at)
         if not isinstance(value, _Sent):
             return value
         if at not in self._back:
             [self._back[at]] = self._away.take(value.place)
-            self._fetch_ahead(at)
+            self._fetch_ahead()
         return self._back[at]
 
     def __setitem__(self, at: Any, value: Any) -> None:
@@ -67,18 +71,17 @@ class Histories(list):
         growth = 2 if self._pieces == 1 else 1
         return at in self._sent or (here + value.nbytes) * growth > self._bytes_here
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return (super(Histories, self).__getitem__(at) for at in range(len(self)))
 
-    def _fetch_ahead(self, at: int) -> None:
-        places = list(self._order)
-        turn = self._order[at]
-        sent = (
-            place
-            for place in places[turn + 1 :] + places[:turn]
-            if isinstance(super(Histories, self).__getitem__(place), _Sent)
-        )
-        for place in itertools.islice(sent, AHEAD):
+    def _fetch_ahead(self) -> None:
+        """What the piece before read next; after its end, what it began with. 2.1 reads some places several times."""
+        done = len(self._read)
+        if self._read != self._read_before[:done]:
+            return
+        following = self._read_before[done:] + self._read_before[:done]
+        away = (place for place in following if isinstance(super(Histories, self).__getitem__(place), _Sent))
+        for place in itertools.islice(away, AHEAD):
             self._away.fetch(place)
 
 

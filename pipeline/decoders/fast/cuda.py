@@ -117,6 +117,8 @@ def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
 
 
 def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
+    if args[0].is_meta:
+        return
     kernel = _kernel(name, args[0].device.index, tuple(made_for.items()))
     kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
 
@@ -124,11 +126,14 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
 @functools.cache
 def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> Callable:
     """Compiled for a device. What is private to torch is used here and nowhere else."""
+    with torch.cuda.device(device_index):
+        return torch.cuda._compile_kernel(_source(name, made_for), name)
+
+
+def _source(name: str, made_for: tuple[tuple[str, int], ...]) -> str:
     macros = [f"#define {macro} {value}" for macro, value in ((name.upper(), 1), *made_for)]
     # Older versions of torch put the two words before whatever a source begins with.
-    source = "\n".join(['extern "C" {}', *macros, SOURCE.read_text(encoding="utf-8")])
-    with torch.cuda.device(device_index):
-        return torch.cuda._compile_kernel(source, name)
+    return "\n".join(['extern "C" {}', *macros, SOURCE.read_text(encoding="utf-8")])
 
 
 def _flags(

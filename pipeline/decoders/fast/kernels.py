@@ -3,7 +3,7 @@
 Activations are (T, H, W, C), contiguous: channels last, so that a pixel's channels are one row, and a
 convolution finds its input the way cuDNN's tensor-core kernels want it. Arithmetic is float32, whatever
 the storage, which on CUDA is float16. Each step has a kernel for CUDA (`cuda`) and a plain-torch reference, which is
-also what runs on the CPU. On the meta device nothing is computed.
+also what runs on the CPU. On the meta device memory is taken as on CUDA, and nothing computed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from . import cuda, reference
 
 
 def _on(tensor: torch.Tensor) -> types.ModuleType:
-    return cuda if tensor.is_cuda else reference
+    return reference if tensor.is_cpu else cuda
 
 
 def norm_silu(
@@ -43,8 +43,7 @@ def norm_silu(
     Stream: the caller's current stream.
     Source: Wan-Video/Wan2.1 wan/modules/vae.py, RMS_norm and ResidualBlock: x / max(|x|, 1e-12) * sqrt(C) * gamma.
     """
-    if not a.is_meta:
-        _on(a).norm_silu(a, scale, bias, residual, gamma, x_out, y_out, silu)
+    _on(a).norm_silu(a, scale, bias, residual, gamma, x_out, y_out, silu)
 
 
 def norm_silu_points(
@@ -69,9 +68,7 @@ def norm_silu_points(
             x or y is wanted.
     Stream: the caller's current stream.
     """
-    like = products[0]
-    if not like.is_meta:
-        _on(like).norm_silu_points(products, scale, bias, residual, gamma, x_out, y_out, history, points_out)
+    _on(products[0]).norm_silu_points(products, scale, bias, residual, gamma, x_out, y_out, history, points_out)
 
 
 def depth_to_space(
@@ -96,8 +93,7 @@ def depth_to_space(
     Source of the shortcut: Wan-Video/Wan2.2 wan/modules/vae2_2.py, DupUp3D: output channel c at time phase k and
         space phase (y, x) is input channel ((c * factor_t + k) * 4 + 2 y + x) // (C * factor_t * 4 / C_in).
     """
-    if not phases.is_meta:
-        _on(phases).depth_to_space(phases, bias, out, offset, step, shortcut, shortcut_phase)
+    _on(phases).depth_to_space(phases, bias, out, offset, step, shortcut, shortcut_phase)
 
 
 def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -111,6 +107,4 @@ def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
         (n, T, H, W) float32: rounding the pixels to bfloat16 would be most of the decoder's error.
     Stream: the caller's current stream.
     """
-    if window.is_meta:
-        return torch.empty((len(bias), window.shape[0] - 2, *window.shape[1:3]), device="meta")
     return _on(window).head(window, weight, bias)

@@ -9,6 +9,7 @@ two, then four: there convolutions go by products of points (`winograd`).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -23,6 +24,19 @@ from .weights import Attention, Conv, PointsConv, Residual, Upsample, Weights
 HISTORY = 2  # frames back that a kernel of three in time sees
 # What a convolution takes and gives: frames (T, H, W, C), or one tensor (1, H, W, C) for each point.
 Frames: TypeAlias = "torch.Tensor | list[torch.Tensor]"
+
+
+class History(dict[int, torch.Tensor]):
+    """By the id of a convolution: (HISTORY, H, W, C), the last frames of its input; all in one flat `block`."""
+
+    def __init__(self, block: torch.Tensor, convs: Sequence[tuple[Conv | PointsConv, int, int]]):
+        super().__init__()
+        self.block = block
+        start = 0
+        for conv, height, width in convs:
+            shape = (HISTORY, height, width, _inputs(conv))
+            self[id(conv)] = block[start : start + math.prod(shape)].view(shape)
+            start += _aligned(math.prod(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +95,11 @@ class WanDecoder:
             _Section(upsample, stage.blocks, keep=after is not None and after.shortcut, bands=of_section)
             for upsample, stage, after, of_section in zip(upsamples, weights.stages, following, all_bands)
         ]
-        # What each convolution remembers, of the whole frame or of the band that is being worked on.
-        self._history: dict[int, torch.Tensor] = {}
-        self._of_bands: dict[tuple[int, int], dict[int, torch.Tensor]] = {}
+        # What each convolution remembers, of the whole frame or of the band that is being worked on; and of all bands
+        # that are on the GPU, by section and band.
+        self._nothing = History(weights.conv_in.weight.new_empty(0), ())
+        self._history = self._nothing
+        self._of_bands: dict[tuple[int, int], History] = {}
         # Which bands' histories are in main memory, in the order in which they are needed, round and round.
         self._round = [(at, band) for at, section in enumerate(self._sections) for band in range(section.bands.away)]
         self._first = True
@@ -95,7 +111,7 @@ class WanDecoder:
 
     def reset(self) -> None:
         """Forget the video: the next step starts a new one."""
-        self._history.clear()
+        self._history = self._nothing
         self._of_bands.clear()
         if self._away is not None:
             self._away.close()
@@ -112,6 +128,8 @@ class WanDecoder:
         Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
         w = self._weights
+        if self._first:
+            self._remember_nothing(*latent_bchw.shape[2:])
         x = F.linear(latent_bchw.permute(0, 2, 3, 1), *w.latent)
         x = self._causal(w.conv_in, self._window(w.conv_in, x), add_bias=True)
         x, _ = self._residuals(w.middle[:1], x)
@@ -147,10 +165,11 @@ class WanDecoder:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A section band by band, put together again: (what comes out, what the next shortcut takes)."""
         whole, history = None, self._history
+        bands = _rows(x.shape[1], section.bands.count)
         kept = None
         last = section is self._sections[-1]
-        for band, (inner, outer) in enumerate(_rows(x.shape[1], section.bands.count)):
-            self._history = self._come(at, band)
+        for band, (inner, outer) in enumerate(bands):
+            self._history = self._come(at, band, *x[:, outer].shape[1:3])
             seen = self._enlarged(
                 section, x[:, outer].contiguous(), None if shortcut is None else shortcut[:, outer].contiguous()
             )
@@ -172,27 +191,67 @@ class WanDecoder:
         assert whole is not None, "there is at least one band"
         return whole, kept
 
-    def _come(self, at: int, band: int) -> dict[int, torch.Tensor]:
+    # -- what is remembered --------------------------------------------------------------------------
+
+    def _remember_nothing(self, height: int, width: int) -> None:
+        """Zeros, which is what there was before the video; for all that stays on the GPU, before anything else is made.
+
+        Between what is made and dropped in each step they would leave gaps that nothing fits into.
+        """
+        w = self._weights
+        whole = [
+            (conv, height, width) for conv in (w.conv_in, *_convolutions(w.middle[:1]), *_convolutions(w.middle[2:]))
+        ]
+        for at, section in enumerate(self._sections):
+            if section.bands.count == 1:
+                whole += self._remembering(section, height, width)
+            else:
+                for band, (_, outer) in enumerate(_rows(height, section.bands.count)):
+                    if (at, band) not in self._round:
+                        self._of_bands[at, band] = self._zeros(
+                            self._remembering(section, outer.stop - outer.start, width)
+                        )
+            if section.upsample is not None:
+                height, width = 2 * height, 2 * width
+        self._history = self._zeros(whole)
+
+    def _remembering(self, section: _Section, height: int, width: int) -> list[tuple[Conv | PointsConv, int, int]]:
+        """A section's convolutions that remember, and the size of what they see, for so many rows of its input."""
+        convs: list[tuple[Conv | PointsConv, int, int]] = []
+        if section.upsample is not None:
+            if section.upsample.time is not None:
+                convs.append((section.upsample.time[0], height, width))  # both halves see the same
+            height, width = 2 * height, 2 * width
+        last = [self._weights.head] if section is self._sections[-1] else []
+        return convs + [(conv, height, width) for conv in (*_convolutions(section.blocks), *last)]
+
+    def _zeros(self, convs: Sequence[tuple[Conv | PointsConv, int, int]]) -> History:
+        like = self._weights.conv_in.weight
+        numels = [_aligned(HISTORY * height * width * _inputs(conv)) for conv, height, width in convs]
+        return History(like.new_zeros(sum(numels)), convs)
+
+    def _come(self, at: int, band: int, height: int, width: int) -> History:
         """What a band remembers; what the next one that is away remembers, begins to come."""
         key = (at, band)
-        history = self._of_bands.setdefault(key, {})
-        if self._away is not None and key in self._away:
-            history.update(zip(history, self._away.take(key)))
-        if key in self._round:
-            following = self._round[(self._round.index(key) + 1) % len(self._round)]
-            if self._away is not None and following != key:
-                self._away.fetch(following)
+        if key not in self._round:
+            return self._of_bands[key]
+        assert self._away is not None, "there are histories that are to leave, and no place for them"
+        convs = self._remembering(self._sections[at], height, width)
+        if key in self._away:
+            [block] = self._away.take(key)
+            history = History(block, convs)
+        else:
+            history = self._zeros(convs)
+        following = self._round[(self._round.index(key) + 1) % len(self._round)]
+        if following != key:
+            self._away.fetch(following)
         return history
 
     def _leave(self, at: int, band: int) -> None:
-        key = (at, band)
-        if key not in self._round:
-            return
-        assert self._away is not None, "there are histories that are to leave, and no place for them"
-        history = self._of_bands[key]
-        tensors = list(history.values())
-        history.update(dict.fromkeys(history))  # the names stay, the tensors leave
-        self._away.put(key, tensors)
+        if (at, band) in self._round:
+            assert self._away is not None, "there are histories that are to leave, and no place for them"
+            tensors, self._history = [self._history.block], self._nothing
+            self._away.put((at, band), tensors)
 
     def _residuals(
         self,
@@ -242,10 +301,7 @@ class WanDecoder:
         *_, height, width, channels = (a[0] if isinstance(a, list) else a).shape
         frames = len(a) - HISTORY if isinstance(a, list) else len(a)
         if isinstance(conv, PointsConv):
-            history = self._history.get(id(conv))
-            if history is None:
-                history = conv.points[0].new_zeros((HISTORY, height, width, channels))
-                self._history[id(conv)] = history
+            history = self._history[id(conv)]
             if frames == 1:  # before it there was nothing, so the newest tap is all that counts
                 norm_silu(a, scale, bias, residual, gamma, x_out, history[1:])
                 return history[1:]
@@ -292,11 +348,7 @@ class WanDecoder:
         window = torch.empty(
             (HISTORY + frames, height, width, channels), dtype=conv.weight.dtype, device=conv.weight.device
         )
-        remembered = self._history.get(id(conv))
-        if remembered is None:  # before a video there is nothing
-            window[:HISTORY].zero_()
-        else:
-            window[:HISTORY].copy_(remembered)
+        window[:HISTORY].copy_(self._history[id(conv)])
         return window
 
     def _window(self, conv: Conv, x: torch.Tensor) -> torch.Tensor:
@@ -305,11 +357,8 @@ class WanDecoder:
         return window
 
     def _remember(self, conv: Conv, window: torch.Tensor) -> None:
-        remembered = self._history.get(id(conv))
-        if remembered is None:
-            self._history[id(conv)] = window[-HISTORY:].clone()
-        else:
-            remembered.copy_(window[-HISTORY:])
+        if id(conv) in self._history:  # of two that see the same, one remembers it
+            self._history[id(conv)].copy_(window[-HISTORY:])
 
     def _causal(self, conv: Conv | PointsConv, inputs: Frames, add_bias: bool = False) -> Frames:
         """What `_enter` gave -> (T, H, W, out), or the products of its points, which then are used up."""
@@ -329,12 +378,31 @@ class WanDecoder:
         return out[0].permute(1, 2, 3, 0).contiguous()
 
 
+def _convolutions(blocks: Sequence[Residual]) -> list[Conv | PointsConv]:
+    return [conv for block in blocks for conv in (block.conv1, block.conv2)]
+
+
+def _inputs(conv: Conv | PointsConv) -> int:
+    """Channels that it takes."""
+    return (conv.points[0] if isinstance(conv, PointsConv) else conv.weight).shape[1]
+
+
+def _aligned(numel: int) -> int:
+    """The kernels read and write up to 16 bytes at a time."""
+    return -(-numel // 128) * 128
+
+
 def _rows(height: int, count: int) -> Iterator[tuple[slice, slice]]:
-    """Bands of nearly the same height: (a band's rows, and those with what it must see)."""
+    """Bands of nearly the same height: (a band's rows, and those with what it must see).
+
+    All see equally many rows: where each has tensors of other sizes, allocators are left with gaps that fit nothing.
+    """
     count = min(count, height)
+    seen = min(height, -(-height // count) + 2 * HALO)
     for band in range(count):
         start, stop = band * height // count, (band + 1) * height // count
-        yield slice(start, stop), slice(max(0, start - HALO), min(height, stop + HALO))
+        first = min(max(0, start - HALO), height - seen)
+        yield slice(start, stop), slice(first, first + seen)
 
 
 def _with_rows(like: torch.Tensor, dim: int, rows: int) -> list[int]:

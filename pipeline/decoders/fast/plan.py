@@ -30,8 +30,7 @@ PLANS: tuple[tuple[Bands, ...], ...] = (
     (Bands(4, 4), Bands(8, 8), Bands(16, 16)),
     (Bands(4, 4), Bands(16, 16), Bands(32, 32)),
 )
-# Beside what is counted: cuDNN's workspaces, and gaps between tensors.
-GAPS = 1.03
+# Beside what is counted: workspaces of cuDNN.
 WORKSPACES = 64 * 1024**2
 # How many bytes to and from main memory, while the decoder computes, cost as much as one of a model that is loaded again.
 RELOADING = 2.0
@@ -75,10 +74,10 @@ class Plan:
         return self.bands[-1].count if self.bands else 1
 
 
-def of(weights: Weights, height: int, width: int, bands: tuple[Bands, ...]) -> Plan:
-    """Args: see `room.measured`."""
+def of(weights: Weights, height: int, width: int, bands: tuple[Bands, ...], gaps: float) -> Plan:
+    """Args: see `room.measured`; `gaps`: how much an allocator takes for each byte that is asked for."""
     measured = room.measured(weights, height, width, bands)
-    return Plan(bands, int(measured.peak * GAPS) + WORKSPACES, measured.away)
+    return Plan(bands, int(measured.peak * gaps) + WORKSPACES, measured.away)
 
 
 def choose(plan_of: Callable[[tuple[Bands, ...]], Plan], there: Room, steps: int, below: int | None = None) -> Plan:

@@ -1,0 +1,105 @@
+"""kernels.cu, compiled for every kind of GPU on a machine that has none, as the decoder has it compiled."""
+
+import functools
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, weights
+from async_frame_pipeline.pipeline.decoders.fast.network import WanDecoder
+
+from ..conftest import ROOT
+from . import stock_wan
+
+# Turing lacks most: there each width is tried. 12: the bundled VAE's; 9: vectors of one, two and four channels.
+WIDTHS = {"2.1": (96, 12, 9), "2.2": (256,)}
+OLDEST, NEWER = "75", ("80", "86", "89", "90", "100", "120")
+CASES = [(OLDEST, version, width) for version, widths in WIDTHS.items() for width in widths]
+CASES += [(arch, "2.1", 96) for arch in NEWER]
+RECORDED_WIDTH = 8
+SIGNATURES = {
+    name: [parameter.split() for parameter in parameters.split(",")]
+    for name, parameters in re.findall(r"__global__ void (\w+)\(([^)]*)\)", cuda.SOURCE.read_text(encoding="utf-8"))
+}
+
+
+@pytest.fixture(autouse=True)
+def compiler():
+    """Torch's own, which comes with every torch for CUDA: with the one that these tests bring, it must be there."""
+    ours = (ROOT / ".host").resolve() in Path(sys.prefix).resolve().parents
+    if torch.version.cuda is None and not ours:
+        pytest.skip("this torch is not for CUDA")
+
+
+def compiled(source: str, name: str, arch: str) -> bytes:
+    binary, _ = torch.cuda._utils._nvrtc_compile(source, name, compute_capability=arch)
+    return binary
+
+
+@functools.cache
+def launches(version: str) -> list[tuple[str, tuple[tuple[str, int], ...], list]]:
+    """What the decoder launches in its first three steps: (kernel, what it is made for, arguments)."""
+    seen, bmm = [], torch.bmm
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_on", lambda tensor: cuda)
+        patch.setattr(cuda, "_launch", lambda name, threads, args, **made_for: seen.append((name, made_for, args)))
+        # The CPU has no product of two float16 in float32.
+        patch.setattr(torch, "bmm", lambda a, b, out_dtype: bmm(a.float(), b.float()).to(out_dtype))
+        state = stock_wan.module(version, RECORDED_WIDTH).state_dict()
+        decoder = WanDecoder(weights.load(state, torch.device("cpu"), torch.float16))
+        latents = stock_wan.latents(version, 3, 2, 2).half()
+        for t in range(latents.shape[2]):
+            decoder.step(latents[:, :, t])
+    return [(name, tuple(made_for.items()), args) for name, made_for, args in seen]
+
+
+def made_for(version: str, width: int) -> set[tuple[str, tuple[tuple[str, int], ...]]]:
+    """Every kernel with what it is made for, of a decoder of another width."""
+
+    def widened(macro, value):
+        return macro, value // RECORDED_WIDTH * width if macro == "CHANNELS" else value
+
+    return {(name, tuple(widened(*macro) for macro in macros)) for name, macros, _ in launches(version)}
+
+
+@pytest.mark.parametrize(("arch", "version", "width"), CASES)
+def test_every_kernel_compiles(arch, version, width):
+    wanted = made_for(version, width)
+    assert {name for name, _ in wanted} == set(SIGNATURES)
+    for name, macros in wanted:
+        assert compiled(cuda._source(name, macros), name, arch), (name, macros)
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ("int broken() { return undeclared; }", "undeclared"),
+        # An instruction that came with Ampere.
+        ('extern "C" __global__ void f(float *x) { asm("cvt.rna.tf32.f32 %0, %0;" : "+f"(*x)); }', "sm_80"),
+    ],
+)
+def test_the_check_above_sees(broken, why):
+    with pytest.raises(RuntimeError, match=why):
+        compiled(f"{broken}\n{cuda._source('add_taps', (('OUTPUTS', 3),))}", "add_taps", OLDEST)
+
+
+@pytest.mark.parametrize("version", WIDTHS)
+def test_what_is_handed_over_is_what_the_kernels_take(version):
+    """Nobody checks this at run time: pointers, and numbers of the kernel's own size."""
+    kinds = {int: ["int"], float: ["double"]}
+    for name, _, args in launches(version):
+        assert len(args) == len(SIGNATURES[name]), name
+        for arg, parameter in zip(args, SIGNATURES[name]):
+            if isinstance(arg, torch.Tensor):
+                assert "*" in "".join(parameter) and arg.is_contiguous(), (name, parameter)
+            else:
+                assert kinds[type(arg)] == parameter[:-1], (name, parameter)
+
+
+def test_both_sides_mean_the_same_by_a_flag():
+    [flags] = re.findall(r"enum \{ (.*) \};", cuda.SOURCE.read_text(encoding="utf-8"))
+    for flag in flags.split(", "):
+        name, value = flag.split(" = ")
+        assert getattr(cuda, name) == int(value)
