@@ -59,6 +59,8 @@ def collect(device: torch.device, memory_needed: int) -> None:
     cudaMallocAsync, ComfyUI's choice, does not join pieces: with what was there before, or came bit by bit, a decode
     runs out a fifth earlier.
     """
+    if device.type != "cuda":
+        return
     free, cached = model_management.get_free_memory(device, torch_free_too=True)
     if free < 2 * memory_needed or free - cached < memory_needed:
         model_management.soft_empty_cache()

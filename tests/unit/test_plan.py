@@ -141,6 +141,22 @@ def test_unload_takes_the_fastest_that_fits_without_them(planned):
     assert planned("unload", free=2, emptied=5.5) == 1
 
 
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(Model, "device", torch.device("cpu"))
+    latent = torch.empty((1, 16, STEPS, 90, 160), device="meta")
+    return lambda free, below=None: ALL.index(
+        wan.planned(Model(), latent, Room(int(free * GIB), PLENTY, PLENTY), below)
+    )
+
+
+def test_on_the_cpu_nothing_is_away_and_nobody_makes_room(on_cpu):
+    assert [on_cpu(8), on_cpu(7.9), on_cpu(8, below=NEEDED[0])] == [0, 1, 1]
+    for free, below in ((4.9, None), (64, NEEDED[1])):
+        with pytest.raises(NoRoom, match="^out of memory$"):
+            on_cpu(free, below)
+
+
 def test_what_fits_nowhere_is_an_error_whatever_the_wish(planned):
     for wish in ("auto", "keep", "unload"):
         with pytest.raises(NoRoom):
