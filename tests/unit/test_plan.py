@@ -1,5 +1,8 @@
 """Which plan is chosen for the memory there is: the one that moves the fewest bytes."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from async_frame_pipeline.pipeline.decoders.fast import plan as plans
@@ -10,6 +13,7 @@ from . import in_comfyui  # noqa: F401
 from async_frame_pipeline.nodes.comfyui import server
 from async_frame_pipeline.nodes.families import wan
 
+REPO = Path(__file__).resolve().parents[2]
 MIB = 1024**2
 GIB = 1024**3
 STEPS = 9
@@ -117,6 +121,12 @@ def planned(monkeypatch):
         return ALL.index(plan)
 
     return planned
+
+
+def test_the_frontend_stores_it_under_that_name():
+    frontend = (REPO / "web" / "js" / "lanes.js").read_text(encoding="utf-8")
+    [stored] = re.findall(rf"id: '{wan.OTHER_MODELS}',.*?options: \[(.*?)\]", frontend, re.DOTALL)
+    assert re.findall(r"value: '(\w+)'", stored) == ["auto", "keep", "unload"]
 
 
 @pytest.mark.parametrize("wish", [None, "auto", "whatever", 7, ["keep"], {"unload": True}])
