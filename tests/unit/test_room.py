@@ -83,10 +83,9 @@ def published(request):
         return version, weights.load(state, torch.device("meta"), torch.float16)
 
 
-@pytest.mark.parametrize("size", [(832, 480), (1920, 1088)], ids=str)
-def test_every_plan_takes_less_than_the_one_before_and_moves_more(published, size):
+def test_every_plan_takes_less_than_the_one_before_and_moves_more(published):
     version, state = published
-    width, height = (pixels // stock_wan.SCALE[version] for pixels in size)
+    width, height = (pixels // stock_wan.SCALE[version] for pixels in (1280, 704))
     all_measured = [room.measured(state, height, width, bands) for bands in PLANS]
     peaks, away = [each.peak for each in all_measured], [each.away for each in all_measured]
     assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)

@@ -90,8 +90,8 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and not any(tensor is other for other in tree_leaves(args)):
+        for tensor in [result] if isinstance(result, torch.Tensor) else tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 reference = StorageWeakRef(storage)
                 if reference.cdata not in self._live:
