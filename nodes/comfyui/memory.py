@@ -35,8 +35,10 @@ def room(vae, model) -> Room:
     # What of the model is not there yet comes, with what ComfyUI adds for it; what it reserves for others is theirs.
     to_load = (model.model_size() - model.loaded_size()) * 1.1
     free = int(model_management.get_free_memory(device) - model_management.extra_reserved_memory() - to_load)
-    others = [loaded.model for loaded in model_management.current_loaded_models if loaded.device == device]
-    emptied = free + sum(other.loaded_size() for other in others if other.model is not model.model)
+    there = [loaded.model for loaded in model_management.current_loaded_models if loaded.device == device]
+    # ComfyUI holds them weakly: one can be gone, and its module held by something else.
+    others = [other for other in there if other is not None and other.model is not model.model]
+    emptied = free + sum(other.loaded_size() for other in others)
     return Room(free, emptied, main)
 
 
@@ -48,17 +50,28 @@ def static_patcher(module: torch.nn.Module, vae):
 def load_whole(patcher, memory_needed: int) -> None:
     """Load a model of `static_patcher` to its GPU, with `memory_needed` bytes beside it free."""
     model_management.load_models_gpu([patcher], memory_required=memory_needed, force_full_load=True)
-    free, cached = model_management.get_free_memory(patcher.load_device, torch_free_too=True)
-    if free < 2 * memory_needed or free - cached < memory_needed:
-        # cudaMallocAsync, ComfyUI's choice, does not join what came in pieces: it ran out a tenth earlier.
-        model_management.soft_empty_cache()
-        with contextlib.suppress(torch.OutOfMemoryError):
-            torch.empty(memory_needed, dtype=torch.uint8, device=patcher.load_device)
+    if patcher.load_device.type == "cuda":
+        take_in_one_piece(memory_needed, patcher.load_device)
 
 
-def gaps() -> float:
-    """How much torch's allocator takes for each byte that is asked for; measured, see benchmarks/NOTES.md."""
-    return 1.12 if torch.cuda.is_available() and torch.cuda.get_allocator_backend() == "cudaMallocAsync" else 1.05
+def take_in_one_piece(nbytes: int, device: torch.device) -> None:
+    """Where GPU memory is short, let torch's allocator have so much of it in one piece.
+
+    cudaMallocAsync, ComfyUI's choice, does not join what came in pieces: a decode ran out a tenth earlier.
+    """
+    if model_management.get_free_memory(device) > 2 * nbytes:
+        return
+    for _ in range(2):
+        try:
+            torch.empty(nbytes, dtype=torch.uint8, device=device)
+            return
+        except torch.OutOfMemoryError:
+            model_management.soft_empty_cache()  # the pieces
+
+
+def allocator_joins() -> bool:
+    """Whether torch's allocator finds room for something large where smaller things were."""
+    return torch.cuda.get_allocator_backend() != "cudaMallocAsync" if torch.cuda.is_available() else True
 
 
 def make_room() -> None:

@@ -129,7 +129,7 @@ def _said(away: Away) -> Text:
 
 @dataclass(frozen=True)
 class ExactWithRoom(Way):
-    """`exact` once more, with all other models unloaded, all histories in main memory, and the fewest and smallest slots."""
+    """`exact` once more, with other models unloaded, all histories away, and the fewest and smallest slots."""
 
     exact: Exact
     name = "exact"

@@ -96,7 +96,7 @@ def test_a_decode_takes_what_was_counted(device, version, size, bands):
         away.close()
     numbers = f"{peak / 1024**2:.0f} MiB were taken, {counted.peak / 1024**2:.0f} counted"
     assert abs(peak - counted.peak) <= OFF_BY * peak + SLACK, numbers
-    needed = plan.of(state, height, width, bands, memory.gaps()).needed
+    needed = plan.of(state, height, width, bands, memory.allocator_joins()).needed
     assert peak <= needed, f"{numbers}, {needed / 1024**2:.0f} asked for"
 
 

@@ -1,4 +1,7 @@
-"""Out of memory: the next smaller way gives the same pixels, and the log says what it cost."""
+"""Out of memory: the next smaller way gives the same pixels, and the log says what it cost.
+
+From `exact` down, whose pixels are the stock node's; test_fast_decoder.py has the ways before it.
+"""
 
 import re
 
@@ -22,7 +25,7 @@ def both(server, seed: int, kind: str = "wan 2.1", lane: str | None = None, at: 
     vae = graph("AFPTestVAE", kind=kind, seed=seed, name="small", **in_decoder)
     if lane is not None:
         samples = graph("AFPTestFault", samples=samples, lane=lane, at=at, fault="out of memory", seed=seed)
-    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=vae)
+    ours = graph("AsyncVAEDecodeVideo", samples=samples, vae=vae, decoder="exact")
     compared = graph("AFPTestCompareImages", a=ours, b=stock)
     outcome = run(server, graph)
     disarm(server)

@@ -31,15 +31,18 @@ def rescues(server) -> list[Path]:
 def failing(
     seed: int, consumer: str = "SaveVideoStreaming", first: bool = False, **faults: object
 ) -> tuple[Graph, Link]:
-    """A prompt whose decode fails at the second chunk, in every way that there is; and the node where it does."""
+    """A prompt whose decode fails at the second chunk, in every way that there is; and the node where it does.
+
+    The faults are in the VAE's own decoder, which the fast one never calls.
+    """
     graph = Graph()
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"rescue {seed}", **(faults or {"fail_at": 2}))
     latent = graph("AFPTestLatent", **samples(seed))
     if consumer == "AsyncVAEDecodeVideo":
-        node = graph("AsyncVAEDecodeVideo", samples=latent, vae=vae)
+        node = graph("AsyncVAEDecodeVideo", samples=latent, vae=vae, decoder="exact")
         graph("PreviewAny", source=node)
         return graph, node
-    video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=vae, fps=16, save_latents_first=first)
+    video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=vae, fps=16, decoder="exact", save_latents_first=first)
     if consumer == "GetVideoComponents":
         node = graph("GetVideoComponents", video=video)
         graph("PreviewAny", source=node)
@@ -228,12 +231,14 @@ def held(server, seed: int, **more: object) -> str:
 
 
 def api_form_of_resume(name: str, seed: int, saver: str) -> dict:
-    """The bundled workflow, with the file chosen and a VAE that is on this machine."""
+    """The bundled workflow, with the file chosen, a VAE that is on this machine, and the decoder of `failing`."""
     prompt = json.loads((REPO / "workflows" / "api" / "resume.json").read_text())
     [load] = [node for node in prompt.values() if node["class_type"] == "LoadLatent"]
     load["inputs"]["latent"] = name
     [(vae_id, vae)] = [(key, node) for key, node in prompt.items() if node["class_type"] == "VAELoader"]
     prompt[vae_id] = {"class_type": "AFPTestVAE", "inputs": {"kind": "wan 2.1", "seed": seed, "name": "resumed"}}
+    [decode] = [node for node in prompt.values() if node["class_type"] == "AsyncVAEDecodeToVideo"]
+    decode["inputs"]["decoder"] = "exact"
     [save] = [node for node in prompt.values() if node["class_type"] == "SaveVideoStreaming"]
     save["inputs"]["filename_prefix"] = saver
     return prompt

@@ -25,7 +25,9 @@ class Clip:
         self.audio = sound.get("audio")
         self.images = graph("VAEDecode", samples=self.samples, vae=self.vae)
         self.stock = graph("CreateVideo", images=self.images, fps=FPS, **sound)
-        self.ours = graph("AsyncVAEDecodeToVideo", samples=self.samples, vae=self.vae, fps=FPS, **sound)
+        self.ours = graph(
+            "AsyncVAEDecodeToVideo", samples=self.samples, vae=self.vae, fps=FPS, decoder="exact", **sound
+        )
 
 
 def save(graph: Graph, video: Link, prefix: str) -> Link:

@@ -31,6 +31,9 @@ STRAIGHT_TO_FILE = [
 # pixel to pixel, which neither x264 nor colours at half the resolution can keep.
 BLOCK = 8
 MIN_PSNR_DB = 35  # measured: 41; with every frame shown one place too late: 18 to 25
+# The workflows decode by `auto`, which is fast. Of frames in [0, 1]: on a CPU both decoders sum the same products in
+# float32, in another order; measured: 3e-6.
+CLOSE = 2e-5
 
 
 def bundled(name: str) -> dict:
@@ -63,9 +66,9 @@ def add_comparison(prompt: dict, decode: dict, images: list) -> None:
     add(prompt, "dump", "AFPTestDumpImages", images=["stock", 0], name="stock")
 
 
-def assert_equals_stock(outputs: dict) -> None:
+def assert_close_to_stock(outputs: dict) -> None:
     [comparison] = outputs["compare"]["comparison"]
-    assert comparison["equal"], comparison
+    assert comparison["max_difference"] < CLOSE, comparison
     assert not comparison["has_nan"] and comparison["distinct_values"] > 1000, "the pictures show nothing"
 
 
@@ -97,8 +100,8 @@ def test_a_workflow_samples_decodes_and_saves(server, name, frames, size, fps, m
     assert {model_class, "SAT5Model"} <= set(re.findall(r"Requested to load (\w+)", server.log_text()))
     assert "lora key not loaded" not in log
     version = "2.2" if model_class == "WAN22" else "2.1"
-    assert f"exact Wan {version} decode" in log, "streamed, and not decoded the stock way"
-    assert_equals_stock(outputs)
+    assert f"fast Wan {version} decode, " in log, log
+    assert_close_to_stock(outputs)
 
     path = saved_file(server, outputs, saver)
     assert path.name.startswith(f"{name}_")
@@ -113,7 +116,7 @@ def test_the_smooth_workflow_saves_both_videos(server):
     decode = only(prompt, "AsyncVAEDecodeVideo")
     add_comparison(prompt, prompt[decode], [decode, 0])
     outputs = server.run(prompt)["outputs"]
-    assert_equals_stock(outputs)
+    assert_close_to_stock(outputs)
 
     savers = {
         node["inputs"]["filename_prefix"]: key

@@ -1,4 +1,4 @@
-"""Faults in the fast decoder, and permission to run it on a CPU, where only its plain-torch reference is there."""
+"""Faults in the fast decoder."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ class FastDecoder:
 
     `oom_at` names the step (from 1, those of the check before the first use not counted) that runs out of memory, and
     `hold_at` the one that makes `<base>/hold-fast.reached` and waits for `<base>/hold-fast.go`; 0 for none. `wrong`
-    makes its frames differ from the stock decoder's; `offered` false takes everything back.
+    makes its frames differ from the stock decoder's. Without any of them all is taken back.
     """
 
     @classmethod
@@ -33,7 +33,6 @@ class FastDecoder:
         return {
             "required": {"vae": ("VAE",), "seed": ("INT", {"default": 0})},
             "optional": {
-                "offered": ("BOOLEAN", {"default": True}),
                 "oom_at": ("INT", {"default": 0}),
                 "hold_at": ("INT", {"default": 0}),
                 "wrong": ("BOOLEAN", {"default": False}),
@@ -44,18 +43,13 @@ class FastDecoder:
     FUNCTION = "set"
     CATEGORY = "_tests"
 
-    def set(self, vae, seed, offered=True, oom_at=0, hold_at=0, wrong=False):
+    def set(self, vae, seed, oom_at=0, hold_at=0, wrong=False):
         wan = _pack_module("families.wan")
-        for name in ("why_not_fast", "steps"):
-            setattr(wan, name, _originals.setdefault(name, getattr(wan, name)))
-        if offered and vae.device.type == "cpu":
-            wan.why_not_fast = lambda vae: (
-                known if isinstance(known := wan._loaded.get(vae.first_stage_model), str) else None
-            )
+        own_steps = _originals.setdefault("steps", wan.steps)
 
         def steps(decoder, latent):
-            is_check = latent.shape[2] <= wan.CHECKED[0]
-            for number, frames in enumerate(_originals["steps"](decoder, latent), 1):
+            is_check = latent.shape[2] <= wan.CHECKED["cpu"][0]
+            for number, frames in enumerate(own_steps(decoder, latent), 1):
                 if number == oom_at and not is_check:
                     raise torch.OutOfMemoryError("a test's out of memory")
                 if number == hold_at and not is_check:
