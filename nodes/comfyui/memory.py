@@ -69,6 +69,12 @@ def take_in_one_piece(nbytes: int, device: torch.device) -> None:
             model_management.soft_empty_cache()  # the pieces
 
 
+def give_pieces_back(memory_needed: int, device: torch.device) -> None:
+    """Where GPU memory is short, let nothing that torch's allocator has cached be in the way; see above."""
+    if model_management.get_free_memory(device) < 2 * memory_needed:
+        model_management.soft_empty_cache()
+
+
 def allocator_joins() -> bool:
     """Whether torch's allocator finds room for something large where smaller things were."""
     return torch.cuda.get_allocator_backend() != "cudaMallocAsync" if torch.cuda.is_available() else True

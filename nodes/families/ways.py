@@ -115,6 +115,7 @@ class Exact(Way):
         working, staying = height * width * self.histories.working, height * width * self.histories.staying
         there = memory.room(vae, vae.patcher)
         memory.load_for_decoding(vae, job.latent, working + staying)
+        memory.give_pieces_back(working + staying, vae.device)
         left = there.emptied - working
         return max(0, left) if left < staying else None
 

@@ -21,9 +21,7 @@ Note [The barriers of what is away]
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import mmap
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 
@@ -214,13 +212,5 @@ def _aligned(nbytes: int) -> int:
 
 
 def _touched(nbytes: int) -> torch.Tensor:
-    """Main memory whose pages are there: torch fills it on all cores, page-locking would make them one by one.
-
-    In large pages where the system has them for who asks, which are quicker to make, to lock and to give back.
-    """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(nbytes, dtype=torch.uint8).zero_()
-    memory = mmap.mmap(-1, nbytes)
-    with contextlib.suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8).zero_()
+    """Main memory whose pages are there: torch fills it on all cores, page-locking would make them one by one."""
+    return torch.empty(nbytes, dtype=torch.uint8).zero_()

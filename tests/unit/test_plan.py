@@ -153,7 +153,7 @@ def test_unload_takes_the_fastest_that_fits_without_them(planned):
 
 @pytest.fixture
 def on_cpu(monkeypatch):
-    monkeypatch.setattr(Model, "device", torch.device("cpu"))
+    monkeypatch.setattr(Model, "runs_on", torch.device("cpu"))
     latent = torch.empty((1, 16, STEPS, 90, 160), device="meta")
     return lambda free, below=None: ALL.index(
         wan.planned(Model(), latent, Room(int(free * GIB), PLENTY, PLENTY), below)
