@@ -22,12 +22,17 @@ LATENT_CHANNELS = {"2.1": 16, "2.2": 48}
 SCALE = {"2.1": 8, "2.2": 16}
 
 
-def module(version: str, width: int) -> torch.nn.Module:
-    """A float32 VAE on the CPU whose decoder is `width` channels wide at its end (published: 96 and 256)."""
+def module(version: str, width: int, filled: bool = True) -> torch.nn.Module:
+    """A float32 VAE on the CPU whose decoder is `width` channels wide at its end (published: 96 and 256).
+
+    Not `filled`, its weights are what they happen to be.
+    """
     if version == "2.1":
         vae = comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=16, **_SHAPE)
     else:
         vae = comfy.ldm.wan.vae2_2.WanVAE(dim=8, dec_dim=width, z_dim=48, **_SHAPE)
+    if not filled:
+        return vae.requires_grad_(False)
     generator = torch.Generator().manual_seed(width)
     for name, weight in vae.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)

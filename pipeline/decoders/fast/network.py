@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from ..away import Away
 from .kernels import depth_to_space, head, norm_silu, norm_silu_points
-from .weights import Attention, Conv, PointsConv, Residual, Upsample, Weights
+from .weights import AnyConv, Attention, Conv, PointsConv, Residual, RowConv, Upsample, Weights
 
 HISTORY = 2  # frames back that a kernel of three in time sees
 # What a convolution takes and gives: frames (T, H, W, C), or one tensor (1, H, W, C) for each point.
@@ -71,6 +71,14 @@ class WanDecoder:
         frames = [decoder.step(latents[:, :, t]) for t in range(latents.shape[2])]
     """
 
+    def __new__(cls, weights: Weights, *_: object, **__: object) -> WanDecoder:
+        """A `CpuDecoder` for weights that are laid out for one, as `pathlib.Path` makes what fits the system."""
+        if cls is WanDecoder and weights.in_rows:
+            from .cpu import CpuDecoder
+
+            return super().__new__(CpuDecoder)
+        return super().__new__(cls)
+
     def __init__(self, weights: Weights, bands: Sequence[Bands] = (), away: Away | None = None):
         self._weights = weights
         self._away = away
@@ -107,7 +115,7 @@ class WanDecoder:
         Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
         w = self._weights
-        x = F.linear(latent_bchw.permute(0, 2, 3, 1), *w.latent)
+        x = self._from_latent(latent_bchw)
         x = self._causal(w.conv_in, self._window(w.conv_in, x), add_bias=True)
         x, _ = self._residuals(w.middle[:1], x)
         x = self._attention(w.middle[1], x)
@@ -135,7 +143,7 @@ class WanDecoder:
             return x
         x, window = self._residuals(section.blocks, x, then=(w.head_gamma, w.head))
         self._remember(w.head, window)
-        return head(window, w.head.weight, w.head.bias)
+        return self._head(window)
 
     def _in_bands(
         self, at: int, section: _Section, x: torch.Tensor, shortcut: torch.Tensor | None
@@ -211,7 +219,7 @@ class WanDecoder:
             inputs = self._enter(block.gamma2, block.conv2, hidden, block.conv1)
             del hidden
             out = self._causal(block.conv2, inputs)
-            residual = x if block.shortcut is None else F.linear(x, *block.shortcut)
+            residual = x if block.shortcut is None else self._linear(x, block.shortcut)
             x = torch.empty_like(residual) if keep and residual is x else residual
             keep = False  # from here on x is our own
             inputs = self._enter(next_gamma, next_conv, out, block.conv2, residual, x)
@@ -221,9 +229,9 @@ class WanDecoder:
     def _enter(
         self,
         gamma: torch.Tensor | None,
-        conv: Conv | PointsConv | None,
+        conv: AnyConv | None,
         a: Frames,
-        made_by: Conv | PointsConv | None = None,
+        made_by: AnyConv | None = None,
         residual: torch.Tensor | None = None,
         x_out: torch.Tensor | None = None,
     ) -> Frames | None:
@@ -232,6 +240,7 @@ class WanDecoder:
         Returns:
             `conv`'s input; None without one.
         """
+        assert not isinstance(conv, RowConv) and not isinstance(made_by, RowConv), "a CPU's"
         bias = made_by.bias if made_by is not None else None
         scale = made_by.scale if made_by is not None else 1.0
         *_, height, width, channels = (a[0] if isinstance(a, list) else a).shape
@@ -254,6 +263,16 @@ class WanDecoder:
         norm = norm_silu_points if isinstance(a, list) else norm_silu
         norm(a, scale, bias, residual, gamma, x_out, y_out)
         return window
+
+    def _linear(self, x: torch.Tensor, layer: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """A 1x1 convolution."""
+        return F.linear(x, *layer)
+
+    def _from_latent(self, latent_bchw: torch.Tensor) -> torch.Tensor:
+        return self._linear(latent_bchw.permute(0, 2, 3, 1), self._weights.latent)
+
+    def _head(self, window: torch.Tensor) -> torch.Tensor:
+        return head(window, self._weights.head.weight, self._weights.head.bias)
 
     def _attention(self, layer: Attention, x: torch.Tensor) -> torch.Tensor:
         frames, height, width, channels = x.shape
@@ -281,32 +300,33 @@ class WanDecoder:
 
     # -- causal convolutions and what they remember -----------------------------------------------
 
-    def _empty_window(self, conv: Conv, shape: tuple[int, ...]) -> torch.Tensor:
+    def _empty_window(self, conv: Conv | RowConv, shape: tuple[int, ...]) -> torch.Tensor:
         """Input of a convolution, (HISTORY + T, H, W, C): the frames it remembers, and room for the new ones."""
-        frames, height, width, channels = shape
-        window = torch.empty(
-            (HISTORY + frames, height, width, channels), dtype=conv.weight.dtype, device=conv.weight.device
-        )
+        window = self._weights.head.weight.new_empty((HISTORY + shape[0], *shape[1:]))
+        self._recall(conv, window)
+        return window
+
+    def _recall(self, conv: Conv | RowConv, window: torch.Tensor) -> None:
+        """Put what a convolution remembers before its new frames."""
         remembered = self._history.get(id(conv))
         if remembered is None:  # before a video there is nothing
             window[:HISTORY].zero_()
         else:
             window[:HISTORY].copy_(remembered)
-        return window
 
-    def _window(self, conv: Conv, x: torch.Tensor) -> torch.Tensor:
+    def _window(self, conv: Conv | RowConv, x: torch.Tensor) -> torch.Tensor:
         window = self._empty_window(conv, x.shape)
         window[HISTORY:].copy_(x)
         return window
 
-    def _remember(self, conv: Conv, window: torch.Tensor) -> None:
+    def _remember(self, conv: Conv | RowConv, window: torch.Tensor) -> None:
         remembered = self._history.get(id(conv))
         if remembered is None:
             self._history[id(conv)] = window[-HISTORY:].clone()
         else:
             remembered.copy_(window[-HISTORY:])
 
-    def _causal(self, conv: Conv | PointsConv, inputs: Frames, add_bias: bool = False) -> Frames:
+    def _causal(self, conv: AnyConv, inputs: Frames, add_bias: bool = False) -> Frames:
         """What `_enter` gave -> (T, H, W, out), or the products of its points, which then are used up."""
         if isinstance(conv, PointsConv):
             if isinstance(inputs, torch.Tensor):
@@ -315,7 +335,7 @@ class WanDecoder:
             for weight in conv.points:
                 products.append(_conv2d(inputs.pop(0), weight))
             return products
-        assert isinstance(inputs, torch.Tensor), "only points come as a list"
+        assert isinstance(inputs, torch.Tensor) and isinstance(conv, Conv), "only points come as a list"
         self._remember(conv, inputs)
         bias = conv.bias.to(inputs.dtype) if add_bias else None
         kernel = conv.weight.shape[-1]
