@@ -64,7 +64,7 @@ def no_kernels(monkeypatch):
 @VERSIONS
 @pytest.mark.parametrize("bands", [*PLANS, (Bands(3, 1), Bands(7, 2)), (Bands(5),)], ids=str)
 def test_it_is_what_steps_with_data_take(version, bands, no_kernels, monkeypatch):
-    state = weights.load(stock_wan.module(version, 8).state_dict(), torch.device("cpu"), torch.float32)
+    state = weights.load(stock_wan.module(version, 8).state_dict(), torch.device("cpu"), torch.float32, in_rows=False)
     counted, real = room.measured(state, 6, 4, bands), taken(state, 6, 4, bands, monkeypatch)
     assert real.peak == pytest.approx(counted.peak, rel=0.01)
     assert real.away == pytest.approx(counted.away, rel=0.01)  # but for where tensors begin

@@ -2,8 +2,8 @@
 
 Activations are (T, H, W, C), contiguous: channels last, so that a pixel's channels are one row, and a
 convolution finds its input the way cuDNN's tensor-core kernels want it. Arithmetic is float32, whatever
-the storage, which on CUDA is float16. Each step has a kernel for CUDA (`cuda`) and a plain-torch reference, which is
-also what runs on the CPU. On the meta device memory is taken as on CUDA, and nothing computed.
+the storage, which on CUDA is float16. Each step has a kernel for CUDA (`cuda`) and a plain-torch reference, for tests
+on a CPU; the decoder that CPUs run is in `cpu`. On the meta device memory is taken as on CUDA, and nothing computed.
 """
 
 from __future__ import annotations

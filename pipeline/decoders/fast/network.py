@@ -19,22 +19,25 @@ import torch.nn.functional as F
 
 from ..away import Away
 from .kernels import depth_to_space, head, norm_silu, norm_silu_points
-from .weights import Attention, Conv, PointsConv, Residual, Upsample, Weights
+from .weights import AnyConv, Attention, Conv, PointsConv, Residual, RowConv, Upsample, Weights
 
 HISTORY = 2  # frames back that a kernel of three in time sees
 # What a convolution takes and gives: frames (T, H, W, C), or one tensor (1, H, W, C) for each point.
 Frames: TypeAlias = "torch.Tensor | list[torch.Tensor]"
 
 
-class History(dict[int, torch.Tensor]):
-    """By the id of a convolution: (HISTORY, H, W, C), the last frames of its input; all in one flat `block`."""
+# Convolutions, and the shape of what each remembers.
+Shapes: TypeAlias = "list[tuple[AnyConv, tuple[int, int, int, int]]]"
 
-    def __init__(self, block: torch.Tensor, convs: Sequence[tuple[Conv | PointsConv, int, int]]):
+
+class History(dict[int, torch.Tensor]):
+    """By the id of a convolution: the last HISTORY frames of its input; all in one flat `block`."""
+
+    def __init__(self, block: torch.Tensor, shapes: Shapes):
         super().__init__()
         self.block = block
         start = 0
-        for conv, height, width in convs:
-            shape = (HISTORY, height, width, _inputs(conv))
+        for conv, shape in shapes:
             self[id(conv)] = block[start : start + math.prod(shape)].view(shape)
             start += _aligned(math.prod(shape))
 
@@ -85,6 +88,14 @@ class WanDecoder:
         frames = [decoder.step(latents[:, :, t]) for t in range(latents.shape[2])]
     """
 
+    def __new__(cls, weights: Weights, *_: object, **__: object) -> WanDecoder:
+        """A `CpuDecoder` for weights that are laid out for one, as `pathlib.Path` makes what fits the system."""
+        if cls is WanDecoder and weights.in_rows:
+            from .cpu import CpuDecoder
+
+            return super().__new__(CpuDecoder)
+        return super().__new__(cls)
+
     def __init__(self, weights: Weights, bands: Sequence[Bands] = (), away: Away | None = None):
         self._weights = weights
         self._away = away
@@ -97,9 +108,10 @@ class WanDecoder:
         ]
         # What each convolution remembers, of the whole frame or of the band that is being worked on; and of all bands
         # that are on the GPU, by section and band.
-        self._nothing = History(weights.conv_in.weight.new_empty(0), ())
+        self._nothing = History(weights.head.weight.new_empty(0), [])
         self._history = self._nothing
         self._of_bands: dict[tuple[int, int], History] = {}
+        self._shapes: dict[tuple[int, int], Shapes] = {}
         # Which bands' histories are in main memory, in the order in which they are needed, round and round.
         self._round = [(at, band) for at, section in enumerate(self._sections) for band in range(section.bands.away)]
         self._first = True
@@ -130,7 +142,7 @@ class WanDecoder:
         w = self._weights
         if self._first:
             self._remember_nothing(*latent_bchw.shape[2:])
-        x = F.linear(latent_bchw.permute(0, 2, 3, 1), *w.latent)
+        x = self._from_latent(latent_bchw)
         x = self._causal(w.conv_in, self._window(w.conv_in, x), add_bias=True)
         x, _ = self._residuals(w.middle[:1], x)
         x = self._attention(w.middle[1], x)
@@ -158,7 +170,7 @@ class WanDecoder:
             return x
         x, window = self._residuals(section.blocks, x, then=(w.head_gamma, w.head))
         self._remember(w.head, window)
-        return head(window, w.head.weight, w.head.bias)
+        return self._head(window)
 
     def _in_bands(
         self, at: int, section: _Section, x: torch.Tensor, shortcut: torch.Tensor | None
@@ -169,7 +181,7 @@ class WanDecoder:
         kept = None
         last = section is self._sections[-1]
         for band, (inner, outer) in enumerate(bands):
-            self._history = self._come(at, band, *x[:, outer].shape[1:3])
+            self._history = self._come(at, band)
             seen = self._enlarged(
                 section, x[:, outer].contiguous(), None if shortcut is None else shortcut[:, outer].contiguous()
             )
@@ -199,49 +211,51 @@ class WanDecoder:
         Between what is made and dropped in each step they would leave gaps that nothing fits into.
         """
         w = self._weights
-        whole = [
-            (conv, height, width) for conv in (w.conv_in, *_convolutions(w.middle[:1]), *_convolutions(w.middle[2:]))
-        ]
+        convs = (w.conv_in, *_convolutions(w.middle[:1]), *_convolutions(w.middle[2:]))
+        whole = [(conv, self._shape(conv, height, width)) for conv in convs]
         for at, section in enumerate(self._sections):
             if section.bands.count == 1:
                 whole += self._remembering(section, height, width)
             else:
                 for band, (_, outer) in enumerate(_rows(height, section.bands.count)):
+                    shapes = self._shapes[at, band] = self._remembering(section, outer.stop - outer.start, width)
                     if (at, band) not in self._round:
-                        self._of_bands[at, band] = self._zeros(
-                            self._remembering(section, outer.stop - outer.start, width)
-                        )
+                        self._of_bands[at, band] = self._zeros(shapes)
             if section.upsample is not None:
                 height, width = 2 * height, 2 * width
         self._history = self._zeros(whole)
 
-    def _remembering(self, section: _Section, height: int, width: int) -> list[tuple[Conv | PointsConv, int, int]]:
-        """A section's convolutions that remember, and the size of what they see, for so many rows of its input."""
-        convs: list[tuple[Conv | PointsConv, int, int]] = []
+    def _remembering(self, section: _Section, height: int, width: int) -> Shapes:
+        """What a section's convolutions remember, for so many rows of its input."""
+        shapes: Shapes = []
         if section.upsample is not None:
-            if section.upsample.time is not None:
-                convs.append((section.upsample.time[0], height, width))  # both halves see the same
+            if section.upsample.time is not None:  # both halves see the same
+                shapes.append((section.upsample.time[0], self._shape(section.upsample.time[0], height, width)))
             height, width = 2 * height, 2 * width
         last = [self._weights.head] if section is self._sections[-1] else []
-        return convs + [(conv, height, width) for conv in (*_convolutions(section.blocks), *last)]
+        return shapes + [(conv, self._shape(conv, height, width)) for conv in (*_convolutions(section.blocks), *last)]
 
-    def _zeros(self, convs: Sequence[tuple[Conv | PointsConv, int, int]]) -> History:
-        like = self._weights.conv_in.weight
-        numels = [_aligned(HISTORY * height * width * _inputs(conv)) for conv, height, width in convs]
-        return History(like.new_zeros(sum(numels)), convs)
+    def _shape(self, conv: AnyConv, height: int, width: int) -> tuple[int, int, int, int]:
+        """Of what a convolution remembers of frames of this size."""
+        assert not isinstance(conv, RowConv), "a CPU's"
+        weight = conv.points[0] if isinstance(conv, PointsConv) else conv.weight
+        return HISTORY, height, width, weight.shape[1]
 
-    def _come(self, at: int, band: int, height: int, width: int) -> History:
+    def _zeros(self, shapes: Shapes) -> History:
+        numel = sum(_aligned(math.prod(shape)) for _, shape in shapes)
+        return History(self._weights.head.weight.new_zeros(numel), shapes)
+
+    def _come(self, at: int, band: int) -> History:
         """What a band remembers; what the next one that is away remembers, begins to come."""
         key = (at, band)
         if key not in self._round:
             return self._of_bands[key]
         assert self._away is not None, "there are histories that are to leave, and no place for them"
-        convs = self._remembering(self._sections[at], height, width)
         if key in self._away:
             [block] = self._away.take(key)
-            history = History(block, convs)
+            history = History(block, self._shapes[key])
         else:
-            history = self._zeros(convs)
+            history = self._zeros(self._shapes[key])
         following = self._round[(self._round.index(key) + 1) % len(self._round)]
         if following != key:
             self._away.fetch(following)
@@ -275,7 +289,7 @@ class WanDecoder:
             inputs = self._enter(block.gamma2, block.conv2, hidden, block.conv1)
             del hidden
             out = self._causal(block.conv2, inputs)
-            residual = x if block.shortcut is None else F.linear(x, *block.shortcut)
+            residual = x if block.shortcut is None else self._linear(x, block.shortcut)
             x = torch.empty_like(residual) if keep and residual is x else residual
             keep = False  # from here on x is our own
             inputs = self._enter(next_gamma, next_conv, out, block.conv2, residual, x)
@@ -285,9 +299,9 @@ class WanDecoder:
     def _enter(
         self,
         gamma: torch.Tensor | None,
-        conv: Conv | PointsConv | None,
+        conv: AnyConv | None,
         a: Frames,
-        made_by: Conv | PointsConv | None = None,
+        made_by: AnyConv | None = None,
         residual: torch.Tensor | None = None,
         x_out: torch.Tensor | None = None,
     ) -> Frames | None:
@@ -296,6 +310,7 @@ class WanDecoder:
         Returns:
             `conv`'s input; None without one.
         """
+        assert not isinstance(conv, RowConv) and not isinstance(made_by, RowConv), "a CPU's"
         bias = made_by.bias if made_by is not None else None
         scale = made_by.scale if made_by is not None else 1.0
         *_, height, width, channels = (a[0] if isinstance(a, list) else a).shape
@@ -315,6 +330,16 @@ class WanDecoder:
         norm = norm_silu_points if isinstance(a, list) else norm_silu
         norm(a, scale, bias, residual, gamma, x_out, y_out)
         return window
+
+    def _linear(self, x: torch.Tensor, layer: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """A 1x1 convolution."""
+        return F.linear(x, *layer)
+
+    def _from_latent(self, latent_bchw: torch.Tensor) -> torch.Tensor:
+        return self._linear(latent_bchw.permute(0, 2, 3, 1), self._weights.latent)
+
+    def _head(self, window: torch.Tensor) -> torch.Tensor:
+        return head(window, self._weights.head.weight, self._weights.head.bias)
 
     def _attention(self, layer: Attention, x: torch.Tensor) -> torch.Tensor:
         frames, height, width, channels = x.shape
@@ -342,25 +367,26 @@ class WanDecoder:
 
     # -- causal convolutions and what they remember -----------------------------------------------
 
-    def _empty_window(self, conv: Conv, shape: tuple[int, ...]) -> torch.Tensor:
+    def _empty_window(self, conv: Conv | RowConv, shape: tuple[int, ...]) -> torch.Tensor:
         """Input of a convolution, (HISTORY + T, H, W, C): the frames it remembers, and room for the new ones."""
-        frames, height, width, channels = shape
-        window = torch.empty(
-            (HISTORY + frames, height, width, channels), dtype=conv.weight.dtype, device=conv.weight.device
-        )
-        window[:HISTORY].copy_(self._history[id(conv)])
+        window = self._weights.head.weight.new_empty((HISTORY + shape[0], *shape[1:]))
+        self._recall(conv, window)
         return window
 
-    def _window(self, conv: Conv, x: torch.Tensor) -> torch.Tensor:
+    def _recall(self, conv: Conv | RowConv, window: torch.Tensor) -> None:
+        """Put what a convolution remembers before its new frames."""
+        window[:HISTORY].copy_(self._history[id(conv)])
+
+    def _window(self, conv: Conv | RowConv, x: torch.Tensor) -> torch.Tensor:
         window = self._empty_window(conv, x.shape)
         window[HISTORY:].copy_(x)
         return window
 
-    def _remember(self, conv: Conv, window: torch.Tensor) -> None:
+    def _remember(self, conv: Conv | RowConv, window: torch.Tensor) -> None:
         if id(conv) in self._history:  # of two that see the same, one remembers it
             self._history[id(conv)].copy_(window[-HISTORY:])
 
-    def _causal(self, conv: Conv | PointsConv, inputs: Frames, add_bias: bool = False) -> Frames:
+    def _causal(self, conv: AnyConv, inputs: Frames, add_bias: bool = False) -> Frames:
         """What `_enter` gave -> (T, H, W, out), or the products of its points, which then are used up."""
         if isinstance(conv, PointsConv):
             if isinstance(inputs, torch.Tensor):
@@ -369,19 +395,14 @@ class WanDecoder:
             for weight in conv.points:
                 products.append(_conv2d(inputs.pop(0), weight))
             return products
-        assert isinstance(inputs, torch.Tensor), "only points come as a list"
+        assert isinstance(inputs, torch.Tensor) and isinstance(conv, Conv), "only points come as a list"
         self._remember(conv, inputs)
         bias = conv.bias.to(inputs.dtype) if add_bias else None
         return _conv3d(inputs, conv.weight, bias)
 
 
-def _convolutions(blocks: Sequence[Residual]) -> list[Conv | PointsConv]:
+def _convolutions(blocks: Sequence[Residual]) -> list[AnyConv]:
     return [conv for block in blocks for conv in (block.conv1, block.conv2)]
-
-
-def _inputs(conv: Conv | PointsConv) -> int:
-    """Channels that it takes."""
-    return (conv.points[0] if isinstance(conv, PointsConv) else conv.weight).shape[1]
 
 
 def _aligned(numel: int) -> int:

@@ -1,4 +1,4 @@
-"""The steps of `kernels` in plain torch: what the kernels are held against, and what runs on the CPU.
+"""The steps of `kernels` in plain torch: what the kernels are held against.
 
 Arguments as there.
 """

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
-from .winograd import fit, weight_points
+from .winograd import fit, row_points, weight_points
 
 # Twice that, which is what sums of frames can come to, is within float16's range.
 LARGEST_INPUT = 32768.0
+# On a CPU, channels from which on four frames are made at a time: there products cost so much more than sums that more
+# of those are worth it. What is narrower keeps the smaller error of two.
+WIDE = 96
 # What runs through the blocks, from sum to sum, is kept at this scale, so that it may grow to a million; the norms do
 # not see a scale. Everything else is bounded by the norms before it, or fitted to float16 below.
 STREAM_SCALE = 2.0**-4
@@ -27,6 +31,9 @@ class Conv:
         weight: (out, in, kt, kh, kw) or (out, in, kh, kw), channels last.
         bias: (out,) float32.
         scale: what its outputs are to be multiplied by before the bias is added.
+
+    For `cpu` a convolution over time is (out, kt * in, 1), of frames side by side, and that of an upsampling what
+    `cpu.enlarge` takes.
     """
 
     weight: torch.Tensor
@@ -50,13 +57,30 @@ class PointsConv:
 
 
 @dataclass(slots=True)
+class RowConv:
+    """A 3x3x3 convolution for `cpu`, which makes two rows at a time, of 1, 2 or 4 frames (see `winograd`).
+
+    Attributes:
+        points: of time, the newest tap last, or one for 1 frame: its input is three frames side by side.
+            Each is four tensors (out, in, 3), the points of rows.
+        bias: (out,) float32.
+    """
+
+    points: list[list[torch.Tensor]]
+    bias: torch.Tensor
+
+
+AnyConv: TypeAlias = "Conv | PointsConv | RowConv"
+
+
+@dataclass(slots=True)
 class Residual:
     """norm, silu, conv, norm, silu, conv, plus the input, itself through a 1x1 convolution if widths differ."""
 
     gamma1: torch.Tensor
-    conv1: Conv | PointsConv
+    conv1: AnyConv
     gamma2: torch.Tensor
-    conv2: Conv | PointsConv
+    conv2: AnyConv
     shortcut: tuple[torch.Tensor, torch.Tensor] | None
 
 
@@ -93,18 +117,26 @@ class Stage:
 
 @dataclass(slots=True)
 class Weights:
-    """All of a decoder. `patch`: 1, or 2 where each output pixel is a 2x2 block (Wan 2.2)."""
+    """All of a decoder.
+
+    Attributes:
+        patch: 1, or 2 where each output pixel is a 2x2 block (Wan 2.2).
+        in_rows: whether it is laid out for `cpu`.
+    """
 
     latent: tuple[torch.Tensor, torch.Tensor]
-    conv_in: Conv
+    conv_in: Conv | RowConv
     middle: tuple[Residual, Attention, Residual]
     stages: list[Stage]
     head_gamma: torch.Tensor
     head: Conv
     patch: int
+    in_rows: bool
 
 
-def load(state: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> Weights:
+def load(
+    state: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype, in_rows: bool | None = None
+) -> Weights:
     """Read a Wan 2.1 or 2.2 VAE of any width.
 
     Args:
@@ -112,16 +144,22 @@ def load(state: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.d
         device: where the decoder is to run.
         dtype: as what: float16, or float32. float16 for bfloat16 weights too: it keeps three bits more of every
             activation, which leaves a tenth of the error, and scales take care of its range.
+        in_rows: lay them out for `cpu`; None: if they are to run on a CPU in float32.
     Raises:
         ValueError: the names or shapes are not those of a Wan VAE, or its weights too large for float16.
     """
+    if in_rows is None:
+        in_rows = device.type == "cpu" and dtype == torch.float32
     try:
-        return _Reader(state, device, dtype).weights()
+        return (_RowReader if in_rows else _Reader)(state, device, dtype).weights()
     except KeyError as error:
         raise ValueError(f"this is not the state dict of a Wan 2.1 or 2.2 VAE: {error.args[0]} is missing") from error
 
 
 class _Reader:
+    in_rows = False
+    stream_scale = STREAM_SCALE
+
     def __init__(self, state: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype):
         self._state, self._device, self._dtype = state, device, dtype
 
@@ -129,7 +167,7 @@ class _Reader:
         wan22 = "decoder.upsamples.0.upsamples.0.residual.2.weight" in self._state
         return Weights(
             latent=self._linear("conv2"),
-            conv_in=self._laid_out(*(STREAM_SCALE * part for part in self._pair("decoder.conv1"))),
+            conv_in=self._conv_in(),
             middle=(
                 self._residual("decoder.middle.0"),
                 self._attention("decoder.middle.1"),
@@ -139,6 +177,7 @@ class _Reader:
             head_gamma=self._gamma("decoder.head.0"),
             head=self._head(),
             patch=2 if wan22 else 1,
+            in_rows=self.in_rows,
         )
 
     def _flat_stages(self) -> list[Stage]:
@@ -177,37 +216,46 @@ class _Reader:
     def _residual(self, name: str, frames: int = 1) -> Residual:
         shortcut = None
         if f"{name}.shortcut.weight" in self._state:
-            shortcut = self._linear(f"{name}.shortcut", bias_scale=STREAM_SCALE)
+            shortcut = self._linear(f"{name}.shortcut", bias_scale=self.stream_scale)
         gammas = [self._gamma(f"{name}.residual.{index}") for index in (0, 3)]
         convs = [self._conv(f"{name}.residual.{index}", frames, gamma) for index, gamma in zip((2, 6), gammas)]
         return Residual(gammas[0], convs[0], gammas[1], convs[1], shortcut)
 
+    def _conv_in(self) -> Conv | RowConv:
+        return self._laid_out(*(self.stream_scale * part for part in self._pair("decoder.conv1")))
+
     def _attention(self, name: str) -> Attention:
-        proj = self._linear(f"{name}.proj", STREAM_SCALE, STREAM_SCALE)
+        proj = self._linear(f"{name}.proj", self.stream_scale, self.stream_scale)
         return Attention(self._gamma(f"{name}.norm"), self._linear(f"{name}.to_qkv"), proj)
 
     def _upsample(self, name: str, shortcut: bool) -> Upsample:
         time = None
         if self._factor_t(name) == 2:
             weight, bias = self._pair(f"{name}.time_conv")
-            even, odd = zip(weight.chunk(2), (STREAM_SCALE * bias).chunk(2))
-            time = self._laid_out(*even), self._laid_out(*odd)
+            even, odd = zip(weight.chunk(2), (self.stream_scale * bias).chunk(2))
+            time = self._over_time(*even), self._over_time(*odd)
         weight, bias = self._pair(f"{name}.resample.1")
-        return Upsample(time, self._laid_out(_fold_upsampling(weight), STREAM_SCALE * bias), shortcut)
+        return Upsample(time, self._enlarging(_fold_upsampling(weight), self.stream_scale * bias), shortcut)
 
-    def _conv(self, name: str, frames: int, gamma: torch.Tensor) -> Conv | PointsConv:
+    def _enlarging(self, weight: torch.Tensor, bias: torch.Tensor) -> Conv:
+        return self._laid_out(weight, bias)
+
+    def _conv(self, name: str, frames: int, gamma: torch.Tensor) -> AnyConv:
         """A block's convolution, of input that is normalised with `gamma`, making `frames` at a time."""
         weight, bias = self._pair(name)
         if frames == 1:
             weight, scale = fit(weight, 27**0.5 * _largest_input(gamma))
-            return self._laid_out(weight, STREAM_SCALE * bias, STREAM_SCALE * scale)
+            return self._laid_out(weight, self.stream_scale * bias, self.stream_scale * scale)
         points, scale = weight_points(weight, frames, _largest_input(gamma))
         points = [self._channels_last(point) for point in points]
-        return PointsConv(points, STREAM_SCALE * bias, STREAM_SCALE * scale)
+        return PointsConv(points, self.stream_scale * bias, self.stream_scale * scale)
 
     def _head(self) -> Conv:
         _largest_input(self._gamma("decoder.head.0"))
         return self._laid_out(*self._pair("decoder.head.2"))
+
+    def _over_time(self, weight: torch.Tensor, bias: torch.Tensor) -> Conv:
+        return self._laid_out(weight, bias)
 
     def _laid_out(self, weight: torch.Tensor, bias: torch.Tensor, scale: float = 1.0) -> Conv:
         return Conv(self._channels_last(weight), bias, scale)
@@ -228,6 +276,38 @@ class _Reader:
     def _channels_last(self, weight: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last_3d if weight.ndim == 5 else torch.channels_last
         return weight.to(self._dtype).contiguous(memory_format=layout)
+
+
+class _RowReader(_Reader):
+    """For `cpu`: in float32, so that nothing is to be scaled."""
+
+    in_rows = True
+    stream_scale = 1.0
+
+    def _conv_in(self) -> RowConv:
+        weight, bias = self._pair("decoder.conv1")
+        return RowConv(row_points(weight, 1), bias)
+
+    def _conv(self, name: str, frames: int, gamma: torch.Tensor) -> RowConv:
+        weight, bias = self._pair(name)
+        if min(weight.shape[:2]) < WIDE:
+            frames = min(frames, 2)
+        return RowConv(row_points(weight, frames), bias)
+
+    def _over_time(self, weight: torch.Tensor, bias: torch.Tensor) -> Conv:
+        return Conv(weight.transpose(1, 2).flatten(1).unsqueeze(-1), bias)
+
+    def _enlarging(self, weight: torch.Tensor, bias: torch.Tensor) -> Conv:
+        by_row = weight.unflatten(0, (2, -1))  # (2, 2 * out, in, 2, 2)
+        return Conv(by_row.transpose(2, 3).flatten(2, 3).contiguous(), bias)
+
+    def _head(self) -> Conv:
+        return Conv(*self._pair("decoder.head.2"))
+
+    def _linear(self, name: str, scale: float = 1.0, bias_scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """A 1x1 convolution along rows."""
+        weight, bias = self._pair(name)
+        return weight.flatten(1).unsqueeze(-1), bias
 
 
 def _largest_input(gamma: torch.Tensor) -> float:

@@ -50,6 +50,8 @@ OUTPUT = {
     2: ((2, 2, 2, 0), (0, 2, -2, 2)),
     4: ((4, 2, 2, 4, 0.5, 0), (0, -2, 2, 2, -1, 0), (0, 2, 2, 1, 2, 0), (0, -2, 2, 0.5, -4, 4)),
 }
+# The same for two rows of a frame, on CPUs: sums and differences of rows, which `cpu` makes without a matrix.
+ROWS_WEIGHT = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
 # Half of float16's largest number, so that rounding cannot reach that.
 LARGEST_PRODUCT = 32768.0
 
@@ -69,6 +71,25 @@ def weight_points(weight: torch.Tensor, frames: int, largest_input: float) -> tu
     growth = max(sum(map(abs, row)) for row in INPUT[frames])
     scaled, scale = fit(points.flatten(0, 1), 9**0.5 * growth * largest_input)
     return scaled.unflatten(0, points.shape[:2]), scale
+
+
+def row_points(weight: torch.Tensor, frames: int) -> list[list[torch.Tensor]]:
+    """The points of a convolution's weights in time and in rows, for `cpu`.
+
+    Args:
+        weight: (out, in, 3, 3, 3) float32; the last tap in time is the newest frame's.
+        frames: made at a time; with 1 the taps in time are side by side, (out, 3 * in), and not transformed.
+    Returns:
+        For each point of time four tensors (out, in, 3) float32, the points of rows.
+    """
+    # In float64, as the rounding here would be most of the error.
+    exact = weight.double()
+    if frames == 1:
+        points = exact.transpose(1, 2).flatten(1, 2).unsqueeze(0)
+    else:
+        points = torch.einsum("pk,oikyx->poiyx", matrix(WEIGHT[frames], exact), exact)
+    by_rows = torch.einsum("qy,poiyx->pqoix", matrix(ROWS_WEIGHT, exact), points).float()
+    return [list(point) for point in by_rows]
 
 
 def fit(weight: torch.Tensor, largest_input: float) -> tuple[torch.Tensor, float]:
