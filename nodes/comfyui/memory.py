@@ -59,20 +59,16 @@ def take_in_one_piece(nbytes: int, device: torch.device) -> None:
 
     cudaMallocAsync, ComfyUI's choice, does not join what came in pieces: a decode ran out a tenth earlier.
     """
-    if model_management.get_free_memory(device) > 2 * nbytes:
-        return
-    for _ in range(2):
-        try:
-            torch.empty(nbytes, dtype=torch.uint8, device=device)
-            return
-        except torch.OutOfMemoryError:
-            model_management.soft_empty_cache()  # the pieces
-
-
-def give_pieces_back(memory_needed: int, device: torch.device) -> None:
-    """Where GPU memory is short, let nothing that torch's allocator has cached be in the way; see above."""
-    if model_management.get_free_memory(device) < 2 * memory_needed:
+    if model_management.get_free_memory(device) < 2 * nbytes:
+        # First of all the pieces: for what is asked for beside them ComfyUI would unload models.
         model_management.soft_empty_cache()
+        with contextlib.suppress(torch.OutOfMemoryError):
+            torch.empty(nbytes, dtype=torch.uint8, device=device)
+
+
+def give_pieces_back() -> None:
+    """Let nothing that torch's allocator has cached be in the way of something larger."""
+    model_management.soft_empty_cache()
 
 
 def allocator_joins() -> bool:

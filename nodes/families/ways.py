@@ -47,17 +47,26 @@ def spec_of(job: Job) -> VideoSpec:
     return VideoSpec(*job.size, job.vae.device, zero_centred=zero_centred, clamped=clamped)
 
 
+# How much of the GPU's memory torch's allocator takes for each byte that a VAE's own modules hold, with and without
+# pauses; measured on an H200. With less cuDNN does not find the workspaces that it wants and takes other kernels, which
+# are slow, and whose bits differ.
+GAPS, GAPS_WITHOUT_PAUSES = 1.15, 1.36
+
+
 @dataclass(frozen=True)
-class Bytes:
-    """What a VAE's own modules take on the GPU, in bytes for each pixel of a frame, weights left out.
+class Little:
+    """What helps a VAE's own modules where GPU memory is little.
 
     Attributes:
-        working: with all that their convolutions remember in main memory.
+        working: bytes for each pixel of a frame, with all that their convolutions remember in main memory, weights left
+            out.
         staying: what they take more with all of it on the GPU.
+        pauses: of the VAE's model, see `exact.decode`.
     """
 
     working: int
     staying: int
+    pauses: Callable[[torch.nn.Module], list[torch.nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -67,14 +76,14 @@ class Exact(Way):
     Attributes:
         layer, to_frames, dropped_frames: of the VAE's model, see `exact.decode`.
         frames_per_slot: what comes out of the layer at a time.
-        histories: what may be kept in main memory where the GPU has too little; None if nothing can.
+        little: what is done where GPU memory is; None if nothing can be.
     """
 
     layer: Callable[[torch.nn.Module], torch.nn.Module]
     frames_per_slot: int
     to_frames: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] = lambda model, output: output[0]
     dropped_frames: Callable[[torch.nn.Module], int] = lambda model: 0
-    histories: Bytes | None = None
+    little: Little | None = None
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
@@ -89,7 +98,7 @@ class Exact(Way):
 
         def decode(submit):
             latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
-            stay = self._bytes_that_stay(job) if keep else 0
+            stay, pauses = self._make_room(job, keep)
             with memory.away(vae.device) as away:
                 exact.decode(
                     model,
@@ -99,25 +108,28 @@ class Exact(Way):
                     lambda output: self.to_frames(model, output),
                     self.dropped_frames(model),
                     Histories(away, stay) if stay is not None else None,
+                    pauses,
                 )
                 if away.nbytes:
                     job.output.decoded.how = [_said(away)]
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
-    def _bytes_that_stay(self, job: Job) -> int | None:
-        """Load the VAE; how much of the histories the GPU has room for, or None where that is all of them."""
-        vae = job.vae
-        if self.histories is None or vae.device.type != "cuda":
+    def _make_room(self, job: Job, keep: bool) -> tuple[int | None, list[torch.nn.Module]]:
+        """Load the VAE; how much of the histories stays on the GPU, None for the modules' own list, and the pauses."""
+        vae, little = job.vae, self.little
+        if little is None or vae.device.type != "cuda":
             memory.load_for_decoding(vae, job.latent)
-            return None
+            return None, []
         _, height, width = job.size
-        working, staying = height * width * self.histories.working, height * width * self.histories.staying
+        working, staying = height * width * little.working, height * width * little.staying
         there = memory.room(vae, vae.patcher)
-        memory.load_for_decoding(vae, job.latent, working + staying)
-        memory.give_pieces_back(working + staying, vae.device)
-        left = there.emptied - working
-        return max(0, left) if left < staying else None
+        memory.load_for_decoding(vae, job.latent, int((working + staying) * GAPS))
+        if keep and there.emptied >= (working + staying) * GAPS_WITHOUT_PAUSES:
+            return None, []
+        memory.give_pieces_back()
+        left = int(there.emptied / GAPS) - working if keep else 0
+        return (None if left >= staying else max(0, left)), little.pauses(vae.first_stage_model)
 
 
 def _said(away: Away) -> Text:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ def decode(
     to_frames: Callable[[torch.Tensor], torch.Tensor] = lambda output: output[0],
     dropped_frames: int = 0,
     histories: Histories | None = None,
+    pauses: Sequence[torch.nn.Module] = (),
 ) -> None:
     """Decode one video, submitting every piece.
 
@@ -40,6 +41,8 @@ def decode(
         dropped_frames: how many the model leaves out at the start of what `layer` puts out.
         histories: in the place of the list that the model hands to its decoder as `feat_cache`, for each piece of the
             video anew; None leaves the model its own. A video of one piece has no list.
+        pauses: modules before which torch's allocator is to give back what it has cached: where tensors become larger,
+            cudaMallocAsync does not join what smaller ones have left. It waits for the GPU.
     Raises:
         ValueError: `histories` are given, and the model hands its decoder no such list.
         What `submit` or the model raises. The hooks are gone in any case.
@@ -82,6 +85,8 @@ def decode(
 
     with contextlib.ExitStack() as hooks:
         hooks.callback(layer.register_forward_hook(take).remove)
+        for module in pauses:
+            hooks.callback(module.register_forward_pre_hook(lambda *_: torch.cuda.empty_cache()).remove)
         if histories is not None:
             hooks.callback(model.decoder.register_forward_pre_hook(replace, with_kwargs=True).remove)
         model.decode(latents_bcthw)

@@ -107,7 +107,7 @@ def test_exact_takes_what_is_said_of_it(device, version):
     way = {"2.1": wan.EXACT_21, "2.2": wan.EXACT_22}[version]
     vae = random_module(version, device).to(torch.bfloat16)
     size = 832, 480
-    working, staying = (math.prod(size) * each for each in (way.histories.working, way.histories.staying))
+    working, staying = (math.prod(size) * each for each in (way.little.working, way.little.staying))
     width, height = (pixels // stock_wan.SCALE[version] for pixels in size)
     latents = stock_wan.latents(version, 5, height, width).to(device, torch.bfloat16)
     found = {}
