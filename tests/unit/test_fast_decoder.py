@@ -165,7 +165,8 @@ def test_on_a_cpu_its_error_is_no_larger_than_the_stock_decoders(version, width,
 @pytest.mark.parametrize(("channels", "outputs"), [(12, 5), (96, 96)])
 @pytest.mark.parametrize("what", ["norm", "add", "add and norm", "in place"])
 def test_a_convolution_in_rows_is_its_reference(monkeypatch, frames, at_a_time, height, width, channels, outputs, what):
-    monkeypatch.setattr(cpu, "BYTES_AT_A_TIME", at_a_time * 4 * channels * width * 4)  # a few rows at a time
+    monkeypatch.setattr(cpu, "MOST_BYTES", 0)
+    monkeypatch.setattr(cpu, "LEAST_BYTES", at_a_time * 4 * channels * width * 4)  # a few rows at a time
     generator = torch.Generator().manual_seed(height)
     noise = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
     weight, bias = noise(outputs, channels, 3, 3, 3) * (27 * channels) ** -0.5, noise(outputs)
@@ -190,7 +191,7 @@ def test_a_convolution_in_rows_is_its_reference(monkeypatch, frames, at_a_time, 
 @pytest.mark.parametrize("shortcut", [False, True])
 @pytest.mark.parametrize("phase", [0, 1])
 def test_enlarging_in_rows_is_its_reference(monkeypatch, shortcut, phase):
-    monkeypatch.setattr(cpu, "BYTES_AT_A_TIME", 1)  # two rows at a time
+    monkeypatch.setattr(cpu, "LEAST_BYTES", 1)  # two rows at a time
     weight, bias, x = torch.randn(5, 10, 3, 3), torch.randn(5), torch.randn(2, 5, 4, 10)  # (T, H, W, C)
     folded = weights._fold_upsampling(weight)
     phases = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), folded, padding=1).permute(0, 2, 3, 1).contiguous()
@@ -205,7 +206,7 @@ def test_enlarging_in_rows_is_its_reference(monkeypatch, shortcut, phase):
 @pytest.mark.parametrize(("channels", "outputs"), [(2, 3), (12, 3), (256, 12)])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (9, 15), (4, 128)])
 def test_the_head_in_rows_is_a_convolution(monkeypatch, channels, outputs, height, width):
-    monkeypatch.setattr(cpu, "BYTES_AT_A_TIME", 1)  # two rows at a time
+    monkeypatch.setattr(cpu, "LEAST_BYTES", 1)  # two rows at a time
     window, bias = torch.randn(5, height, channels, width), torch.randn(outputs)
     weight = torch.randn(outputs, channels, 3, 3, 3) * (27 * channels) ** -0.5
     wanted = torch.nn.functional.conv3d(window.permute(2, 0, 1, 3)[None], weight, bias, padding=(0, 1, 1))[0]
