@@ -120,7 +120,7 @@ class Exact(Way):
         vae, little = job.vae, self.little
         if little is None or vae.device.type != "cuda":
             memory.load_for_decoding(vae, job.latent)
-            return None, []
+            return None if keep or little is None else 0, []
         _, height, width = job.size
         working, staying = height * width * little.working, height * width * little.staying
         there = memory.room(vae, vae.patcher)

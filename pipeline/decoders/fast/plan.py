@@ -34,7 +34,7 @@ PLANS: tuple[tuple[Bands, ...], ...] = (
 WORKSPACES = 64 * 1024**2
 # How many bytes torch's allocators take for each that is asked for: with bands that stay, with some that leave and
 # come; and whole frames, for which cudaMallocAsync, which does not join what is free, needs more. Measured on an H200.
-GAPS_BANDS, GAPS_AWAY, GAPS_WHOLE, GAPS_WHOLE_UNJOINED = 1.05, 1.12, 1.04, 1.13
+GAPS_BANDS, GAPS_AWAY, GAPS_WHOLE, GAPS_WHOLE_UNJOINED = 1.03, 1.12, 1.04, 1.13
 # How many bytes to and from main memory, while the decoder computes, cost as much as one of a model to be loaded again.
 RELOADING = 2.0
 
