@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 # Rounding of convolutions over other heights leaves about 2e-6 of outputs near 3; a row too few 7e-4 and more.
 TOLERANCE = 1e-5
 # As laid out for a GPU, and for a CPU.
-VERSIONS = pytest.mark.parametrize("version", ["2.1", "2.2", "2.1 in rows"])
+VERSIONS = pytest.mark.parametrize("version", ["2.1", "2.2", "2.1 in rows", "2.2 in rows"])
 FRAMES, HEIGHT, WIDTH = 4, 7, 2
 
 

@@ -57,7 +57,7 @@ class Bands:
 
 # What a band must see above and below, in rows of its section's input: six convolutions of 3x3 in the blocks, in the
 # last section the head, and the upsampling before, which halves: (6 + 1 + 1) / 2.
-HALO = 4
+HALO, BLOCKS = 4, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ class WanDecoder:
     def __init__(self, weights: Weights, bands: Sequence[Bands] = (), away: Away | None = None):
         self._weights = weights
         self._away = away
+        if any(len(stage.blocks) > BLOCKS for stage in weights.stages):
+            raise ValueError(f"a stage has more than {BLOCKS} blocks: its bands would not see enough")
         upsamples = [None, *(stage.upsample for stage in weights.stages[:-1])]
         following = [*upsamples[1:], None]
         all_bands = [Bands()] * (len(upsamples) - len(bands)) + list(bands)
@@ -258,7 +260,8 @@ class WanDecoder:
             history = self._zeros(self._shapes[key])
         following = self._round[(self._round.index(key) + 1) % len(self._round)]
         if following != key:
-            self._away.fetch(following)
+            with contextlib.suppress(torch.OutOfMemoryError):  # then when it is wanted
+                self._away.fetch(following)
         return history
 
     def _leave(self, at: int, band: int) -> None:
