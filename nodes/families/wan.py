@@ -215,7 +215,7 @@ def loaded(vae) -> FastWan:
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     """Decode (1, C, T, h, w) on the decoder's device, any dtype: (3, 1 or 4, H, W) float32 for each latent frame."""
     for t in range(latent.shape[2]):
-        yield decoder.step(latent[:, :, t].to(decoder.dtype))
+        yield decoder.step(latent[:, :, t].to(decoder.dtype), last=t == latent.shape[2] - 1)
 
 
 def _compared(vae) -> FastWan:

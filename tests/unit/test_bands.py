@@ -116,3 +116,13 @@ def test_main_memory_does_not_grow_with_length(version):
     decoder = WanDecoder(loaded(version), PLANS[-1], away)
     held = [decoder.step(latents(version)[:, :, t % FRAMES]) is not None and away.nbytes for t in range(8)]
     assert held[2:] == held[2:3] * 6 and held[2] > 0
+
+
+@VERSIONS
+def test_after_the_last_frame_nothing_leaves(version):
+    away, latent = Away(CPU), latents(version)
+    decoder, put = WanDecoder(loaded(version), PLANS[-1], away), []
+    away.put = lambda key, tensors: put.append(key) or Away.put(away, key, tensors)
+    frames = [decoder.step(latent[:, :, t], last=t == FRAMES - 1) for t in range(FRAMES)]
+    torch.testing.assert_close(torch.cat(frames, dim=1), whole(version), atol=TOLERANCE, rtol=0)
+    assert len(put) == (FRAMES - 1) * len(set(put)) > 0

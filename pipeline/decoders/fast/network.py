@@ -116,7 +116,7 @@ class WanDecoder:
         self._shapes: dict[tuple[int, int], Shapes] = {}
         # Which bands' histories are in main memory, in the order in which they are needed, round and round.
         self._round = [(at, band) for at, section in enumerate(self._sections) for band in range(section.bands.away)]
-        self._first = True
+        self._first, self._last = True, False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -132,16 +132,17 @@ class WanDecoder:
         self._first = True
 
     @torch.inference_mode()
-    def step(self, latent_bchw: torch.Tensor) -> torch.Tensor:
-        """Decode the next latent frame.
+    def step(self, latent_bchw: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """Decode the next latent frame. After an error only `reset` helps.
 
         Args:
             latent_bchw: (1, C, h, w) in the weights' dtype, on their device.
+            last: no other follows, so that nothing is to leave the GPU for it.
         Returns:
             (3, T, H, W) about [-1, 1], float32; T is 1 for the first latent frame of a video, then 4.
         Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
-        w = self._weights
+        w, self._last = self._weights, last
         if self._first:
             self._remember_nothing(*latent_bchw.shape[2:])
         x = self._from_latent(latent_bchw)
@@ -268,7 +269,8 @@ class WanDecoder:
         if (at, band) in self._round:
             assert self._away is not None, "there are histories that are to leave, and no place for them"
             tensors, self._history = [self._history.block], self._nothing
-            self._away.put((at, band), tensors)
+            if not self._last:
+                self._away.put((at, band), tensors)
 
     def _residuals(
         self,
