@@ -10,6 +10,7 @@ from collections.abc import Callable
 import comfy.model_management as model_management
 import comfy.sd
 import comfy.utils
+import psutil
 import torch
 
 import nodes as core_nodes
@@ -49,6 +50,12 @@ def check(vae, samples: dict) -> None:
         raise ValueError(
             f"There is nothing to decode: the samples are {given}, expected floats of shape (batch, channels, "
             "frames, height, width), each at least 1. Connect the LATENT of a sampler."
+        )
+    nbytes, main = latent_of(samples).nbytes, psutil.virtual_memory().total
+    if nbytes > main:  # of tensors that repeat themselves, which take no memory until they are used
+        raise ValueError(
+            f"The latent has the shape {tuple(latent_of(samples).shape)}, {nbytes / 1024**3:,.0f} GiB, more than the "
+            f"{main / 1024**3:,.0f} GiB of main memory. Look at what made it: no sampler can have."
         )
     if _has_too_few_axes(vae, latent_of(samples)):
         axes = "frames, height, width" if vae.latent_dim == 3 else "height, width"

@@ -40,3 +40,10 @@ def test_a_latent_is_read_by_its_key(kind):
 def test_what_gives_none_is_refused(samples):
     with pytest.raises(ValueError, match="There is nothing to decode: the samples are NoneType"):
         decoding.decode_image(in_comfyui.vae("wan 2.1"), samples)
+
+
+def test_what_main_memory_could_not_hold_is_refused():
+    """A tensor that repeats itself takes no memory, and a fast decoder would go on with it for days."""
+    samples = {"samples": torch.zeros(1).expand(1, 16, 10**6, 10**3, 10**3)}
+    with pytest.raises(ValueError, match="59,605 GiB, more than the .* of main memory"):
+        decoding.decode_image(in_comfyui.vae("wan 2.1"), samples)
