@@ -2,11 +2,13 @@
 
 import functools
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.utils.cpp_extension
 from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, weights
 from async_frame_pipeline.pipeline.decoders.fast.network import WanDecoder
 
@@ -43,6 +45,12 @@ def compiled(source: str, name: str, arch: str) -> bytes:
     with cuda.without_toolkit():
         binary, _ = torch.cuda._utils._nvrtc_compile(source, name, compute_capability=arch)
     return binary
+
+
+def test_what_compiles_is_only_there_to_compile():
+    """It needs setuptools, which not every environment has: the pack must load without."""
+    code = "import sys; import pipeline.decoders.fast.cuda; sys.exit('torch.utils.cpp_extension' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @functools.cache

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch.utils import cpp_extension
 
 from ...text import Text
 
@@ -144,6 +143,9 @@ def without_toolkit() -> Iterator[None]:
 
     Hardly anybody has them, and the kernels include nothing.
     """
+    # Here, since it takes a fifth of a second and needs setuptools, without which all else works.
+    from torch.utils import cpp_extension
+
     missing = [name for name in ("CUDA_HOME", "ROCM_HOME") if getattr(cpp_extension, name) is None]
     for name in missing:
         setattr(cpp_extension, name, str(Path(torch.__file__).parent))
