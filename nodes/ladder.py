@@ -23,11 +23,14 @@ def climb_down(job: Job) -> None:
     if all(way.name != "fast" for way in job.family.ways):
         job.reason = job.reason or Text("there is no fast decoder for %family%", family=job.family.name)
         job.reasons["fast"] = job.reason
+    said_no_fast = False
     for way in job.family.ways:
         if way.after_out_of_memory and not job.out_of_memory:
             continue
-        if way.name != "fast" and "fast" in job.reasons and not job.said_no_fast:
-            _say_no_fast(job)
+        if way.name != "fast" and "fast" in job.reasons and not said_no_fast:  # until here fast may be tried again
+            said_no_fast = True
+            if job.decoder == "fast":
+                job.warn(Text("the fast decoder cannot be used: %reason%", reason=job.reasons["fast"]))
         job.output.decoded = _decoded(way, job)
         reason = way.why_not(job) or _failure(way, job)
         if reason is None:
@@ -35,13 +38,6 @@ def climb_down(job: Job) -> None:
                 _say_what_was_done(way, job)
             return
         job.reason = job.reasons[way.name] = reason
-
-
-def _say_no_fast(job: Job) -> None:
-    """When another way begins: until then fast may be tried again."""
-    job.said_no_fast = True
-    if job.decoder == "fast":
-        job.warn(Text("the fast decoder cannot be used: %reason%", reason=job.reasons["fast"]))
 
 
 def _decoded(way: Way, job: Job) -> Decoded:

@@ -205,13 +205,18 @@ class Ring:
 
     def close(self) -> None:
         """Give all memory back; does not raise. The caller has made sure that no copy is under way."""
-        while self._pinned:
-            try:
-                self._unpin(self._pinned.pop())
-            except Exception as error:  # the others' pages are to go all the same
-                logging.warning("async-frame-pipeline: memory could not be unpinned: %s", error)
+        unpin_all(self._pinned, self._unpin)
         for slot in self._slots:
             # Emptied, not just forgotten: the traceback of a failed run may hold on to a slot.
             slot.host.clear()
             slot.device.clear()
         self._slots.clear()
+
+
+def unpin_all(pinned: list[torch.Tensor], unpin: Callable[[torch.Tensor], object]) -> None:
+    """Undo page-locking and forget what was locked; does not raise."""
+    while pinned:
+        try:
+            unpin(pinned.pop())
+        except Exception as error:  # the others' pages are to go all the same
+            logging.warning("async-frame-pipeline: memory could not be unpinned: %s", error)

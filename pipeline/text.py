@@ -38,3 +38,8 @@ def shown(value: object) -> str:
 def seconds(value: float) -> str:
     """As users read it: two digits where they tell something."""
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"
+
+
+def gib(nbytes: float) -> str:
+    """As users read it: GiB with a digit after the point."""
+    return f"{nbytes / 1024**3:.1f}"

@@ -63,7 +63,7 @@ def take_in_one_piece(nbytes: int, device: torch.device) -> None:
     """
     if model_management.get_free_memory(device) < 2 * nbytes:
         # First of all the pieces: for what is asked for beside them ComfyUI would unload models.
-        model_management.soft_empty_cache()
+        give_pieces_back()
         with contextlib.suppress(torch.OutOfMemoryError):
             torch.empty(nbytes, dtype=torch.uint8, device=device)
 

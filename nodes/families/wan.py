@@ -24,7 +24,7 @@ from ...pipeline.decoders.fast import cuda, weights
 from ...pipeline.decoders.fast import plan as plans
 from ...pipeline.decoders.fast.network import Bands, WanDecoder, unpatchify
 from ...pipeline.decoders.fast.plan import NoRoom, Plan, Room
-from ...pipeline.text import Text, seconds
+from ...pipeline.text import Text, gib, seconds
 from ..comfyui import memory, server, vaes
 from .family import Family, Job, Way
 from .ways import Exact, Little, all_exact, spec_of, why_not_streamed
@@ -173,7 +173,6 @@ def planned(model: FastWan, latent: torch.Tensor, there: Room, below: int | None
 
 def said(chosen: Plan, there: Room, away: Away) -> list[Text]:
     """What it took to fit, for the report."""
-    gib = 1024**3
     texts = []
     if chosen.away:
         texts.append(
@@ -181,14 +180,14 @@ def said(chosen: Plan, there: Room, away: Away) -> list[Text]:
                 "To fit into the GPU, frames were decoded in %bands% bands, with %away% GiB kept in main memory; "
                 "waiting for that cost %seconds% s.",
                 bands=str(chosen.count),
-                away=f"{away.nbytes / gib:.1f}",
+                away=gib(away.nbytes),
                 seconds=seconds(away.waited_seconds()),
             )
         )
     elif chosen.bands:
         texts.append(Text("To fit into memory, frames were decoded in %bands% bands.", bands=str(chosen.count)))
     if chosen.needed > there.free:
-        gone = f"{(chosen.needed - max(0, there.free)) / gib:.1f}"
+        gone = gib(chosen.needed - max(0, there.free))
         texts.append(Text("To make room, at least %gone% GiB of other models were unloaded.", gone=gone))
     return texts
 

@@ -13,7 +13,7 @@ from ...pipeline.decoders.away import Away
 from ...pipeline.decoders.fast.plan import NoRoom
 from ...pipeline.decoders.histories import Histories
 from ...pipeline.report import Report
-from ...pipeline.text import Text, seconds
+from ...pipeline.text import Text, gib, seconds
 from ...pipeline.video_spec import VideoSpec
 from .. import live
 from ..comfyui import memory, vaes
@@ -99,8 +99,8 @@ class Exact(Way):
         vae, model = job.vae, job.vae.first_stage_model
 
         def decode(submit):
-            latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
             stay, pauses = self._make_room(job, keep)
+            latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
             with memory.away(vae.device) as away:
                 try:
                     exact.decode(
@@ -141,7 +141,7 @@ class Exact(Way):
             raise NoRoom(
                 Text(
                     "it needs %main% GiB more of main memory",
-                    main=f"{(halves * little.histories - left - there.main) / 1024**3:.1f}",
+                    main=gib(halves * little.histories - left - there.main),
                 )
             )
         memory.load_for_decoding(vae, job.latent, int((working + min(left, staying)) * GAPS))
@@ -152,7 +152,7 @@ class Exact(Way):
 def _said(away: Away) -> Text:
     return Text(
         "To fit into the GPU, %away% GiB were kept in main memory; waiting for that cost %seconds% s.",
-        away=f"{away.nbytes / 1024**3:.1f}",
+        away=gib(away.nbytes),
         seconds=seconds(away.waited_seconds()),
     )
 

@@ -21,13 +21,12 @@ Note [The barriers of what is away]
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
-from ..ring import page_lock, page_unlock
+from ..ring import page_lock, page_unlock, unpin_all
 
 # Groups that are on their way out at a time: the decoder waits for the oldest. What is on its way holds GPU memory.
 LEAVING = 1
@@ -157,11 +156,7 @@ class Away:
         self._leaving.clear()
         self._coming.clear()
         self._left.clear()
-        while self._pinned:
-            try:
-                self._unpin(self._pinned.pop())
-            except Exception as error:  # the others' pages are to go all the same
-                logging.warning("async-frame-pipeline: memory could not be unpinned: %s", error)
+        unpin_all(self._pinned, self._unpin)
         self._host.clear()
         self._places.clear()
 

@@ -64,13 +64,16 @@ class Histories(list):
             return
         self._sent.add(at)
         super().__setitem__(at, _Sent(at))
-        # A video begins with a single latent frame, of which a convolution remembers one frame and not two.
-        self._away.put(at, [value], growth=2 if self._pieces == 1 else 1)
+        self._away.put(at, [value], self._growth)
 
     def _is_to_leave(self, at: int, value: torch.Tensor) -> bool:
         here = sum(other.nbytes for other in self if isinstance(other, torch.Tensor))
-        growth = 2 if self._pieces == 1 else 1
-        return at in self._sent or (here + value.nbytes) * growth > self._bytes_here
+        return at in self._sent or (here + value.nbytes) * self._growth > self._bytes_here
+
+    @property
+    def _growth(self) -> int:
+        """A video begins with a single latent frame, of which a convolution remembers one frame and not two."""
+        return 2 if self._pieces == 1 else 1
 
     def __iter__(self) -> Iterator[Any]:
         return (super(Histories, self).__getitem__(at) for at in range(len(self)))

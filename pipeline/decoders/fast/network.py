@@ -55,9 +55,10 @@ class Bands:
     away: int = 0
 
 
-# What a band must see above and below, in rows of its section's input: six convolutions of 3x3 in the blocks, in the
-# last section the head, and the upsampling before, which halves: (6 + 1 + 1) / 2.
-HALO, BLOCKS = 4, 3
+# Blocks in a section, at most; and what a band must see above and below, in rows of its section's input: two
+# convolutions of 3x3 in each block, in the last section the head, and the upsampling before, which halves.
+BLOCKS = 3
+HALO = (2 * BLOCKS + 1 + 1) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +181,9 @@ class WanDecoder:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A section band by band, put together again: (what comes out, what the next shortcut takes)."""
         whole, history = None, self._history
-        bands = _rows(x.shape[1], section.bands.count)
         kept = None
         last = section is self._sections[-1]
-        for band, (inner, outer) in enumerate(bands):
+        for band, (inner, outer) in enumerate(_rows(x.shape[1], section.bands.count)):
             self._history = self._come(at, band)
             seen = self._enlarged(
                 section, x[:, outer].contiguous(), None if shortcut is None else shortcut[:, outer].contiguous()

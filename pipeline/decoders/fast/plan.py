@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...text import Text
+from ...text import Text, gib
 from . import room
 from .network import Bands
 from .weights import Weights
@@ -118,13 +118,12 @@ def choose(plan_of: Callable[[tuple[Bands, ...]], Plan], there: Room, steps: int
     smallest = min((plan for plan in others if plan.away <= there.main), key=lambda plan: plan.needed)
     if below is None or smallest.needed < below:
         return smallest
-    gib = 1024**3
     raise NoRoom(
         Text(
             "it needs at least %needed% GiB of GPU memory and %away% of main memory, there are %free% and %main%",
-            needed=f"{smallest.needed / gib:.1f}",
-            away=f"{smallest.away / gib:.1f}",
-            free=f"{max(0, min(there.emptied, below)) / gib:.1f}",
-            main=f"{there.main / gib:.1f}",
+            needed=gib(smallest.needed),
+            away=gib(smallest.away),
+            free=gib(max(0, min(there.emptied, below))),
+            main=gib(there.main),
         )
     )
