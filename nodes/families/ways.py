@@ -62,7 +62,7 @@ class Little:
         histories: what their convolutions remember, in bytes for each pixel of a frame, in a dtype of 16 bits.
         working: the most that they hold with all of that in main memory, weights left out.
         staying: what they hold more with all of it on the GPU: not all is there when they hold most.
-        pauses: of the VAE's model, see `exact.decode`.
+        pauses: of the VAE's model, see `exact.decode`; used with all of it in main memory.
     """
 
     histories: int
@@ -95,13 +95,13 @@ class Exact(Way):
         self.run(job, self.frames_per_slot)
 
     def run(self, job: Job, frames_per_slot: int, slots: int | None = None, keep: bool = True) -> None:
-        """`keep`: as much of the histories on the GPU as fits, else none."""
+        """`keep`: the histories on the GPU, where they fit."""
         vae, model = job.vae, job.vae.first_stage_model
 
         def decode(submit):
-            stay, pauses = self._make_room(job, keep)
-            latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
             with memory.away(vae.device) as away:
+                histories = None if self._make_room(job, keep) else Histories(away)
+                latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
                 try:
                     exact.decode(
                         model,
@@ -110,8 +110,8 @@ class Exact(Way):
                         self.layer(model),
                         lambda output: self.to_frames(model, output),
                         self.dropped_frames(model),
-                        Histories(away, stay) if stay is not None else None,
-                        pauses,
+                        histories,
+                        self.little.pauses(model) if histories is not None else [],
                     )
                 finally:  # a window may end before the video
                     if away.nbytes:
@@ -119,34 +119,29 @@ class Exact(Way):
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
-    def _make_room(self, job: Job, keep: bool) -> tuple[int | None, list[torch.nn.Module]]:
-        """Load the VAE; how much of the histories stays on the GPU, None for the modules' own list, and the pauses.
+    def _make_room(self, job: Job, keep: bool) -> bool:
+        """Load the VAE; whether the histories can stay on the GPU, all of them.
 
         Raises:
-            NoRoom: main memory does not suffice for the rest.
+            NoRoom: main memory does not suffice for them either.
         """
         vae, little = job.vae, self.little
         if little is None or vae.device.type != "cuda":
             memory.load_for_decoding(vae, job.latent)
-            return None if keep or little is None else 0, []
+            return keep or little is None
         _, height, width = job.size
         halves = height * width * vae.vae_dtype.itemsize // 2
-        working, staying = halves * little.working, halves * little.staying
+        everything = int(halves * (little.working + little.staying) * GAPS_WITHOUT_PAUSES)
         there = memory.room(vae, vae.patcher)
-        if keep and there.emptied >= (working + staying) * GAPS_WITHOUT_PAUSES:
-            memory.load_for_decoding(vae, job.latent, int((working + staying) * GAPS_WITHOUT_PAUSES))
-            return None, []
-        left = max(0, int(there.emptied / GAPS) - working) if keep else 0
-        if left < staying and halves * little.histories - left > there.main:
-            raise NoRoom(
-                Text(
-                    "it needs %main% GiB more of main memory",
-                    main=gib(halves * little.histories - left - there.main),
-                )
-            )
-        memory.load_for_decoding(vae, job.latent, int((working + min(left, staying)) * GAPS))
+        if keep and there.emptied >= everything:
+            memory.load_for_decoding(vae, job.latent, everything)
+            return True
+        lacking = halves * little.histories - there.main
+        if lacking > 0:
+            raise NoRoom(Text("it needs %main% GiB more of main memory", main=gib(lacking)))
+        memory.load_for_decoding(vae, job.latent, int(halves * little.working * GAPS))
         memory.give_pieces_back()
-        return (None if left >= staying else left), little.pauses(vae.first_stage_model)
+        return False
 
 
 def _said(away: Away) -> Text:

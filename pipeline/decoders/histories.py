@@ -1,10 +1,9 @@
-"""The list in which Wan's modules keep what their causal convolutions remember, a part of it in main memory."""
+"""The list in which Wan's modules keep what their causal convolutions remember, in main memory."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,19 +19,18 @@ AHEAD = 2
 class Histories(list):
     """Stands in for a list of None, a history's tensor, or a word of the modules' own at each place.
 
-    Tensors stay on the GPU up to a limit, in the order in which they come; the others wait in main memory, and come
-    back, as they were, when they are read. They are then held until something else is put in their place.
+    Tensors wait in main memory, and come back, as they were, when they are read. They are then held until something
+    else is put in their place. None stays on the GPU even if some would fit: they lie among the decoder's short-lived
+    tensors, and would leave no large piece of memory for its convolutions' workspaces.
 
     Args:
         away: where they wait; closed by the caller.
-        bytes_here: how much may stay on the GPU.
     Stream: the caller's, always the same.
     """
 
-    def __init__(self, away: Away, bytes_here: float = math.inf):
+    def __init__(self, away: Away):
         super().__init__()
-        self._away, self._bytes_here = away, bytes_here
-        self._sent: set[int] = set()  # places whose tensors do not stay
+        self._away = away
         self._back: dict[int, torch.Tensor] = {}  # those that were read and not yet replaced
         self._read: list[int] = []  # places, as this piece reads them
         self._read_before: list[int] = []  # as the piece before did
@@ -58,22 +56,12 @@ class Histories(list):
 
     def __setitem__(self, at: Any, value: Any) -> None:
         self._back.pop(at, None)
-        super().__setitem__(at, None)
-        if not isinstance(value, torch.Tensor) or not self._is_to_leave(at, value):
+        if isinstance(value, torch.Tensor):
+            super().__setitem__(at, _Sent(at))
+            # A video begins with a single latent frame, of which a convolution remembers one frame and not two.
+            self._away.put(at, [value], growth=2 if self._pieces == 1 else 1)
+        else:
             super().__setitem__(at, value)
-            return
-        self._sent.add(at)
-        super().__setitem__(at, _Sent(at))
-        self._away.put(at, [value], self._growth)
-
-    def _is_to_leave(self, at: int, value: torch.Tensor) -> bool:
-        here = sum(other.nbytes for other in self if isinstance(other, torch.Tensor))
-        return at in self._sent or (here + value.nbytes) * self._growth > self._bytes_here
-
-    @property
-    def _growth(self) -> int:
-        """A video begins with a single latent frame, of which a convolution remembers one frame and not two."""
-        return 2 if self._pieces == 1 else 1
 
     def __iter__(self) -> Iterator[Any]:
         return (super(Histories, self).__getitem__(at) for at in range(len(self)))
