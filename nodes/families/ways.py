@@ -62,7 +62,7 @@ class Little:
         histories: what their convolutions remember, in bytes for each pixel of a frame, in a dtype of 16 bits.
         working: the most that they hold with all of that in main memory, weights left out.
         staying: what they hold more with all of it on the GPU: not all is there when they hold most.
-        pauses: of the VAE's model, see `exact.decode`; used with all of it in main memory.
+        pauses: of the VAE's model, see `exact.decode`; they take as long as moving what is remembered.
     """
 
     histories: int
@@ -100,7 +100,7 @@ class Exact(Way):
 
         def decode(submit):
             with memory.away(vae.device) as away:
-                histories = None if self._make_room(job, keep) else Histories(away)
+                keeps, pauses = self._make_room(job, keep)
                 latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
                 try:
                     exact.decode(
@@ -110,8 +110,8 @@ class Exact(Way):
                         self.layer(model),
                         lambda output: self.to_frames(model, output),
                         self.dropped_frames(model),
-                        histories,
-                        self.little.pauses(model) if histories is not None else [],
+                        None if keeps else Histories(away),
+                        pauses,
                     )
                 finally:  # a window may end before the video
                     if away.nbytes:
@@ -119,8 +119,8 @@ class Exact(Way):
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
-    def _make_room(self, job: Job, keep: bool) -> bool:
-        """Load the VAE; whether the histories can stay on the GPU, all of them.
+    def _make_room(self, job: Job, keep: bool) -> tuple[bool, list[torch.nn.Module]]:
+        """Load the VAE; whether the histories can stay on the GPU, all of them, and the pauses.
 
         Raises:
             NoRoom: main memory does not suffice for them either.
@@ -128,20 +128,25 @@ class Exact(Way):
         vae, little = job.vae, self.little
         if little is None or vae.device.type != "cuda":
             memory.load_for_decoding(vae, job.latent)
-            return keep or little is None
+            return keep or little is None, []
         _, height, width = job.size
         halves = height * width * vae.vae_dtype.itemsize // 2
-        everything = int(halves * (little.working + little.staying) * GAPS_WITHOUT_PAUSES)
         there = memory.room(vae, vae.patcher)
+        everything = int(halves * (little.working + little.staying) * GAPS_WITHOUT_PAUSES)
         if keep and there.emptied >= everything:
             memory.load_for_decoding(vae, job.latent, everything)
-            return True
+            return True, []
         lacking = halves * little.histories - there.main
         if lacking > 0:
             raise NoRoom(Text("it needs %main% GiB more of main memory", main=gib(lacking)))
+        working = int(halves * little.working * GAPS_WITHOUT_PAUSES)
+        if keep and there.emptied >= working:
+            memory.load_for_decoding(vae, job.latent, working)
+            memory.give_pieces_back()
+            return False, []
         memory.load_for_decoding(vae, job.latent, int(halves * little.working * GAPS))
         memory.give_pieces_back()
-        return False
+        return False, little.pauses(vae.first_stage_model)
 
 
 def _said(away: Away) -> Text:
