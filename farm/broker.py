@@ -1,0 +1,464 @@
+"""Jobs in a queue that loses nothing: NATS JetStream.
+
+The queue is a stream of ids, one subject for each class of memory, priority and user, and a consumer for each class and
+priority. What is true of a job is in its record, in a key-value bucket; it changes by compare-and-set alone.
+
+A submit first creates the record and then puts the id into the queue. Whoever dies in between leaves a record that is
+queued and in no queue: submitting again, or `sweep.py`, puts it there, and the broker keeps one message of each round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    KeyValueConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+
+from .messages import CANCELLED, CLASSES, ENDED, PRIORITIES, QUEUED, InvalidJob, Job, Record, is_id
+from .settings import Address, NoFarm, Settings
+
+STREAM, RECORDS, FARM = "JOBS", "jobs", "farm"
+# In which a message of the same id is the same message.
+DUPLICATE_SECONDS = 24 * 3600.0
+# How long one question to the broker waits for its answer, and how long questions are asked again: a broker that is
+# started again is back long before.
+ANSWER_SECONDS = 2.0
+PATIENCE_SECONDS = 120.0
+AGAIN_SECONDS = 0.1
+# The broker's words for: this subject has as many messages as it may.
+FULL_CODE = 10077
+T = TypeVar("T")
+log = logging.getLogger("async-frame-pipeline.farm")
+
+
+class Fenced(RuntimeError):
+    """Somebody else changed the record.
+
+    Attributes:
+        record: as it is now; None where it is gone.
+    """
+
+    def __init__(self, record: Record | None):
+        super().__init__("the record was changed by somebody else")
+        self.record = record
+
+
+class Full(RuntimeError):
+    """The user has as many jobs open as the farm allows."""
+
+
+class Receipt:
+    """An id out of the queue, leased.
+
+    Attributes:
+        id, round: which job.
+        deliveries: how often it came out of the queue.
+    """
+
+    def __init__(self, message):
+        self._message = message
+        values = json.loads(message.data)
+        self.id, self.round = str(values["id"]), int(values["round"])
+        self.deliveries = message.metadata.num_delivered
+
+    async def ack(self) -> None:
+        """Take it out of the queue for good; asked for twice, it does no harm."""
+        with contextlib.suppress(nats.errors.MsgAlreadyAckdError):
+            await _patiently(lambda: self._message.ack_sync(timeout=ANSWER_SECONDS))
+
+    async def renew(self) -> bool:
+        """Hold it for another lease; whether the broker said so."""
+        try:
+            await self._message._client.request(self._message.reply, b"+WPI", timeout=ANSWER_SECONDS)
+            return True
+        except (*_PASSING, nats.errors.Error):
+            return False
+
+    async def give_back(self, after_seconds: float = 0.0) -> None:
+        """Into the queue again, for anybody."""
+        with contextlib.suppress(*_PASSING, nats.errors.MsgAlreadyAckdError):
+            await self._message.nak(delay=after_seconds or None)
+
+
+class Broker:
+    """A connection; made by `connect`."""
+
+    def __init__(self, connection):
+        self._nc = connection
+        self.jetstream = connection.jetstream(timeout=ANSWER_SECONDS)
+        self._published = asyncio.Event()
+        self._listening = None
+        self._buckets: dict[str, object] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, address: Address, name: str = "", patience: float = 5.0) -> AsyncIterator[Broker]:
+        """For the length of the block. Once connected, it comes back to a broker that was gone.
+
+        Raises:
+            NoFarm: nobody answers, or the token is wrong.
+        """
+        tls = ssl.create_default_context(cafile=address.ca or None) if address.url.startswith("tls:") else None
+        refused: asyncio.Future = asyncio.get_running_loop().create_future()
+        last = None
+
+        async def note(error: Exception) -> None:
+            nonlocal last
+            last = error
+            log.debug("broker: %s", error)
+            if "authorization" in str(error).lower() and not refused.done():
+                refused.set_result(None)
+
+        connecting = asyncio.ensure_future(
+            nats.connect(
+                address.url,
+                token=address.token,
+                name=name or None,
+                tls=tls,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=AGAIN_SECONDS,
+                connect_timeout=ANSWER_SECONDS,
+                ping_interval=10,
+                error_cb=note,
+            )
+        )
+        await asyncio.wait({connecting, refused}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done() or connecting.exception() is not None:
+            connecting.cancel()
+            if refused.done():
+                raise NoFarm(f"{address.url} refuses the token")
+            raise NoFarm(f"nobody answers at {address.url}: is the farm up? ({last or 'no answer'})")
+        connection = connecting.result()
+        try:
+            yield cls(connection)
+        finally:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(connection.close(), ANSWER_SECONDS)
+
+    # -- set up, by `farm up` alone ---------------------------------------------------------------
+
+    async def prepare(self, settings: Settings) -> None:
+        """Make what is missing, and set what is there to `settings`."""
+        js = self.jetstream
+        await _made(
+            js.add_stream,
+            js.update_stream,
+            StreamConfig(
+                name=STREAM,
+                subjects=["job.>"],
+                retention=RetentionPolicy.WORK_QUEUE,
+                storage=StorageType.FILE,
+                discard=DiscardPolicy.NEW,
+                discard_new_per_subject=True,
+                max_msgs_per_subject=settings.cap,
+                max_msg_size=1024,
+                duplicate_window=DUPLICATE_SECONDS,
+                allow_direct=True,
+            ),
+        )
+        for memory_class in CLASSES:
+            for priority in PRIORITIES:
+                await js.add_consumer(
+                    STREAM,
+                    ConsumerConfig(
+                        durable_name=f"{memory_class}-{priority}",
+                        filter_subject=f"job.{memory_class}.{priority}.*",
+                        ack_policy=AckPolicy.EXPLICIT,
+                        ack_wait=settings.lease_seconds,
+                        # Counted by the workers, who say why: one that was delivered too often would stay unseen.
+                        max_deliver=-1,
+                        max_ack_pending=20_000,
+                    ),
+                )
+        for bucket in (RECORDS, FARM):
+            await js.create_key_value(KeyValueConfig(bucket=bucket, history=1, direct=True))
+        await (await js.key_value(FARM)).put("settings", settings.to_json())
+
+    async def settings(self) -> Settings:
+        """Raises:
+        NoFarm: it was never set up.
+        """
+        try:
+            bucket = await self._bucket(FARM)
+            return Settings.of((await _patiently(lambda: bucket.get("settings"))).value)
+        except nats.js.errors.NotFoundError as error:
+            raise NoFarm("this broker is no farm's: run `python -m farm up`") from error
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    async def submit(self, job: Job) -> Record:
+        """Queue a job; one that is known already is not queued again.
+
+        Returns:
+            Its record, whatever became of it.
+        Raises:
+            Full: the user has too many.
+        """
+        bucket = await self._bucket(RECORDS)
+        record = Record(job, queued=time.time())
+        data = record.to_json()
+        created = True
+        try:
+            revision = await _patiently(lambda: bucket.create(job.id, data))
+            record = dataclasses.replace(record, revision=revision)
+        except nats.js.errors.KeyWrongLastSequenceError:
+            there = await self.record(job.id)
+            assert there is not None, "records are deleted only when they are old"
+            created, record = there.to_json() == data, there
+        if record.state == QUEUED:
+            try:
+                await self.enqueue(record)
+            except Full:
+                if created:
+                    with contextlib.suppress(nats.js.errors.Error):
+                        await bucket.purge(job.id)
+                raise
+        return record
+
+    async def enqueue(self, record: Record) -> None:
+        """Put a record's id into the queue, where it is at most once for each round."""
+        data = json.dumps({"id": record.id, "round": record.round}).encode()
+        headers = {"Nats-Msg-Id": record.message_id}
+        try:
+            await _patiently(lambda: self.jetstream.publish(record.subject, data, headers=headers))
+        except nats.js.errors.APIError as error:
+            if error.err_code == FULL_CODE:
+                raise Full(
+                    f"{record.job.user} has as many {record.job.priority} jobs open as this farm allows"
+                ) from error
+            raise
+
+    async def record(self, job_id: str) -> Record | None:
+        """Raises:
+        InvalidJob: what is there is no record of this version.
+        """
+        if not is_id(job_id):
+            raise InvalidJob(f"{str(job_id)[:80]!r} is no id of a job")
+        bucket = await self._bucket(RECORDS)
+        try:
+            entry = await _patiently(lambda: bucket.get(job_id))
+        except nats.js.errors.NotFoundError:
+            return None
+        return Record.of(entry.value, entry.revision)
+
+    async def replace(self, record: Record, **changes: object) -> Record:
+        """Compare and set.
+
+        Raises:
+            Fenced: the record is another one by now.
+        """
+        changed = dataclasses.replace(record, **changes)
+        data = changed.to_json()
+        bucket = await self._bucket(RECORDS)
+        try:
+            revision = await _patiently(lambda: bucket.update(record.id, data, last=record.revision))
+            return dataclasses.replace(changed, revision=revision)
+        except nats.js.errors.KeyWrongLastSequenceError:
+            there = await self.record(record.id)
+            if there is not None and there.to_json() == data:  # our own, and its answer was lost
+                return there
+            raise Fenced(there) from None
+
+    async def change(self, job_id: str, changes: Callable[[Record], dict | None]) -> Record | None:
+        """Compare and set until it holds.
+
+        Args:
+            changes: of the record as it is now; None to leave it.
+        """
+        record = await self.record(job_id)
+        while record is not None:
+            wanted = changes(record)
+            if wanted is None:
+                return record
+            try:
+                return await self.replace(record, **wanted)
+            except Fenced as fenced:
+                record = fenced.record
+        return None
+
+    async def cancel(self, job_id: str) -> Record | None:
+        """Its worker stops between two chunks; one that waits is never begun."""
+        return await self.change(
+            job_id, lambda record: None if record.state in ENDED else {"state": CANCELLED, "ended": time.time()}
+        )
+
+    async def retry(self, job_id: str) -> Record | None:
+        """Queue a job that failed or was cancelled once more."""
+
+        def again(record: Record) -> dict | None:
+            if record.state not in ENDED or record.result is not None:
+                return None
+            return {"state": QUEUED, "round": record.round + 1, "tries": 0, "reason": "", "queued": time.time()}
+
+        record = await self.change(job_id, again)
+        if record is not None and record.state == QUEUED:
+            await self.enqueue(record)
+        return record
+
+    async def records(self) -> list[Record]:
+        """All, the oldest first; those of other versions are left out."""
+        found = []
+        async for record in self._watched(">", end_with_now=True):
+            found.append(record)
+        return sorted(found, key=lambda record: (record.job.created, record.id))
+
+    async def watch(self, job_id: str) -> AsyncIterator[Record]:
+        """Its record, now and at each change."""
+        async for record in self._watched(job_id, end_with_now=False):
+            yield record
+
+    async def _watched(self, key: str, end_with_now: bool) -> AsyncIterator[Record]:
+        bucket = await self._bucket(RECORDS)
+        watcher = await _patiently(lambda: bucket.watch(key, ignore_deletes=True))
+        try:
+            async for entry in watcher:
+                if entry is None:  # all that is there was told
+                    if end_with_now:
+                        return
+                    continue
+                try:
+                    yield Record.of(entry.value, entry.revision)
+                except InvalidJob as error:
+                    log.debug("a record that cannot be read: %s", error)
+        finally:
+            with contextlib.suppress(Exception):
+                await watcher.stop()
+
+    async def forget(self, record: Record) -> None:
+        """Delete a record for good."""
+        bucket = await self._bucket(RECORDS)
+        with contextlib.suppress(nats.js.errors.KeyWrongLastSequenceError):
+            await bucket.delete(record.id, last=record.revision)
+
+    # -- the worker's side ------------------------------------------------------------------------
+
+    async def next(self, classes: Sequence[str], wait_seconds: float) -> Receipt | None:
+        """The next job of these classes, leased: by priority first, then by the order of the classes.
+
+        Returns:
+            None if none came within `wait_seconds`.
+        """
+        if self._listening is None:
+            # So that one that comes starts at once; those that come back are found by asking.
+            self._listening = await self._nc.subscribe("job.>", cb=self._hear)
+        self._published.clear()
+        for priority in PRIORITIES:
+            for memory_class in classes:
+                if (receipt := await self._ask(f"{memory_class}-{priority}")) is not None:
+                    return receipt
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._published.wait(), wait_seconds)
+        return None
+
+    async def _hear(self, message) -> None:
+        self._published.set()
+
+    async def _ask(self, consumer: str) -> Receipt | None:
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}"
+        try:
+            # In the old style, since what comes has the subject that it was queued under, not that of the answer.
+            message = await self._nc.request(
+                subject, b'{"batch":1,"no_wait":true}', timeout=ANSWER_SECONDS, old_style=True
+            )
+        except (*_PASSING, nats.errors.Error):
+            return None
+        if not message.reply:  # a status: there is none
+            return None
+        try:
+            return Receipt(message)
+        except (ValueError, KeyError, TypeError):
+            await message.term()
+            return None
+
+    async def waiting(self) -> dict[str, int]:
+        """How many wait, by "class-priority"; without those under way."""
+        counts = {}
+        for consumer in await self.jetstream.consumers_info(STREAM):
+            counts[consumer.name] = consumer.num_pending
+        return counts
+
+    # -- what is only told ------------------------------------------------------------------------
+
+    async def tell(self, subject: str, values: dict) -> None:
+        """To whoever listens; nothing of it is kept."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._nc.publish(subject, json.dumps(values).encode())
+
+    async def hear(self, subject: str, callback: Callable[[dict], Awaitable[dict | None]]):
+        """Call back for each that is told; what is returned is the answer to who asked."""
+
+        async def heard(message) -> None:
+            with contextlib.suppress(ValueError, nats.errors.Error):
+                answer = await callback(json.loads(message.data or b"{}"))
+                if answer is not None and message.reply:
+                    await self._nc.publish(message.reply, json.dumps(answer).encode())
+
+        return await self._nc.subscribe(subject, cb=heard)
+
+    async def ask_all(self, subject: str, wait_seconds: float) -> list[dict]:
+        """All answers that come within that time."""
+        inbox, answers = self._nc.new_inbox(), []
+
+        async def heard(message) -> None:
+            with contextlib.suppress(ValueError):
+                answers.append(json.loads(message.data))
+
+        subscription = await self._nc.subscribe(inbox, cb=heard)
+        await self._nc.publish(subject, b"{}", reply=inbox)
+        await self._nc.flush()
+        await asyncio.sleep(wait_seconds)
+        await subscription.unsubscribe()
+        return answers
+
+    async def _bucket(self, name: str):
+        if name not in self._buckets:
+            self._buckets[name] = await _patiently(lambda: self.jetstream.key_value(name))
+        return self._buckets[name]
+
+
+# What passes: the broker is being started again, or the network is gone for a while.
+_PASSING = (
+    asyncio.TimeoutError,
+    nats.errors.TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.errors.OutboundBufferLimitError,
+    nats.js.errors.NoStreamResponseError,
+    nats.js.errors.ServiceUnavailableError,
+)
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until there is an answer, or PATIENCE_SECONDS have gone; the last error then."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await ask()
+        except _PASSING:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _made(add: Callable, update: Callable, config: StreamConfig) -> None:
+    try:
+        await add(config)
+    except nats.js.errors.BadRequestError:  # there is one, set otherwise
+        await update(config)

@@ -1,0 +1,203 @@
+"""Submit latents and fetch videos: what a node, a script or a gateway does.
+
+async with farm() as client:
+    job = await client.submit("some.latent", "wan_2.1_vae.safetensors", fps="16")
+    path = await client.fetch(job.id, Path("some.mp4"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import struct
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from .blobs import AUDIO, LATENTS, RESULTS, VAES, Blobs, Folder, Objects, Scratch, checked, sha256_of
+from .broker import Broker
+from .messages import COMPLETED, ENDED, HEADER_BYTES, Blob, InvalidJob, Job, Params, Record, Vae
+from .settings import NoFarm, Settings, address
+
+LATENT_TENSOR = "latent_tensor"
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class JobFailed(RuntimeError):
+    """A job ended without a video.
+
+    Attributes:
+        record: with the reason.
+    """
+
+    def __init__(self, record: Record):
+        super().__init__(f"the job {record.id} {record.state}" + (f": {record.reason}" if record.reason else ""))
+        self.record = record
+
+
+@contextlib.asynccontextmanager
+async def farm(server: str | None = None, patience: float = 5.0) -> AsyncIterator[Client]:
+    """A client of the farm at `server`, see `settings.address`.
+
+    Raises:
+        NoFarm: there is none, or it does not answer within `patience` seconds.
+    """
+    async with Broker.connect(address(server), name="client", patience=patience) as broker:
+        settings = await broker.settings()
+        scratch = Scratch(scratch_parent(settings))
+        try:
+            yield Client(broker, blobs_of(settings, broker), scratch)
+        finally:
+            scratch.remove()
+
+
+class Client:
+    """Made by `farm`."""
+
+    def __init__(self, broker: Broker, blobs: Blobs, scratch: Scratch):
+        self.broker, self._blobs, self._scratch = broker, blobs, scratch
+
+    async def submit(
+        self,
+        latent: Path | str,
+        vae: Path | str,
+        *,
+        family: str = "Wan 2.1",
+        verdict: float | None = None,
+        audio: Path | str | None = None,
+        job_id: str | None = None,
+        params: dict | None = None,
+        **of_the_job: object,
+    ) -> Record:
+        """Store what is needed and queue a job.
+
+        Args:
+            latent: a .latent or safetensors file with a `latent_tensor`, as ComfyUI saves it.
+            vae: a safetensors file; stored once, whatever its name.
+            audio: a sound file.
+            job_id: see `messages.job_id`; None for a new one.
+            params: those of `Params` besides the shape and the dtype, which the latent tells.
+            of_the_job: those of `Job`: priority, user, need_mb, client and so on.
+        Returns:
+            The record; of a job that was submitted before, as it is by now.
+        Raises:
+            InvalidJob: it cannot be decoded by anybody.
+            broker.Full: this user has too many jobs open.
+        """
+        shape, dtype = shape_of(Path(latent))
+        job = Job(
+            id=job_id or uuid.uuid4().hex,
+            vae=Vae(**dataclasses.asdict(await self._named(vae)), family=family, verdict=verdict),
+            latent=await self._named(latent),
+            audio=None if audio is None else await self._named(audio),
+            params=Params(shape=shape, dtype=dtype, **(params or {})),
+            **of_the_job,
+        )
+        await self._store(VAES, job.vae.sha256, vae)
+        await self._store(LATENTS, job.latent.sha256, latent)
+        if job.audio is not None:
+            await self._store(AUDIO, job.audio.sha256, audio)
+        return await self.broker.submit(job)
+
+    async def wait(self, job_id: str) -> Record:
+        """Until the job has ended.
+
+        Raises:
+            JobFailed: without a video.
+        """
+        async for record in self.broker.watch(job_id):
+            if record.state == COMPLETED:
+                return record
+            if record.state in ENDED:
+                raise JobFailed(record)
+        raise AssertionError("a watch does not end")
+
+    async def fetch(self, job_id: str, target: Path, wait: bool = True) -> Path:
+        """The video as a file, which has its name only when it is whole.
+
+        Args:
+            target: replaced if it exists.
+            wait: until the job has ended.
+        Raises:
+            JobFailed: it ended without a video.
+            Broken: what is there is not what was stored.
+        """
+        record = await self.wait(job_id) if wait else await self.broker.record(job_id)
+        if record is None or record.result is None:
+            raise KeyError(f"there is no video of a job {job_id}")
+        result = record.result
+        unfinished = self._scratch.folder / result.name
+        there = await self._blobs.get(RESULTS, result.name, unfinished)
+        await asyncio.to_thread(checked, there, result.sha256, result.bytes)
+        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            await asyncio.to_thread(shutil.copyfile, there, part)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
+        await self.broker.change(job_id, lambda now: None if now.delivered else {"delivered": time.time()})
+        return target
+
+    async def latent(self, job_id: str, target: Path) -> Path:
+        """The job's latents as a .latent file, of a job that failed above all."""
+        record = await self.broker.record(job_id)
+        if record is None:
+            raise KeyError(f"there is no job {job_id}")
+        blob = record.job.latent
+        there = await self._blobs.get(LATENTS, blob.sha256, self._scratch.folder / blob.sha256)
+        await asyncio.to_thread(shutil.copyfile, checked(there, blob.sha256, blob.bytes), target)
+        return target
+
+    async def _named(self, path: Path | str) -> Blob:
+        return Blob(await asyncio.to_thread(sha256_of, Path(path)), Path(path).stat().st_size)
+
+    async def _store(self, kind: str, name: str, path: Path | str) -> None:
+        if not await self._blobs.has(kind, name):
+            copy = self._scratch.folder / f"{kind}-{name}"
+            await asyncio.to_thread(shutil.copyfile, path, copy)
+            await self._blobs.put(kind, name, copy)
+
+
+def blobs_of(settings: Settings, broker: Broker) -> Blobs:
+    """Where this farm keeps its files.
+
+    Raises:
+        NoFarm: in a folder that this machine does not see.
+    """
+    if not settings.folder:
+        return Objects(broker.jetstream)
+    if not Path(settings.folder).is_dir():
+        raise NoFarm(
+            f"this farm keeps its files in {settings.folder}, which is not to be seen here: mount it, or start the "
+            "farm with --network"
+        )
+    return Folder(Path(settings.folder))
+
+
+def scratch_parent(settings: Settings) -> Path:
+    """On the disk where finished files are to be, if that is a folder."""
+    return Path(settings.folder) if settings.folder else Path(tempfile.gettempdir()) / "async-frame-pipeline-farm"
+
+
+def shape_of(path: Path) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of the latent in a safetensors file, by its header alone.
+
+    Raises:
+        InvalidJob: it is none.
+    """
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > HEADER_BYTES:
+                raise ValueError(f"its header has {length} bytes")
+            entry = json.loads(file.read(length))[LATENT_TENSOR]
+        return tuple(entry["shape"]), DTYPES[entry["dtype"]]
+    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        raise InvalidJob(f"{path.name} holds no latent: {type(error).__name__}: {error}") from error

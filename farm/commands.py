@@ -1,0 +1,226 @@
+"""The commands: python -m farm up | worker | jobs | cancel | retry | status | down"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from .settings import NoFarm, Settings, address, home
+
+ANSWER_SECONDS = 0.3
+EXTRA = "python -m pip install -r farm/requirements.txt"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    try:
+        return asyncio.run(given.command(given)) or 0
+    except ModuleNotFoundError as error:
+        if error.name != "nats":
+            raise
+        print(f"A farm needs nats-py: {EXTRA}", file=sys.stderr)
+    except NoFarm as error:
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m farm", description="Decode elsewhere: workers that make videos of latents."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, command: Callable[[argparse.Namespace], Awaitable[int | None]], help: str):
+        each = commands.add_parser(name, help=help, description=help)
+        each.set_defaults(command=command)
+        return each
+
+    def add_server(each: argparse.ArgumentParser) -> None:
+        each.add_argument("--server", help="nats://token@host:port; default: AFP_FARM, else the farm of this machine")
+
+    def add_workers(each: argparse.ArgumentParser) -> None:
+        each.add_argument("--gpus", default="cpu", help="a worker for each: 0,1 or cpu; or none. Default: %(default)s")
+        each.add_argument("--models", action="append", default=[], help="a folder where VAEs are looked for first")
+
+    each = add("up", up, "start a server and workers on this machine")
+    each.add_argument("--listen", default="127.0.0.1", help="any but the loopback needs TLS. Default: %(default)s")
+    each.add_argument("--port", type=int, default=0, help="default: the last one, or any")
+    each.add_argument("--tls-cert", default="", help="a certificate, as a file")
+    each.add_argument("--tls-key", default="", help="its key, as a file")
+    each.add_argument("--folder", default="", help="where latents and videos are; workers elsewhere must see it too")
+    each.add_argument("--network", action="store_true", help="keep them in the server instead: no folder is shared")
+    defaults = Settings()
+    each.add_argument("--lease", type=float, default=defaults.lease_seconds, help="seconds. Default: %(default)s")
+    each.add_argument("--cap", type=int, default=defaults.cap, help="jobs a user may have open. Default: %(default)s")
+    add_workers(each)
+
+    each = add("worker", worker, "let this machine work for a farm elsewhere")
+    add_server(each)
+    add_workers(each)
+
+    each = add("jobs", jobs, "list jobs")
+    add_server(each)
+    each.add_argument("--json", action="store_true", help="whole records, one a line")
+
+    for name, command, help in (
+        ("cancel", cancel, "cancel jobs, whether they wait or are under way"),
+        ("retry", retry, "queue jobs again that failed or were cancelled"),
+    ):
+        each = add(name, command, help)
+        add_server(each)
+        each.add_argument("ids", nargs="+", metavar="id", help="as `jobs` lists them; the first digits suffice")
+
+    each = add("status", status, "how many wait, who works on what")
+    add_server(each)
+    each.add_argument("--json", action="store_true")
+
+    add_server(add("down", down, "end the farm; what waits stays, for the next `up`"))
+
+    each = commands.add_parser("work")  # what `up` and `worker` start, one process each
+    each.set_defaults(command=work)
+    each.add_argument("name")
+    each.add_argument("--device", default="cpu")
+    each.add_argument("--models", action="append", default=[])
+    return parser.parse_args(arguments)
+
+
+async def up(given: argparse.Namespace) -> None:
+    from .server import Listen
+    from .supervisor import up
+
+    listen = Listen(given.listen, given.port, given.tls_cert, given.tls_key)
+    settings = Settings(folder=given.folder, lease_seconds=given.lease, cap=given.cap)
+    await up(listen, settings, _gpus(given), given.models, given.network)
+
+
+async def worker(given: argparse.Namespace) -> None:
+    from .supervisor import join
+
+    await join(address(given.server), _gpus(given), given.models)
+
+
+async def work(given: argparse.Namespace) -> None:
+    from .blobs import Scratch
+    from .broker import Broker
+    from .client import blobs_of, scratch_parent
+    from .decode import Decoder
+    from .models import Models
+    from .supervisor import stopped_by_signals
+    from .worker import Worker
+
+    stopping, loop = stopped_by_signals(), asyncio.get_running_loop()
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()  # until who started this closes it, or is gone
+        loop.call_soon_threadsafe(stopping.set)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    async with Broker.connect(address(), name=given.name, patience=60.0) as broker:
+        settings = await broker.settings()
+        scratch = Scratch(scratch_parent(settings))
+        try:
+            models = Models([Path(folder) for folder in given.models], home() / "models.json")
+            each = Worker(
+                broker, settings, blobs_of(settings, broker), scratch, given.name, Decoder(given.device), models
+            )
+            running = asyncio.ensure_future(each.run())
+            await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            each.stop()
+            await running
+        finally:
+            scratch.remove()
+    # Threads of libraries may hang in what a GPU never finished.
+    logging.shutdown()
+    os._exit(0)
+
+
+async def jobs(given: argparse.Namespace) -> None:
+    from .client import farm
+
+    async with farm(given.server) as client:
+        records = await client.broker.records()
+    for record in records:
+        if given.json:
+            print(record.to_json().decode())
+        else:
+            age = _age(time.time() - record.job.created)
+            more = record.reason or (record.result and f"{record.result.frames} frames") or record.worker
+            print(f"{record.id[:12]}  {record.state:11}  {record.job.priority}  {age:>5}  {record.job.user}  {more}")
+
+
+async def cancel(given: argparse.Namespace) -> int:
+    return await _each(given, lambda broker, job_id: broker.cancel(job_id))
+
+
+async def retry(given: argparse.Namespace) -> int:
+    return await _each(given, lambda broker, job_id: broker.retry(job_id))
+
+
+async def _each(given: argparse.Namespace, change: Callable) -> int:
+    from .client import farm
+
+    missing = 0
+    async with farm(given.server) as client:
+        ids = [record.id for record in await client.broker.records()]
+        for wanted in given.ids:
+            found = [each for each in ids if each.startswith(wanted)]
+            if len(found) != 1:
+                print(f"{wanted}: {'no' if not found else 'more than one'} job begins so", file=sys.stderr)
+                missing = 1
+                continue
+            record = await change(client.broker, found[0])
+            print(f"{record.id[:12]}  {record.state}")
+    return missing
+
+
+async def status(given: argparse.Namespace) -> None:
+    from .client import farm
+
+    async with farm(given.server) as client:
+        workers = sorted(await client.broker.ask_all("workers.ask", ANSWER_SECONDS), key=lambda each: each["name"])
+        waiting = {name: count for name, count in sorted((await client.broker.waiting()).items()) if count}
+        states: dict[str, int] = {}
+        for record in await client.broker.records():
+            states[record.state] = states.get(record.state, 0) + 1
+        settings = await client.broker.settings()
+    if given.json:
+        values = {"workers": workers, "waiting": waiting, "jobs": states, "settings": dataclasses.asdict(settings)}
+        print(json.dumps(values))
+        return
+    print("jobs:    " + (", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"))
+    print("waiting: " + (", ".join(f"{count} {name}" for name, count in waiting.items()) or "none"))
+    for each in workers:
+        job = each["job"]
+        doing = f"{job['id'][:12]} {job['frames']}/{job['total']} frames" if job else "idle"
+        print(f"worker:  {each['name']}  {each['device']}  {each['free_mb']} of {each['all_mb']} MB free  {doing}")
+
+
+async def down(given: argparse.Namespace) -> int:
+    from .client import farm
+
+    async with farm(given.server) as client:
+        answered = await client.broker.ask_all("farm.down", ANSWER_SECONDS)
+    return 0 if answered else 1
+
+
+def _gpus(given: argparse.Namespace) -> list[str]:
+    return [] if given.gpus in ("", "none") else given.gpus.split(",")
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(0, seconds):.0f}s"

@@ -1,0 +1,101 @@
+"""What a farm is set to, and where its own files are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Kept by the broker, the same for all who take part.
+
+    Args:
+        folder: where latents, VAEs and videos are, for farms whose machines all see one; "" to keep them in the
+            broker, which is slower and needs no shared folder.
+        lease_seconds: a job whose worker gave no sign for so long goes to another.
+        first_frame_seconds, frame_seconds: a worker that makes no frame for so long is taken to hang. The first takes
+            longer: kernels are compiled.
+        cap: jobs that a user may have waiting and under way, for each priority and class of memory.
+        most_tries: a job that ended so many workers has failed.
+        kept_seconds, kept_bytes: how long files that nobody fetched are kept, and how many.
+        orphan_seconds: what belongs to nobody goes after this.
+    """
+
+    folder: str = ""
+    lease_seconds: float = 10.0
+    first_frame_seconds: float = 120.0
+    frame_seconds: float = 20.0
+    cap: int = 1000
+    most_tries: int = 3
+    kept_seconds: float = 7 * 86400.0
+    kept_bytes: int = 20 * 10**9
+    orphan_seconds: float = 3600.0
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def of(cls, data: bytes) -> Settings:
+        known = {each.name for each in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in json.loads(data).items() if key in known})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a broker is, and what lets one in.
+
+    Args:
+        url: nats://host:port, or tls://host:port.
+        token: secret.
+        ca: a file of certificates to trust beside the system's; "" for none.
+    """
+
+    url: str
+    token: str
+    ca: str = ""
+
+
+class NoFarm(RuntimeError):
+    """No farm is set up here, or it does not answer; says what to do."""
+
+
+def home() -> Path:
+    """The folder of a farm on this machine, its own user's alone."""
+    return Path(os.environ.get("AFP_FARM_HOME") or Path.home() / ".async-frame-pipeline" / "farm")
+
+
+def address(given: str | None = None) -> Address:
+    """Of the farm to use: as given, else that of AFP_FARM, else the one that `farm up` started here.
+
+    Args:
+        given: nats://token@host:port. The token may come from AFP_FARM_TOKEN instead, which no list of processes shows.
+    Raises:
+        NoFarm: there is none.
+    """
+    given = given or os.environ.get("AFP_FARM")
+    if given:
+        scheme, _, rest = given.partition("://")
+        token, at, host = rest.rpartition("@")
+        token = token if at else os.environ.get("AFP_FARM_TOKEN", "")
+        if scheme not in ("nats", "tls") or not host or not token:
+            raise NoFarm("the address of a farm is nats://token@host:port; the token may be in AFP_FARM_TOKEN")
+        return Address(f"{scheme}://{host}", token, os.environ.get("AFP_FARM_CA", ""))
+    path = home() / "farm.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Address(values["url"], values["token"], values.get("ca", ""))
+    except (OSError, ValueError, KeyError) as error:
+        raise NoFarm(f"no farm is set up here ({path}): run `python -m farm up`, or set AFP_FARM") from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Whole or not at all, for the user's eyes alone."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(part, path)

@@ -1,0 +1,247 @@
+"""`farm up` and `farm worker`: processes that are started, watched, and started again when they end.
+
+The server listens on the loopback with a token, unless told otherwise. Workers are processes of their own, one for each
+GPU that is named, so that one that crashes or hangs costs its job one attempt and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from .blobs import Objects
+from .broker import Broker
+from .client import blobs_of
+from .server import Listen, Server, end_with_parent, free_port
+from .settings import Address, NoFarm, Settings, home, write_private
+from .sweep import keep_sweeping
+
+LOOK_SECONDS = 0.1
+SWEEP_SECONDS = 30.0
+# Before what ended is started again; doubled each time, from the first on once it lived for LIVED_SECONDS.
+BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, LIVED_SECONDS = 0.5, 30.0, 60.0
+STOP_SECONDS = 10
+log = logging.getLogger("async-frame-pipeline.farm")
+
+
+class Kept:
+    """Something that is kept running."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._wait, self._began, self._due = BACKOFF_SECONDS, 0.0, 0.0
+
+    def look(self) -> None:
+        """Start it where it has ended and its time has come."""
+        now = time.monotonic()
+        if self.is_alive() or now < self._due:
+            return
+        if self._began and not self._due:
+            self._wait = BACKOFF_SECONDS if now - self._began > LIVED_SECONDS else self._wait
+            self._due = now + self._wait
+            self._wait = min(MOST_BACKOFF_SECONDS, 2 * self._wait)
+            log.warning("%s has ended: %s; once more in %.1f s", self.name, self.how(), self._due - now)
+            return
+        self._due, self._began = 0.0, now
+        self.start()
+
+    def is_alive(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def how(self) -> str:
+        return ""
+
+
+class KeptServer(Kept):
+    def __init__(self, server: Server):
+        super().__init__("the server")
+        self.server = server
+
+    def is_alive(self) -> bool:
+        return self.server.is_alive()
+
+    def start(self) -> None:
+        try:
+            self.server.start()
+        except NoFarm as error:
+            log.error("%s", error)
+
+
+class KeptWorker(Kept):
+    """Args:
+    name: unique in the farm.
+    arguments: of `farm work`.
+    environment: beside this process's own.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], environment: dict[str, str]):
+        super().__init__(name)
+        self._command = [sys.executable, str(Path(__file__).with_name("__main__.py")), "work", name, *arguments]
+        self._environment = environment
+        self.process: subprocess.Popen | None = None
+
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        # Its standard input ends when this process does, however that ends: see `commands.work`.
+        self.process = subprocess.Popen(
+            self._command, env={**os.environ, **self._environment}, stdin=subprocess.PIPE, **end_with_parent()
+        )
+
+    def how(self) -> str:
+        return f"status {self.process.returncode}" if self.process is not None else ""
+
+    def stop(self) -> None:
+        """Let it give back what it has; does not wait."""
+        if self.process is not None and self.is_alive():
+            self.process.stdin.close()
+
+
+def workers_for(gpus: Sequence[str], address: Address, models: Sequence[str]) -> list[KeptWorker]:
+    """One for each of `gpus`: numbers as the driver counts, or "cpu"; another of the same is another worker."""
+    kept = []
+    machine = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())[:40]
+    for index, gpu in enumerate(gpus):
+        environment = {"AFP_FARM": address.url.replace("://", "://" + address.token + "@"), "AFP_FARM_CA": address.ca}
+        arguments = ["--device", "cpu" if gpu == "cpu" else "cuda"]
+        if gpu == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        else:
+            environment |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        for folder in models:
+            arguments += ["--models", folder]
+        kept.append(KeptWorker(f"{machine}-{gpu}-{index}-{os.getpid()}", arguments, environment))
+    return kept
+
+
+async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> None:
+    """Look after them until `stopping`, then stop the workers."""
+    while not stopping.is_set():
+        for each in kept:
+            each.look()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stopping.wait(), LOOK_SECONDS)
+    workers = [each for each in kept if isinstance(each, KeptWorker)]
+    for each in workers:
+        each.stop()
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline and any(each.is_alive() for each in workers):
+        await asyncio.sleep(LOOK_SECONDS)
+    for each in workers:
+        if each.is_alive():
+            each.process.kill()
+
+
+async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Sequence[str], network: bool) -> None:
+    """The server and this machine's workers, until a signal or `farm down`.
+
+    Args:
+        settings: where its folder is "", one in `home()` is taken.
+        network: keep files in the broker, for workers that see no folder of this machine.
+    Raises:
+        NoFarm: there is one already, or it cannot be started.
+    """
+    folder = home()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    there = _there(folder)
+    _end_what_is_left(folder, there)
+    token = there.get("token") or secrets.token_hex(32)
+    port = free_port(listen.host, listen.port or there.get("port", 0))
+    server = Server(folder, dataclasses.replace(listen, port=port), token)
+    address = Address(server.url, token, listen.tls_cert)
+    if not network:
+        files = Path(settings.folder or folder / "files")
+        files.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings = dataclasses.replace(settings, folder=str(files.resolve()))
+    stopping = stopped_by_signals()
+    server.start()
+    try:
+        async with Broker.connect(address, name="supervisor") as broker:
+            await broker.prepare(settings)
+            if network:
+                await Objects.prepare(broker.jetstream, settings.kept_seconds)
+
+            async def down(_: dict) -> dict:
+                stopping.set()
+                return {"ok": True}
+
+            await broker.hear("farm.down", down)
+            values = {"url": address.url, "token": token, "ca": address.ca, "port": port, "pid": os.getpid()}
+            write_private(folder / "farm.json", json.dumps(values))
+            log.info("the farm is up at %s", address.url)
+            kept = KeptServer(server)
+            kept._began = time.monotonic()
+            sweeping = asyncio.ensure_future(keep_sweeping(broker, blobs_of(settings, broker), settings, SWEEP_SECONDS))
+            try:
+                await keep([kept, *workers_for(gpus, address, models)], stopping)
+            finally:
+                sweeping.cancel()
+    finally:
+        server.stop()
+        # The token and the port stay, so that others come back to it.
+        values = {"token": token, "port": port}
+        write_private(folder / "farm.json", json.dumps(values))
+
+
+async def join(address: Address, gpus: Sequence[str], models: Sequence[str]) -> None:
+    """Workers of this machine for a farm elsewhere, until a signal.
+
+    Raises:
+        NoFarm: it does not answer, or keeps its files where this machine sees none.
+    """
+    stopping = stopped_by_signals()
+    async with Broker.connect(address, name="joining") as broker:
+        blobs_of(await broker.settings(), broker)
+    await keep(workers_for(gpus, address, models), stopping)
+
+
+def stopped_by_signals() -> asyncio.Event:
+    """Set by Ctrl-C and SIGTERM."""
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stopping.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
+    return stopping
+
+
+def _there(folder: Path) -> dict:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((folder / "farm.json").read_text(encoding="utf-8"))
+    return {}
+
+
+def _end_what_is_left(folder: Path, there: dict) -> None:
+    """Of a supervisor that was killed, where its server did not end with it.
+
+    Raises:
+        NoFarm: the supervisor is there.
+    """
+    with contextlib.suppress(psutil.Error):
+        if "pid" in there and "farm" in " ".join(psutil.Process(there["pid"]).cmdline()):
+            raise NoFarm(f"the farm is up already, at {there.get('url')}")
+    with contextlib.suppress(psutil.Error, OSError, ValueError):
+        left = psutil.Process(int((folder / "nats.pid").read_text()))
+        if str(folder / "nats.conf") in left.cmdline():
+            left.terminate()
+            left.wait(STOP_SECONDS)

@@ -1,0 +1,64 @@
+"""What a worker gives to a decoder and gets back. Here and not in decode.py, so that a worker itself needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from .messages import Job
+
+
+class OutOfMemory(RuntimeError):
+    """It does not fit here, whatever is done; it may on a larger card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one decode is made of.
+
+    Args:
+        latent, audio: files, checked against their hashes.
+        vae: gives the file, checked likewise; called only where the VAE is not warm.
+        target: the file to write.
+        check: called between chunks; raise from it to stop.
+        progress: called with the frames submitted so far, of how many.
+    """
+
+    job: Job
+    latent: Path
+    vae: Callable[[], Path]
+    audio: Path | None
+    target: Path
+    check: Callable[[], None]
+    progress: Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was written."""
+
+    frames: int
+    width: int
+    height: int
+    seconds: float
+    how: str
+
+
+class Decode(Protocol):
+    """A decoder: decode.py, or a stand-in.
+
+    Attributes:
+        name: of the device, for people.
+        warm: SHA-256 of the VAEs that it needs no file for.
+    """
+
+    name: str
+    warm: list[str]
+
+    def memory_mb(self) -> tuple[int, int]:
+        """(free, all) of the device."""
+
+    def __call__(self, work: Work) -> Made:
+        """Write `work.target`, or raise: InvalidJob what nobody can decode, OutOfMemory what does not fit here."""
