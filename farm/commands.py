@@ -123,7 +123,8 @@ async def work(given: argparse.Namespace) -> None:
     stopping, loop = stopped_by_signals(), asyncio.get_running_loop()
 
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()  # until who started this closes it, or is gone
+        while os.read(0, 1):  # until who started this closes it, or is gone
+            pass
         loop.call_soon_threadsafe(stopping.set)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

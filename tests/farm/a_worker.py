@@ -1,0 +1,102 @@
+"""A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
+
+    python a_worker.py name [--at moment] [--do kill|stop] [--free MB] [--hang] [--log file]
+
+What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
+wants more memory, "slow" takes 3 s; all else a moment. What it writes is told by the latent alone.
+"""
+
+import argparse
+import asyncio
+import errno
+import os
+import signal
+import threading
+import time
+
+from farm.__main__ import as_one_package
+
+as_one_package()
+
+from async_frame_pipeline.farm import worker
+from async_frame_pipeline.farm.blobs import Scratch, sha256_of
+from async_frame_pipeline.farm.broker import Broker
+from async_frame_pipeline.farm.client import blobs_of, scratch_parent
+from async_frame_pipeline.farm.settings import address
+from async_frame_pipeline.farm.work import Made, OutOfMemory
+
+FRAMES = 5
+worker.AGAIN_SECONDS = 0.05
+
+
+def frame_of(latent_sha256: str, frame: int) -> bytes:
+    return f"{latent_sha256} {frame}\n".encode() * 100
+
+
+class StandIn:
+    name, warm = "stand-in", ()
+
+    def __init__(self, free_mb: int, hang: bool):
+        self.free_mb, self.hang = free_mb, hang
+
+    def memory_mb(self):
+        return self.free_mb, 40_000
+
+    def __call__(self, work):
+        behaviour = work.job.name_prefix
+        if behaviour == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour == "full":
+            raise OSError(errno.ENOSPC, "no space is left")
+        if behaviour == "large" and self.free_mb < 20_000:
+            raise OutOfMemory("it does not fit")
+        work.vae()
+        with open(work.target, "wb") as file:
+            for frame in range(FRAMES):
+                work.check()
+                while self.hang:
+                    time.sleep(60)
+                time.sleep(0.6 if behaviour == "slow" else 0.02)
+                file.write(frame_of(sha256_of(work.latent), frame))
+                work.progress(frame + 1, FRAMES)
+        return Made(FRAMES, 8, 8, 0.1, "")
+
+
+async def main(given):
+    happened = False
+
+    def at(moment):
+        nonlocal happened
+        if moment == "committed" and given.log:
+            with open(given.log, "a") as file:
+                file.write(f"{each._attempt.record.id}\n")
+        if moment == given.at and not happened:
+            happened = True
+            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[given.do])
+
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    async with Broker.connect(address(), name=given.name) as broker:
+        settings = await broker.settings()
+        scratch = Scratch(scratch_parent(settings))
+        decode = StandIn(given.free, given.hang)
+        each = worker.Worker(broker, settings, blobs_of(settings, broker), scratch, given.name, decode, at=at)
+        running = asyncio.ensure_future(each.run())
+        await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        each.stop()
+        await running
+        scratch.remove()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("--at", default="")
+    parser.add_argument("--do", default="kill")
+    parser.add_argument("--free", type=int, default=39_000)
+    parser.add_argument("--hang", action="store_true")
+    parser.add_argument("--log", default="")
+    arguments = parser.parse_args()
+    # However the tests end, it ends with them.
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(3)), daemon=True).start()
+    asyncio.run(main(arguments))

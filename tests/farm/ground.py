@@ -1,0 +1,155 @@
+"""A farm to try things on: a real server, workers that are processes, and a look at all that they leave."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from async_frame_pipeline.farm import messages
+from async_frame_pipeline.farm.blobs import KINDS, Objects, sha256_of
+from async_frame_pipeline.farm.broker import STREAM, Broker
+from async_frame_pipeline.farm.client import farm
+from async_frame_pipeline.farm.server import Listen, Server, free_port
+from async_frame_pipeline.farm.settings import Address, Settings
+
+from ..conftest import ROOT
+
+# Everything that a test waits for comes sooner, or not at all.
+PATIENCE_SECONDS = 40
+SHORT = Settings(lease_seconds=1.0, first_frame_seconds=2.0, frame_seconds=2.0)
+SHAPE = (1, 16, 2, 3, 4)
+
+
+def latent_file(path: Path, number: int = 0) -> Path:
+    """A safetensors file of float32 zeros, but for the first, which is `number`; without torch."""
+    count = 1
+    for size in SHAPE:
+        count *= size
+    header = json.dumps({"latent_tensor": {"dtype": "F32", "shape": SHAPE, "data_offsets": [0, 4 * count]}}).encode()
+    values = struct.pack("<f", number) + bytes(4 * (count - 1))
+    path.write_bytes(struct.pack("<Q", len(header)) + header + values)
+    return path
+
+
+class Ground:
+    """Made by the fixture `ground`.
+
+    Args:
+        folder: an empty one.
+        network: files in the broker.
+    """
+
+    def __init__(self, folder: Path, settings: Settings = SHORT, network: bool = False):
+        self.folder, self.network = folder, network
+        self.files = folder / "files"
+        self.files.mkdir()
+        self.settings = settings if network else dataclasses.replace(settings, folder=str(self.files))
+        self.vae = folder / "vae.safetensors"
+        self.vae.write_bytes(b"weights")
+        self.server = Server(folder / "server", Listen(port=free_port("127.0.0.1", 0)), "token")
+        self.address = Address(self.server.url, "token")
+        self.given = self.server.url.replace("://", "://token@")
+        self._workers: list[subprocess.Popen] = []
+        self.server.start()
+
+    def close(self):
+        for each in self._workers:
+            each.kill()
+            each.wait()
+            each.stdin.close()
+        self.server.stop()
+
+    async def prepare(self):
+        async with Broker.connect(self.address) as broker:
+            await broker.prepare(self.settings)
+            if self.network:
+                await Objects.prepare(broker.jetstream, self.settings.kept_seconds)
+
+    def worker(self, name: str, *arguments: str) -> subprocess.Popen:
+        # As in scripts/test: what pytest was given to see, the workers are too.
+        path = [str(ROOT), *filter(None, map(os.environ.get, ("PYTHONPATH", "AFP_TEST_PACKAGES")))]
+        env = {**os.environ, "AFP_FARM": self.given, "PYTHONPATH": os.pathsep.join(path)}
+        command = [sys.executable, Path(__file__).with_name("a_worker.py"), name, *map(str, arguments)]
+        process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE)
+        self._workers.append(process)
+        return process
+
+    def kill_server(self):
+        self.server._process.kill()
+        self.server._process.wait()
+
+    @contextlib.asynccontextmanager
+    async def client(self):
+        async with farm(self.given) as client:
+            yield client
+
+    async def submit(self, client, name_prefix: str = "video", number: int = 0, **of_the_job):
+        latent = latent_file(self.folder / f"{number}.latent", number)
+        record = await client.submit(latent, self.vae, name_prefix=name_prefix, **of_the_job)
+        assert record.job.latent.sha256 == sha256_of(latent)
+        return record
+
+    async def whole(self, client, job_id: str) -> messages.Record:
+        """Wait for the video and see that it is the right one."""
+        target = self.folder / f"{job_id}.mp4"
+        await client.fetch(job_id, target)
+        record = await client.broker.record(job_id)
+        frames = [f"{record.job.latent.sha256} {frame}\n".encode() * 100 for frame in range(5)]
+        assert target.read_bytes() == b"".join(frames) and record.state == "completed"
+        return record
+
+    async def left(self, client) -> dict:
+        """What is in the queue, and which results there are."""
+        state = (await client.broker.jetstream.stream_info(STREAM)).state
+        return {"queued": state.messages, "results": sorted(name for name, *_ in await client._blobs.names("results"))}
+
+    async def nothing_is_left(self, client):
+        """One result for each job that has one and no other, an empty queue, nothing unfinished of who is gone."""
+        named = sorted(record.result.name for record in await client.broker.records() if record.result)
+        await until(lambda: self._is_clean(client, named))
+        if not self.network:
+            alive = {str(each.pid) for each in self._workers if each.poll() is None} | {str(os.getpid())}
+            parts = [path for path in self.files.rglob("*") if path.name.startswith(".") or ".part" in path.name]
+            assert parts == []
+            assert {path.name for path in self.files.iterdir()} <= {*KINDS, "scratch"}
+            client._scratch.sweep()
+            left = {path.name.rpartition(".")[2] for path in (self.files / "scratch").iterdir()}
+            assert left <= alive
+
+    async def _is_clean(self, client, named):
+        return await self.left(client) == {"queued": 0, "results": named}
+
+
+async def until(condition, seconds: float = PATIENCE_SECONDS):
+    """Wait for something that comes."""
+
+    async def wait():
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(wait(), seconds)
+
+
+def gone(process: subprocess.Popen) -> int:
+    """Wait for its end, and give its status."""
+    return process.wait(PATIENCE_SECONDS)
+
+
+async def ended(process: subprocess.Popen) -> int:
+    return await asyncio.to_thread(gone, process)
+
+
+async def stopped(process: subprocess.Popen):
+    """Wait until it has stopped itself."""
+
+    async def is_stopped():
+        assert process.poll() is None
+        status = Path(f"/proc/{process.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] == "T"
+
+    await until(is_stopped)

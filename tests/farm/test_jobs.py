@@ -1,0 +1,261 @@
+"""What users are promised of jobs: ids, priorities, caps, cancels, memory; and what is refused."""
+
+import hashlib
+import struct
+
+import pytest
+
+from async_frame_pipeline.farm import sweep
+from async_frame_pipeline.farm.broker import Broker, Fenced, Full
+from async_frame_pipeline.farm.client import JobFailed, farm
+from async_frame_pipeline.farm.messages import InvalidJob, job_id
+from async_frame_pipeline.farm.server import Listen
+from async_frame_pipeline.farm.settings import Address, NoFarm, Settings
+
+from .conftest import in_a_loop
+from .ground import ended, until
+from .test_kills import in_state
+
+
+@in_a_loop
+async def test_the_same_run_is_one_job_and_other_runs_are_others(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        first = await ground.submit(client, job_id=job_id("prompt", "7"))
+        ground.worker("a")
+        await ground.whole(client, first.id)
+        again = await ground.submit(client, job_id=job_id("prompt", "7"))
+        assert again.id == first.id and again.state == "completed"
+        assert len({job_id("prompt", "7"), job_id("prompt", "7", 1), job_id("prompt", "8"), job_id("p", "rompt7")}) == 4
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_pro_starts_in_the_next_free_slot(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        waiting = [await ground.submit(client, number=n) for n in range(6)]
+        pro = await ground.submit(client, number=6, priority="pro")
+        ground.worker("a")
+        for job in (*waiting, pro):
+            await ground.whole(client, job.id)
+        started = {record.id: record.started for record in await client.broker.records()}
+        assert started[pro.id] == min(started.values())
+        assert sorted(started, key=started.get)[1:] == [job.id for job in waiting], "the others in their order"
+
+
+@in_a_loop
+async def test_a_user_has_so_many_jobs_open_and_no_more(make_ground):
+    ground = make_ground(settings=Settings(lease_seconds=1.0, cap=3))
+    await ground.prepare()
+    async with ground.client() as client:
+        jobs = [await ground.submit(client, number=n) for n in range(3)]
+        with pytest.raises(Full):
+            await ground.submit(client, number=3, job_id="e" * 32)
+        assert await client.broker.record("e" * 32) is None
+        other = await ground.submit(client, number=4, user="other")
+        ground.worker("a")
+        for job in (*jobs, other):
+            await ground.whole(client, job.id)
+        await ground.whole(client, (await ground.submit(client, number=3, job_id="e" * 32)).id)
+
+
+@in_a_loop
+async def test_cancelled_before_it_began_it_never_begins(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job, other = await ground.submit(client), await ground.submit(client, number=1)
+        await client.broker.cancel(job.id)
+        with pytest.raises(JobFailed, match="cancelled"):
+            await client.wait(job.id)
+        ground.worker("a")
+        await ground.whole(client, other.id)
+        assert (await client.broker.record(job.id)).attempt == 0
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_cancelled_under_way_it_leaves_no_file_and_retried_it_is_done(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, "slow")
+        ground.worker("a")
+        await until(lambda: in_state(client, job.id, "in_progress"))
+        await client.broker.cancel(job.id)
+        await ground.nothing_is_left(client)
+        assert (await client.broker.record(job.id)).state == "cancelled"
+        await client.broker.retry(job.id)
+        record = await ground.whole(client, job.id)
+        assert record.round == 2
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_after_its_deadline_it_is_not_begun(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, deadline=1.0)
+        ground.worker("a")
+        with pytest.raises(JobFailed, match="deadline"):
+            await client.wait(job.id)
+
+
+@in_a_loop
+async def test_a_card_that_is_full_takes_nothing_and_another_one_does(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        full, small = ground.worker("full", "--free", 1000), ground.worker("small", "--free", 5000)
+        needs_more = await ground.submit(client, need_mb=6000)
+        job = await ground.submit(client, number=1)
+        assert (await ground.whole(client, job.id)).worker == "small"
+        assert await in_state(client, needs_more.id, "queued")
+        ground.worker("large")
+        assert (await ground.whole(client, needs_more.id)).worker == "large"
+        assert full.poll() is None and small.poll() is None
+
+
+@in_a_loop
+async def test_out_of_memory_goes_to_a_larger_card(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, "large")
+        ground.worker("small", "--free", 5000)
+        await until(lambda: waits_as(client, job.id, "m"))
+        ground.worker("large")
+        record = await ground.whole(client, job.id)
+        assert (record.worker, record.round) == ("large", 2)
+        await ground.nothing_is_left(client)
+
+
+@pytest.mark.parametrize("kind", ["latents", "vaes"])
+@in_a_loop
+async def test_data_that_are_not_what_their_name_says_fail_at_once(ground, kind):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        [blob] = (ground.files / kind).iterdir()
+        data = bytearray(blob.read_bytes())
+        data[-1] ^= 1
+        blob.write_bytes(data)
+        ground.worker("a")
+        with pytest.raises(JobFailed, match="SHA-256"):
+            await client.wait(job.id)
+        assert (await client.broker.record(job.id)).attempt == 1
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_over_the_network(make_ground):
+    """Files in the broker, in pieces; a worker is killed between storing and committing."""
+    ground = make_ground(network=True)
+    ground.vae.write_bytes(b"weights" * 300_000)
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        assert await ended(ground.worker("a", "--at", "stored")) < 0
+        ground.worker("b")
+        record = await ground.whole(client, job.id)
+        assert record.result.name.endswith(".2")
+        await ground.nothing_is_left(client)
+        vae = await client._blobs.get("vaes", job.job.vae.sha256, ground.folder / "vae")
+        assert hashlib.sha256(vae.read_bytes()).hexdigest() == job.job.vae.sha256
+
+
+@in_a_loop
+async def test_what_nobody_needs_is_swept_and_what_somebody_may_need_is_not(make_ground):
+    ground = make_ground(settings=Settings(lease_seconds=1.0, orphan_seconds=-1.0))
+    await ground.prepare()
+    async with ground.client() as client:
+        done, cancelled, waits = [await ground.submit(client, number=n) for n in range(3)]
+        await client.broker.cancel(cancelled.id)
+        await client.broker.cancel(waits.id)
+        worker = ground.worker("a")
+        await ground.whole(client, done.id)
+        worker.terminate()
+        await ended(worker)
+        await client.broker.retry(waits.id)
+        for name in (f"{done.id}.7", f"{cancelled.id}.1", f"{'a' * 32}.1"):
+            (ground.files / "results" / name).write_bytes(b"of an attempt that was killed")
+        await sweep.sweep(client.broker, client._blobs, ground.settings)
+        assert {path.name for path in (ground.files / "latents").iterdir()} == {waits.job.latent.sha256}
+        assert {path.name for path in (ground.files / "results").iterdir()} == {f"{done.id}.1"}
+        assert len(list((ground.files / "vaes").iterdir())) == 1
+
+
+@in_a_loop
+async def test_a_record_changes_by_compare_and_set_alone(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        record = await ground.submit(client)
+        changed = await client.broker.replace(record, worker="a")
+        with pytest.raises(Fenced) as fenced:
+            await client.broker.replace(record, worker="b")
+        assert fenced.value.record.worker == "a"
+        # R3: the same again is one's own, whose answer was lost.
+        assert (await client.broker.replace(record, worker="a")).revision == changed.revision
+
+
+@in_a_loop
+async def test_what_no_worker_could_read_does_not_stay_in_the_queue(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        js = client.broker.jetstream
+        await js.publish("job.s.std.x", b"no JSON")
+        await js.publish("job.s.std.x", b'{"id": "../../etc", "round": 1}')
+        await js.publish("job.s.std.x", b'{"id": "%s", "round": 1}' % (b"0" * 32))
+        await (await client.broker._bucket("jobs")).put("1" * 32, b'{"job": {"v": 2}}')
+        await js.publish("job.s.std.x", b'{"id": "%s", "round": 1}' % (b"1" * 32))
+        ground.worker("a")
+        await ground.whole(client, (await ground.submit(client)).id)
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_a_wrong_token_is_refused_at_once(ground):
+    with pytest.raises(NoFarm, match="refuses the token"):
+        async with Broker.connect(Address(ground.server.url, "guessed"), patience=30):
+            pass
+
+
+@in_a_loop
+async def test_where_nobody_answers_it_says_so(ground):
+    ground.server.stop()
+    with pytest.raises(NoFarm, match="nobody answers"):
+        async with farm(ground.given, patience=0.3):
+            pass
+
+
+def test_what_others_could_reach_needs_tls(tmp_path):
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+        with pytest.raises(NoFarm, match="tls"):
+            Listen(host)
+    with pytest.raises(NoFarm, match="there is no file"):
+        Listen("0.0.0.0", 0, str(tmp_path / "none"), str(tmp_path / "none"))
+    assert Listen("127.0.0.1") and Listen("::1") and Listen("localhost")
+
+
+def test_the_token_is_for_its_owner_alone(ground):
+    assert (ground.folder / "server" / "nats.conf").stat().st_mode & 0o077 == 0
+
+
+@in_a_loop
+async def test_a_file_that_is_no_latent_is_not_submitted(ground):
+    await ground.prepare()
+    path = ground.folder / "no.latent"
+    async with ground.client() as client:
+        for data in (
+            b"",
+            b"abc",
+            struct.pack("<Q", 1 << 60),
+            struct.pack("<Q", 2) + b"{}",
+            struct.pack("<Q", 2) + b"[]",
+        ):
+            path.write_bytes(data)
+            with pytest.raises(InvalidJob):
+                await client.submit(path, ground.vae)
+        assert await client.broker.records() == []
+
+
+async def waits_as(client, job_id: str, memory_class: str) -> bool:
+    record = await client.broker.record(job_id)
+    return record.state == "queued" and record.memory_class == memory_class

@@ -1,0 +1,212 @@
+"""The kill matrix: whoever dies, whenever: one result, whole, no twin, nothing left behind, nothing lost."""
+
+import asyncio
+import dataclasses
+import random
+import signal
+import time
+
+import pytest
+
+from async_frame_pipeline.farm import sweep
+from async_frame_pipeline.farm.messages import Job, Record
+from async_frame_pipeline.farm.settings import Settings
+from async_frame_pipeline.farm.worker import HUNG
+
+from .conftest import in_a_loop
+from .ground import ended, stopped, until
+
+MOMENTS = ("received", "claimed", "fetched", "decoding", "encoded", "stored", "committed", "acked")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@in_a_loop
+async def test_a_worker_is_killed(ground, moment):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        assert await ended(ground.worker("a", "--at", moment, "--do", "kill")) == -signal.SIGKILL
+        ground.worker("b")
+        record = await ground.whole(client, job.id)
+        assert record.attempt == (1 if moment in ("received", "committed", "acked") else 2)
+        assert record.worker == ("a" if moment in ("committed", "acked") else "b")
+        await ground.nothing_is_left(client)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@in_a_loop
+async def test_a_worker_is_stopped_past_its_lease_and_goes_on(ground, moment):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        stale = ground.worker("a", "--at", moment, "--do", "stop")
+        await stopped(stale)
+        ground.worker("b")
+        before = await ground.whole(client, job.id)
+        stale.send_signal(signal.SIGCONT)
+        stale.terminate()  # it ends when it is done with what it thinks it has
+        assert await ended(stale) == 0
+        after = await client.broker.record(job.id)
+        assert (after.state, after.result, after.attempt) == ("completed", before.result, before.attempt)
+        await ground.whole(client, job.id)
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_a_fenced_attempt_leaves_the_job_to_the_newer_one_that_is_killed_next(ground):
+    """R1: had the stale one acked, nobody would have the job."""
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        stale = ground.worker("a", "--at", "encoded", "--do", "stop")
+        await stopped(stale)
+        newer = ground.worker("b", "--at", "decoding", "--do", "stop")
+        await stopped(newer)
+        stale.send_signal(signal.SIGCONT)
+        stale.terminate()
+        assert await ended(stale) == 0
+        newer.kill()
+        ground.worker("c")
+        record = await ground.whole(client, job.id)
+        assert (record.worker, record.attempt) == ("c", 3)
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_a_worker_that_hangs_loses_its_job(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        assert await ended(ground.worker("a", "--hang")) == HUNG
+        ground.worker("b")
+        assert (await ground.whole(client, job.id)).worker == "b"
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_a_worker_that_is_told_to_stop_gives_its_job_back_uncounted(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, "slow")
+        first = ground.worker("a")
+        await until(lambda: in_state(client, job.id, "in_progress"))
+        first.terminate()
+        assert await ended(first) == 0
+        assert (await client.broker.record(job.id)).tries == 0
+        ground.worker("b")
+        assert (await ground.whole(client, job.id)).attempt == 2
+
+
+@pytest.mark.parametrize("when", ["idle", "queued", "in flight"])
+@in_a_loop
+async def test_the_server_is_killed(ground, when):
+    await ground.prepare()
+    async with ground.client() as client:
+        if when == "idle":
+            ground.worker("a")
+            await until(lambda: works(client))
+            ground.kill_server()
+            ground.server.start()
+        jobs = [await ground.submit(client, "slow" if when == "in flight" else "video", n) for n in range(2)]
+        if when == "queued":
+            ground.kill_server()
+            ground.server.start()
+            ground.worker("a")
+        elif when == "in flight":
+            ground.worker("a")
+            await until(lambda: in_state(client, jobs[0].id, "in_progress"))
+            ground.kill_server()
+            ground.server.start()
+        for job in jobs:
+            await ground.whole(client, job.id)
+        await ground.nothing_is_left(client)
+
+
+@pytest.mark.parametrize("who", ["its client", "the sweep"])
+@in_a_loop
+async def test_a_client_dies_between_the_record_and_the_queue(ground, who, monkeypatch):
+    await ground.prepare()
+    async with ground.client() as client:
+        dead = await ground.submit(client, number=1)  # stores what is needed; this one is another job
+        await client.broker.cancel(dead.id)
+        job = Record(Job.of({**dataclasses.asdict(dead.job), "id": "f" * 32}), queued=time.time())
+        await (await client.broker._bucket("jobs")).create(job.id, job.to_json())
+        ground.worker("a")
+        if who == "its client":
+            await client.broker.submit(job.job)
+        else:
+            monkeypatch.setattr(sweep, "QUEUED_SECONDS", -1)
+            for _ in range(2):
+                await sweep.sweep(client.broker, client._blobs, ground.settings)
+        record = await ground.whole(client, job.id)
+        assert record.attempt == 1
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_poison_fails_after_three_workers_and_the_queue_goes_on(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        poison = await ground.submit(client, "poison")
+        good = await ground.submit(client, number=1)
+        for name in "abc":
+            worker = ground.worker(name)
+            assert await ended(worker) == -signal.SIGKILL
+        ground.worker("d")
+        await ground.whole(client, good.id)
+        await until(lambda: in_state(client, poison.id, "failed"))
+        record = await client.broker.record(poison.id)
+        assert record.attempt == 3 and "3 workers" in record.reason and record.worker == "c"
+        kept = await client.latent(poison.id, ground.folder / "kept.latent")
+        assert kept.read_bytes() == (ground.folder / "0.latent").read_bytes()
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_a_full_disk_is_tried_three_times_and_then_told(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, "full")
+        ground.worker("a")
+        await until(lambda: in_state(client, job.id, "failed"))
+        record = await client.broker.record(job.id)
+        assert record.tries == 3 and "no space is left" in record.reason
+        await ground.nothing_is_left(client)
+
+
+@pytest.mark.parametrize("seed", [14])
+@in_a_loop
+async def test_chaos(make_ground, seed):
+    """Workers and the server are killed at random while jobs are done."""
+    ground = make_ground(settings=Settings(lease_seconds=1.0, most_tries=100))
+    await ground.prepare()
+    chance, log = random.Random(seed), ground.folder / "commits"
+    workers, kills = {}, 0
+    async with ground.client() as client:
+        jobs = [await ground.submit(client, number=n, priority=chance.choice(["pro", "std"])) for n in range(20)]
+        for turn in range(16):
+            for name in "abc":
+                if name not in workers or workers[name].poll() is not None:
+                    workers[name] = ground.worker(name, "--log", log)
+            await asyncio.sleep(chance.uniform(0.1, 0.5))
+            victim = workers[chance.choice("abc")]
+            kills += victim.poll() is None
+            victim.kill()
+            if turn == 8:
+                ground.kill_server()
+                ground.server.start()
+        ground.worker("d", "--log", log)
+        for job in jobs:
+            await ground.whole(client, job.id)
+        await ground.nothing_is_left(client)
+        assert kills > 8
+    commits = log.read_text().split()
+    assert len(commits) == len(set(commits)), "a job was committed twice"
+
+
+async def in_state(client, job_id: str, state: str) -> bool:
+    return (await client.broker.record(job_id)).state == state
+
+
+async def works(client) -> bool:
+    return bool(await client.broker.ask_all("workers.ask", 0.1))
