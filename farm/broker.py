@@ -43,8 +43,8 @@ DUPLICATE_SECONDS = 24 * 3600.0
 ANSWER_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0
 AGAIN_SECONDS = 0.1
-# The broker's words for: this subject has as many messages as it may.
-FULL_CODE = 10077
+# The broker's words for: this subject has as many messages as it may. It says it as something that passes.
+FULL = "maximum messages per subject exceeded"
 T = TypeVar("T")
 log = logging.getLogger("async-frame-pipeline.farm")
 
@@ -240,10 +240,8 @@ class Broker:
         try:
             await _patiently(lambda: self.jetstream.publish(record.subject, data, headers=headers))
         except nats.js.errors.APIError as error:
-            if error.err_code == FULL_CODE:
-                raise Full(
-                    f"{record.job.user} has as many {record.job.priority} jobs open as this farm allows"
-                ) from error
+            if _is_full(error):
+                raise Full(f"{record.job.user} has as many jobs open as this farm allows") from error
             raise
 
     async def record(self, job_id: str) -> Record | None:
@@ -451,10 +449,14 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await ask()
-        except _PASSING:
-            if time.monotonic() > deadline:
+        except _PASSING as error:
+            if time.monotonic() > deadline or _is_full(error):
                 raise
             await asyncio.sleep(AGAIN_SECONDS)
+
+
+def _is_full(error: BaseException) -> bool:
+    return FULL in str(getattr(error, "description", ""))
 
 
 async def _made(add: Callable, update: Callable, config: StreamConfig) -> None:

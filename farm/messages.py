@@ -192,6 +192,8 @@ class Job:
 
     def __post_init__(self) -> None:
         _check(self.v == VERSION and type(self.v) is int, "version", self.v, f"{VERSION}, the only one known here")
+        for name, part in (("vae", Vae), ("latent", Blob), ("params", Params), ("client", Client)):
+            _check(isinstance(getattr(self, name), part), name, getattr(self, name), "an object")
         _check(is_id(self.id), "id", self.id, "32 hex digits")
         _check(isinstance(self.user, str) and _TOKEN.match(self.user), "user", self.user, "letters, digits, _ and -")
         _check_in("priority", self.priority, PRIORITIES)

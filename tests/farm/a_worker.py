@@ -18,12 +18,12 @@ from farm.__main__ import as_one_package
 
 as_one_package()
 
-from async_frame_pipeline.farm import worker
-from async_frame_pipeline.farm.blobs import Scratch, sha256_of
-from async_frame_pipeline.farm.broker import Broker
-from async_frame_pipeline.farm.client import blobs_of, scratch_parent
-from async_frame_pipeline.farm.settings import address
-from async_frame_pipeline.farm.work import Made, OutOfMemory
+from async_frame_pipeline.farm import worker  # noqa: E402
+from async_frame_pipeline.farm.blobs import Scratch, sha256_of  # noqa: E402
+from async_frame_pipeline.farm.broker import Broker  # noqa: E402
+from async_frame_pipeline.farm.client import blobs_of, scratch_parent  # noqa: E402
+from async_frame_pipeline.farm.settings import address  # noqa: E402
+from async_frame_pipeline.farm.work import Made, OutOfMemory  # noqa: E402
 
 FRAMES = 5
 worker.AGAIN_SECONDS = 0.05

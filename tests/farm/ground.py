@@ -10,13 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from async_frame_pipeline.farm import messages
-from async_frame_pipeline.farm.blobs import KINDS, Objects, sha256_of
-from async_frame_pipeline.farm.broker import STREAM, Broker
-from async_frame_pipeline.farm.client import farm
-from async_frame_pipeline.farm.server import Listen, Server, free_port
-from async_frame_pipeline.farm.settings import Address, Settings
-
+from ...farm import messages
+from ...farm.blobs import KINDS, Objects, sha256_of
+from ...farm.broker import STREAM, Broker
+from ...farm.client import farm
+from ...farm.server import Listen, Server, free_port
+from ...farm.settings import Address, Settings
 from ..conftest import ROOT
 
 # Everything that a test waits for comes sooner, or not at all.

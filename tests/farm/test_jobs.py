@@ -5,13 +5,12 @@ import struct
 
 import pytest
 
-from async_frame_pipeline.farm import sweep
-from async_frame_pipeline.farm.broker import Broker, Fenced, Full
-from async_frame_pipeline.farm.client import JobFailed, farm
-from async_frame_pipeline.farm.messages import InvalidJob, job_id
-from async_frame_pipeline.farm.server import Listen
-from async_frame_pipeline.farm.settings import Address, NoFarm, Settings
-
+from ...farm import sweep
+from ...farm.broker import Broker, Fenced, Full
+from ...farm.client import JobFailed, farm
+from ...farm.messages import InvalidJob, job_id
+from ...farm.server import Listen
+from ...farm.settings import Address, NoFarm, Settings
 from .conftest import in_a_loop
 from .ground import ended, until
 from .test_kills import in_state

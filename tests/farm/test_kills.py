@@ -8,11 +8,10 @@ import time
 
 import pytest
 
-from async_frame_pipeline.farm import sweep
-from async_frame_pipeline.farm.messages import Job, Record
-from async_frame_pipeline.farm.settings import Settings
-from async_frame_pipeline.farm.worker import HUNG
-
+from ...farm import sweep
+from ...farm.messages import Job, Record
+from ...farm.settings import Settings
+from ...farm.worker import HUNG
 from .conftest import in_a_loop
 from .ground import ended, stopped, until
 

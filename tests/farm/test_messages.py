@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from async_frame_pipeline.farm.messages import MOST_BYTES, InvalidJob, Job, Record
+from ...farm.messages import MOST_BYTES, InvalidJob, Job, Record
 
 GOOD = {
     "v": 1,

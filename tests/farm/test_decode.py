@@ -1,0 +1,147 @@
+"""The real decoder, with the bundled VAE: what it makes of good latents, and of bad ones."""
+
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from ...farm.blobs import sha256_of
+from ...farm.decode import Decoder
+from ...farm.messages import Blob, InvalidJob, Job, Params, Vae
+from ...farm.work import Work
+from ...pipeline import engine
+from ...pipeline.decoders.fast import network, weights
+from ...pipeline.sinks.formats import FORMATS, Choice
+from ...pipeline.sinks.video_file import VideoFileSink, VideoOptions
+from ...pipeline.video_spec import VideoSpec
+from ..conftest import ROOT
+
+SAMPLE = ROOT / "workflows" / "sample"
+VAE = SAMPLE / "tiny_wan_vae.safetensors"
+
+
+def bunny(frames=2, height=12, width=16):
+    latent = safetensors.torch.load_file(SAMPLE / "bunny_33f.latent")["latent_tensor"]
+    return latent[:, :, :frames, 4 : 4 + height, 10 : 10 + width].float().contiguous()
+
+
+def saved(path, latent):
+    safetensors.torch.save_file({"latent_tensor": latent, "latent_format_version_0": torch.tensor([])}, path)
+    return path
+
+
+def work_of(tmp_path, latent, **params):
+    path = saved(tmp_path / "a.latent", latent)
+    job = Job(
+        id="0" * 32,
+        vae=Vae(sha256_of(VAE), VAE.stat().st_size, "Wan 2.1"),
+        latent=Blob(sha256_of(path), path.stat().st_size),
+        params=Params(tuple(latent.shape), **params),
+    )
+    return Work(job, path, lambda: VAE, None, tmp_path / "a.mp4", lambda: None, lambda frames, total: None)
+
+
+def pictures(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def decoded_here(path, latent):
+    """The file that the engine makes in this process, by itself."""
+    device = torch.device("cpu")
+    decoder = network.WanDecoder(weights.load(safetensors.torch.load_file(VAE), device, torch.float32))
+    _, _, frames, height, width = latent.shape
+
+    def decode(submit):
+        for t in range(frames):
+            submit(decoder.step(latent[:, :, t]))
+
+    options = VideoOptions(Fraction(16), Choice(FORMATS["mp4 (h264)"], "high"))
+    engine.run(decode, VideoSpec(4 * frames - 3, 8 * height, 8 * width, device), [VideoFileSink(path, options)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return Decoder("cpu")
+
+
+def test_the_pixels_of_the_same_decoder_here(tmp_path, decoder):
+    work = work_of(tmp_path, bunny())
+    made = decoder(work)
+    assert (made.frames, made.width, made.height) == (5, 128, 96)
+    expected = pictures(decoded_here(tmp_path / "here.mp4", bunny()))
+    assert np.array_equal(pictures(work.target), expected) and expected.std() > 20
+    assert decoder.warm == [work.job.vae.sha256]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number(tmp_path, decoder, value):
+    latent = bunny()
+    latent[0, 3, 1, 2, 3] = value
+    with pytest.raises(InvalidJob, match="NaN"):
+        decoder(work_of(tmp_path, latent))
+
+
+def test_truncated(tmp_path, decoder):
+    work = work_of(tmp_path, bunny())
+    work.latent.write_bytes(work.latent.read_bytes()[:-100])
+    with pytest.raises(InvalidJob, match="cannot be read"):
+        decoder(work)
+
+
+def test_another_shape_than_the_job_says(tmp_path, decoder):
+    work = work_of(tmp_path, bunny())
+    saved(work.latent, bunny(height=13))
+    with pytest.raises(InvalidJob, match="the job says"):
+        decoder(work)
+
+
+def test_a_header_that_lies(tmp_path, decoder):
+    """It promises 60 GB."""
+    work = work_of(tmp_path, bunny())
+    header = b'{"latent_tensor":{"dtype":"F32","shape":[1,16,9999,999,99],"data_offsets":[0,63289670400]}}'
+    work.latent.write_bytes(struct.pack("<Q", len(header)) + header + bytes(1000))
+    with pytest.raises(InvalidJob, match="cannot be read"):
+        decoder(work)
+
+
+def test_other_channels_than_the_vae_has(tmp_path, decoder):
+    with pytest.raises(InvalidJob, match="channels"):
+        decoder(work_of(tmp_path, bunny().repeat(1, 3, 1, 1, 1)))
+
+
+def test_a_vae_that_is_none(tmp_path):
+    work = work_of(tmp_path, bunny())
+    other = saved(tmp_path / "vae.safetensors", bunny())
+    job = Job(work.job.id, Vae("0" * 64, 1, "Wan 2.1"), work.job.latent, work.job.params)
+    with pytest.raises(InvalidJob, match="Wan"):
+        Decoder("cpu")(Work(job, work.latent, lambda: other, None, work.target, work.check, work.progress))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"format": "mp4 (none)"}, {"quality": "lossless", "bit_depth": 16}, {"do_scaling": True}],
+    ids=["format", "depth", "scaling"],
+)
+def test_what_cannot_be_written(tmp_path, decoder, params):
+    with pytest.raises(InvalidJob):
+        decoder(work_of(tmp_path, bunny(), **params))
+
+
+def test_a_stop_leaves_no_file(tmp_path, decoder):
+    work = work_of(tmp_path, bunny())
+
+    class Enough(RuntimeError):
+        pass
+
+    def check():
+        raise Enough
+
+    with pytest.raises(Enough):
+        decoder(Work(work.job, work.latent, work.vae, None, work.target, check, work.progress))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.latent"}

@@ -1,0 +1,110 @@
+"""The commands, as users type them, with the real decoder: up, a video, the supervisor killed, up again, down."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from ...farm.client import farm
+from ..conftest import ROOT
+from .conftest import in_a_loop
+from .ground import PATIENCE_SECONDS, until
+from .test_decode import VAE, bunny, decoded_here, pictures, saved
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Run `python -m farm ...`, with a farm of its own."""
+    path = [*filter(None, map(os.environ.get, ("PYTHONPATH", "AFP_TEST_PACKAGES")))]
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("AFP_FARM", raising=False)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    started = []
+
+    def run(*arguments, wait=True):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "farm", *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        if not wait:
+            return process
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        return process.returncode, said
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+@in_a_loop
+async def test_up_killed_up_again_and_down(command, tmp_path):
+    latent = saved(tmp_path / "a.latent", bunny())
+    supervisor = command("up", "--gpus", "cpu", "--lease", "2", wait=False)
+    await is_up(tmp_path)
+    children = psutil.Process(supervisor.pid).children(recursive=True)
+    assert (tmp_path / "home" / "farm.json").stat().st_mode & 0o077 == 0
+    listening = {each.laddr.ip for child in children for each in child.net_connections() if each.status == "LISTEN"}
+    assert listening == {"127.0.0.1"}
+    async with farm() as client:
+        first = await client.submit(latent, VAE)
+        await client.fetch(first.id, tmp_path / "first.mp4")
+        here = decoded_here(tmp_path / "here.mp4", bunny())
+        assert (pictures(tmp_path / "first.mp4") == pictures(here)).all()
+        # Its worker is killed, and another one is started.
+        worker = next(child for child in children if "work" in child.cmdline())
+        worker.kill()
+        second = await client.submit(latent, VAE)
+        os.kill(supervisor.pid, signal.SIGKILL)
+    supervisor.wait()
+    await until(lambda: are_gone(children))
+
+    again = command("up", "--gpus", "cpu", wait=False)
+    await is_up(tmp_path)
+    async with farm() as client:
+        await client.fetch(second.id, tmp_path / "second.mp4")
+        assert (pictures(tmp_path / "second.mp4") == pictures(here)).all()
+    status, said = await asyncio.to_thread(command, "status", "--json")
+    assert status == 0 and json.loads(said)["jobs"] == {"completed": 2}
+    assert len(json.loads(said)["workers"]) == 1
+    status, said = await asyncio.to_thread(command, "jobs")
+    assert status == 0 and said.count("completed") == 2
+    assert (await asyncio.to_thread(command, "cancel", "nobody"))[0] == 1
+    assert (await asyncio.to_thread(command, "down"))[0] == 0
+    assert await asyncio.to_thread(again.wait, PATIENCE_SECONDS) == 0
+    assert (await asyncio.to_thread(command, "jobs"))[0] == 1, "nothing answers any more"
+
+
+def test_without_tls_others_are_not_let_in(command):
+    status, _ = command("up", "--listen", "0.0.0.0")
+    assert status == 1
+
+
+async def is_up(tmp_path):
+    async def answers():
+        try:
+            return "url" in json.loads((tmp_path / "home" / "farm.json").read_text()) and await can_connect()
+        except (OSError, ValueError):
+            return False
+
+    await until(answers)
+
+
+async def can_connect():
+    from ...farm.settings import NoFarm
+
+    try:
+        async with farm(patience=0.5):
+            return True
+    except NoFarm:
+        return False
+
+
+async def are_gone(processes):
+    return all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in processes)
