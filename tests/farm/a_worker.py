@@ -3,7 +3,8 @@
     python a_worker.py name [--at moment] [--do kill|stop] [--free MB] [--hang] [--log file]
 
 What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
-wants more memory, "slow" takes 3 s; all else a moment. What it writes is told by the latent alone.
+wants more memory, "slow" takes 3 s, "endless" until it is told to stop; all else a moment.
+What it writes is told by the latent alone.
 """
 
 import argparse
@@ -54,6 +55,10 @@ class StandIn:
         with open(work.target, "wb") as file:
             for frame in range(FRAMES):
                 work.check()
+                while behaviour == "endless":
+                    work.check()
+                    work.progress(frame, FRAMES)
+                    time.sleep(0.05)
                 while self.hang:
                     time.sleep(60)
                 time.sleep(0.6 if behaviour == "slow" else 0.02)

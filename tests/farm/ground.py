@@ -69,10 +69,10 @@ class Ground:
             if self.network:
                 await Objects.prepare(broker.jetstream, self.settings.kept_seconds)
 
-    def worker(self, name: str, *arguments: str) -> subprocess.Popen:
+    def worker(self, name: str, *arguments: str, given: str = "") -> subprocess.Popen:
         # As in scripts/test: what pytest was given to see, the workers are too.
         path = [str(ROOT), *filter(None, map(os.environ.get, ("PYTHONPATH", "AFP_TEST_PACKAGES")))]
-        env = {**os.environ, "AFP_FARM": self.given, "PYTHONPATH": os.pathsep.join(path)}
+        env = {**os.environ, "AFP_FARM": given or self.given, "PYTHONPATH": os.pathsep.join(path)}
         command = [sys.executable, Path(__file__).with_name("a_worker.py"), name, *map(str, arguments)]
         process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE)
         self._workers.append(process)

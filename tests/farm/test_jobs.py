@@ -74,18 +74,28 @@ async def test_cancelled_before_it_began_it_never_begins(ground):
 
 
 @in_a_loop
-async def test_cancelled_under_way_it_leaves_no_file_and_retried_it_is_done(ground):
+async def test_cancelled_under_way_it_stops_and_leaves_no_file(ground):
     await ground.prepare()
     async with ground.client() as client:
-        job = await ground.submit(client, "slow")
+        job, other = await ground.submit(client, "endless"), await ground.submit(client, number=1)
         ground.worker("a")
         await until(lambda: in_state(client, job.id, "in_progress"))
         await client.broker.cancel(job.id)
-        await ground.nothing_is_left(client)
+        await ground.whole(client, other.id)
         assert (await client.broker.record(job.id)).state == "cancelled"
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_retried_it_is_done(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        await client.broker.cancel(job.id)
+        ground.worker("a")
+        await ground.nothing_is_left(client)
         await client.broker.retry(job.id)
-        record = await ground.whole(client, job.id)
-        assert record.round == 2
+        assert (await ground.whole(client, job.id)).round == 2
         await ground.nothing_is_left(client)
 
 

@@ -1,6 +1,7 @@
 """The kill matrix: whoever dies, whenever: one result, whole, no twin, nothing left behind, nothing lost."""
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import signal
@@ -86,14 +87,18 @@ async def test_a_worker_that_hangs_loses_its_job(ground):
 async def test_a_worker_that_is_told_to_stop_gives_its_job_back_uncounted(ground):
     await ground.prepare()
     async with ground.client() as client:
-        job = await ground.submit(client, "slow")
+        job = await ground.submit(client, "endless")
         first = ground.worker("a")
         await until(lambda: in_state(client, job.id, "in_progress"))
         first.terminate()
         assert await ended(first) == 0
-        assert (await client.broker.record(job.id)).tries == 0
-        ground.worker("b")
-        assert (await ground.whole(client, job.id)).attempt == 2
+        record = await client.broker.record(job.id)
+        assert (record.state, record.attempt, record.tries) == ("queued", 1, 0)
+        second = ground.worker("b")  # at once, with no lease to wait for
+        await until(lambda: in_state(client, job.id, "in_progress"))
+        await client.broker.cancel(job.id)
+        await ground.nothing_is_left(client)
+        assert second.poll() is None
 
 
 @pytest.mark.parametrize("when", ["idle", "queued", "in flight"])
@@ -119,6 +124,65 @@ async def test_the_server_is_killed(ground, when):
         for job in jobs:
             await ground.whole(client, job.id)
         await ground.nothing_is_left(client)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.5], ids=["shorter than the lease", "longer"])
+@in_a_loop
+async def test_the_network_is_cut(ground, seconds):
+    await ground.prepare()
+    async with ground.client() as client, Proxy(ground.server.listen.port) as proxy:
+        job = await ground.submit(client, "slow")
+        ground.worker("far", given=f"nats://token@127.0.0.1:{proxy.port}")
+        await until(lambda: in_state(client, job.id, "in_progress"))
+        proxy.cut()
+        if seconds > ground.settings.lease_seconds:
+            ground.worker("near")
+        await asyncio.sleep(seconds)
+        await proxy.mend()
+        await ground.whole(client, job.id)
+        other = await ground.submit(client, number=1)
+        await ground.whole(client, other.id)
+        await ground.nothing_is_left(client)
+
+
+class Proxy:
+    """Stands between a worker and the server."""
+
+    def __init__(self, port: int):
+        self._to, self.port, self._writers, self._server = port, 0, set(), None
+
+    async def __aenter__(self):
+        await self.mend()
+        return self
+
+    async def __aexit__(self, *_):
+        self.cut()
+
+    async def mend(self):
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def cut(self):
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _carry(self, reader, writer):
+        try:
+            there, to = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, to}
+        await asyncio.gather(self._copy(reader, to), self._copy(there, writer))
+
+    async def _copy(self, reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 @pytest.mark.parametrize("who", ["its client", "the sweep"])
@@ -173,7 +237,7 @@ async def test_a_full_disk_is_tried_three_times_and_then_told(ground):
         await ground.nothing_is_left(client)
 
 
-@pytest.mark.parametrize("seed", [14])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 20))])
 @in_a_loop
 async def test_chaos(make_ground, seed):
     """Workers and the server are killed at random while jobs are done."""
