@@ -44,8 +44,13 @@ class Blobs(Protocol):
     async def put(self, kind: str, name: str, path: Path) -> None:
         """Store a file, which is used up; it is on the same disk, in a `Scratch`. What is there already stays."""
 
-    async def get(self, kind: str, name: str, into: Path) -> Path:
-        """The blob as a file to read: `into`, or where it is. Raises Missing."""
+    async def get(self, kind: str, name: str, size: int, into: Path) -> Path:
+        """The blob of so many bytes as a file to read: `into`, or where it is.
+
+        Raises:
+            Missing: there is none.
+            Broken: it is of another size; nothing was read.
+        """
 
     async def has(self, kind: str, name: str) -> bool: ...
 
@@ -70,9 +75,7 @@ def checked(path: Path, sha256: str, size: int) -> Path:
     Raises:
         Broken: it does not.
     """
-    there = path.stat().st_size
-    if there != size:
-        raise Broken(f"{there} bytes are there, expected {size}")
+    _check_size(path.stat().st_size, size)
     if (found := sha256_of(path)) != sha256:
         raise Broken(f"its SHA-256 is {found}, expected {sha256}")
     return path
@@ -121,10 +124,11 @@ class Folder:
             os.fsync(file.fileno())  # a record that is safe must not name a file that is not
         os.replace(path, target)
 
-    async def get(self, kind: str, name: str, into: Path) -> Path:
+    async def get(self, kind: str, name: str, size: int, into: Path) -> Path:
         path = self._path(kind, name)
         if not path.is_file():
             raise Missing(f"there is no {name} among the {kind}")
+        _check_size(path.stat().st_size, size)
         with contextlib.suppress(OSError):
             os.utime(path)
         return path
@@ -175,10 +179,11 @@ class Objects:
                 await store.put(_checked_name(kind, name), file, meta)
         path.unlink()
 
-    async def get(self, kind: str, name: str, into: Path) -> Path:
+    async def get(self, kind: str, name: str, size: int, into: Path) -> Path:
         info = await self._info(kind, name)
         if info is None:
             raise Missing(f"there is no {name} among the {kind}")
+        _check_size(info.size, size)
         with open(into, "wb") as file:
             async for data in self._chunks(kind, info):
                 await asyncio.to_thread(file.write, data)
@@ -233,6 +238,11 @@ class Objects:
             with contextlib.suppress(Exception):
                 await subscription.unsubscribe()
                 await self._js.delete_consumer(stream, consumer.name)
+
+
+def _check_size(there: int, expected: int) -> None:
+    if there != expected:
+        raise Broken(f"{there} bytes are there, expected {expected}")
 
 
 def _checked_name(kind: str, name: str) -> str:

@@ -133,7 +133,7 @@ class Client:
             raise KeyError(f"there is no video of a job {job_id}")
         result = record.result
         unfinished = self._scratch.folder / result.name
-        there = await self._blobs.get(RESULTS, result.name, unfinished)
+        there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
         await asyncio.to_thread(checked, there, result.sha256, result.bytes)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
@@ -151,7 +151,7 @@ class Client:
         if record is None:
             raise KeyError(f"there is no job {job_id}")
         blob = record.job.latent
-        there = await self._blobs.get(LATENTS, blob.sha256, self._scratch.folder / blob.sha256)
+        there = await self._blobs.get(LATENTS, blob.sha256, blob.bytes, self._scratch.folder / blob.sha256)
         await asyncio.to_thread(shutil.copyfile, checked(there, blob.sha256, blob.bytes), target)
         return target
 

@@ -23,6 +23,7 @@ CLASSES = {"s": 4_000, "m": 8_000, "l": 16_000, "xl": 32_000}
 PRIORITIES = ("pro", "std")
 QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = "queued", "in_progress", "completed", "failed", "cancelled"
 ENDED = (COMPLETED, FAILED, CANCELLED)
+STATES = (QUEUED, IN_PROGRESS, *ENDED)
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DECODERS = ("auto", "fast")
@@ -40,6 +41,7 @@ MOST_FPS = 1000
 HEADER_BYTES = 1 << 20
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
+_RESULT = re.compile(r"[0-9a-f]{32}\.[0-9]{1,6}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 # A token of a subject: no dots, wildcards or blanks.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
@@ -254,6 +256,14 @@ class Result:
     seconds: float
     how: str = ""
 
+    def __post_init__(self) -> None:
+        _check(isinstance(self.name, str) and _RESULT.match(self.name), "result.name", self.name, "an id and a number")
+        Blob(self.sha256, self.bytes)
+        for name in ("frames", "width", "height"):
+            _check_int(f"result.{name}", getattr(self, name), 1, 1 << 20)
+        _check_number("result.seconds", self.seconds, 0, math.inf)
+        _check(isinstance(self.how, str), "result.how", self.how, "a text")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -290,6 +300,14 @@ class Record:
     def __post_init__(self) -> None:
         if not self.memory_class:
             object.__setattr__(self, "memory_class", self.job.memory_class)
+        _check_in("memory_class", self.memory_class, CLASSES)
+        _check_in("state", self.state, STATES)
+        for name in ("round", "attempt", "tries"):
+            _check_int(name, getattr(self, name), 0, 999_999)
+        for name in ("queued", "started", "ended", "delivered"):
+            _check_number(name, getattr(self, name), 0, math.inf)
+        for name in ("worker", "reason"):
+            _check(isinstance(getattr(self, name), str), name, getattr(self, name), "a text")
 
     @property
     def id(self) -> str:

@@ -253,12 +253,12 @@ class Worker:
         into = self._scratch.folder / f"{kind}-{name}"
         if kind == VAES and into.is_file():
             return into
-        path = await self._blobs.get(kind, name, into)
         try:
+            path = await self._blobs.get(kind, name, size, into)
             return await asyncio.to_thread(checked, path, name, size)
         except InvalidJob as error:
             into.unlink(missing_ok=True)
-            raise type(error)(f"the {kind[:-1] if kind != AUDIO else kind}: {error}") from error
+            raise type(error)(f"the {kind}: {error}") from error
 
     async def _delete_earlier(self, record: Record) -> None:
         """What attempts before this one stored and could not commit."""

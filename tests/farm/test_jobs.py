@@ -136,18 +136,29 @@ async def test_out_of_memory_goes_to_a_larger_card(ground):
         await ground.nothing_is_left(client)
 
 
-@pytest.mark.parametrize("kind", ["latents", "vaes"])
+@pytest.mark.parametrize(
+    ("kind", "damage", "said"),
+    [
+        ("latents", lambda data: data[:-1] + b"!", "SHA-256"),
+        ("vaes", lambda data: data[:-1] + b"!", "SHA-256"),
+        ("latents", lambda data: data[:-1], "bytes are there"),
+        ("latents", lambda data: data * 1000, "bytes are there"),
+        ("vaes", lambda data: None, "there is no"),
+    ],
+    ids=["latent", "vae", "truncated", "too long", "gone"],
+)
 @in_a_loop
-async def test_data_that_are_not_what_their_name_says_fail_at_once(ground, kind):
+async def test_data_that_are_not_what_their_name_says_fail_at_once(ground, kind, damage, said):
     await ground.prepare()
     async with ground.client() as client:
         job = await ground.submit(client)
         [blob] = (ground.files / kind).iterdir()
-        data = bytearray(blob.read_bytes())
-        data[-1] ^= 1
-        blob.write_bytes(data)
+        data = damage(blob.read_bytes())
+        blob.unlink()
+        if data is not None:
+            blob.write_bytes(data)
         ground.worker("a")
-        with pytest.raises(JobFailed, match="SHA-256"):
+        with pytest.raises(JobFailed, match=said):
             await client.wait(job.id)
         assert (await client.broker.record(job.id)).attempt == 1
         await ground.nothing_is_left(client)
@@ -166,7 +177,7 @@ async def test_over_the_network(make_ground):
         record = await ground.whole(client, job.id)
         assert record.result.name.endswith(".2")
         await ground.nothing_is_left(client)
-        vae = await client._blobs.get("vaes", job.job.vae.sha256, ground.folder / "vae")
+        vae = await client._blobs.get("vaes", job.job.vae.sha256, 2_100_000, ground.folder / "vae")
         assert hashlib.sha256(vae.read_bytes()).hexdigest() == job.job.vae.sha256
 
 

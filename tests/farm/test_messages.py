@@ -117,6 +117,40 @@ def test_a_record_comes_back_as_it_was():
     assert record.subject == "job.m.pro.anna"
 
 
+RESULT = {
+    "name": f"{'0' * 32}.1",
+    "sha256": "c" * 64,
+    "bytes": 5,
+    "frames": 1,
+    "width": 8,
+    "height": 8,
+    "seconds": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "done"},
+        {"round": "1"},
+        {"attempt": -1},
+        {"memory_class": ">"},
+        {"reason": 7},
+        {"started": "now"},
+        {"result": {**RESULT, "name": "../../etc/passwd"}},
+        {"result": {**RESULT, "sha256": ""}},
+        {"result": {**RESULT, "frames": HUGE}},
+        {"result": "video"},
+    ],
+    ids=str,
+)
+def test_a_record_that_was_forged(change):
+    good = json.loads(Record(Job.of(GOOD)).to_json())
+    assert Record.of(json.dumps({**good, "result": RESULT}).encode())
+    with pytest.raises(InvalidJob):
+        Record.of(json.dumps({**good, **change}).encode())
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"nul", b"\xff", b"[" * 60_000, b" " * (MOST_BYTES + 1), b'{"job": []}', b"{}"]
 )

