@@ -389,7 +389,7 @@ class Broker:
     async def waiting(self) -> dict[str, int]:
         """How many wait, by "class-priority"; without those under way."""
         counts = {}
-        for consumer in await self.jetstream.consumers_info(STREAM):
+        for consumer in await _patiently(lambda: self.jetstream.consumers_info(STREAM)):
             counts[consumer.name] = consumer.num_pending
         return counts
 

@@ -17,14 +17,19 @@ QUEUED_SECONDS = 5.0
 log = logging.getLogger("async-frame-pipeline.farm")
 
 
-async def sweep(broker: Broker, blobs: Blobs, settings: Settings) -> None:
-    """Once; harmless at any time, and by several at once."""
-    now = time.time()
+async def sweep(broker: Broker, blobs: Blobs, settings: Settings, seen: set[str] | None = None) -> None:
+    """Once; harmless at any time, and by several at once.
+
+    Args:
+        seen: message ids that an earlier sweep knows to have come into the queue, which keeps them.
+    """
+    now, seen = time.time(), set() if seen is None else seen
     records = {record.id: record for record in await broker.records()}
     for record in records.values():
-        if record.state == QUEUED and now - record.queued > QUEUED_SECONDS:
+        if record.state == QUEUED and now - record.queued > QUEUED_SECONDS and record.message_id not in seen:
             with contextlib.suppress(Full):
                 await broker.enqueue(record)  # where it is already, this changes nothing
+                seen.add(record.message_id)
         elif record.state in ENDED and now - record.ended > settings.kept_seconds:
             await broker.forget(record)
             if record.result is not None:
@@ -70,9 +75,10 @@ async def _sweep_inputs(blobs: Blobs, settings: Settings, records: dict[str, Rec
 
 async def keep_sweeping(broker: Broker, blobs: Blobs, settings: Settings, every_seconds: float) -> None:
     """For ever; what fails is tried again the next time."""
+    seen: set[str] = set()
     while True:
         await asyncio.sleep(every_seconds)
         try:
-            await sweep(broker, blobs, settings)
+            await sweep(broker, blobs, settings, seen)
         except Exception as error:
             log.warning("sweeping: %s: %s", type(error).__name__, error)
