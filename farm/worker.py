@@ -219,6 +219,9 @@ class Worker:
             await self._again(attempt, error)
         finally:
             target.unlink(missing_ok=True)
+            for kind in (LATENTS, AUDIO):  # what came over the network; a VAE stays for the next job
+                for path in self._scratch.folder.glob(f"{kind}-*"):
+                    path.unlink(missing_ok=True)
 
     async def _result(self, attempt: Attempt, target: Path) -> Result:
         """The video, stored whole under this attempt's name."""

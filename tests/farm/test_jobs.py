@@ -173,8 +173,10 @@ async def test_over_the_network(make_ground):
     async with ground.client() as client:
         job = await ground.submit(client)
         assert await ended(ground.worker("a", "--at", "stored")) < 0
-        ground.worker("b")
+        worker = ground.worker("b")
         record = await ground.whole(client, job.id)
+        [scratch] = client._scratch.folder.parent.glob(f"*.{worker.pid}")
+        await until(lambda: only_a_vae_is_kept(scratch, job))
         assert record.result.name.endswith(".2")
         await ground.nothing_is_left(client)
         vae = await client._blobs.get("vaes", job.job.vae.sha256, 2_100_000, ground.folder / "vae")
@@ -279,3 +281,7 @@ async def test_a_file_that_is_no_latent_is_not_submitted(ground):
 async def waits_as(client, job_id: str, memory_class: str) -> bool:
     record = await client.broker.record(job_id)
     return record.state == "queued" and record.memory_class == memory_class
+
+
+async def only_a_vae_is_kept(scratch, job) -> bool:
+    return [path.name for path in scratch.iterdir()] == [f"vaes-{job.job.vae.sha256}"]
