@@ -80,7 +80,7 @@ class Client:
         Args:
             latent: a .latent or safetensors file with a `latent_tensor`, as ComfyUI saves it.
             vae: a safetensors file; stored once, whatever its name.
-            audio: a sound file.
+            audio: a FLAC file.
             job_id: see `messages.job_id`; None for a new one.
             params: those of `Params` besides the shape and the dtype, which the latent tells.
             of_the_job: those of `Job`: priority, user, need_mb, client and so on.

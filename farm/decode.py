@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import psutil
 import safetensors
 import safetensors.torch
@@ -35,6 +36,8 @@ FAMILIES = ("Wan 2.1", "Wan 2.2")
 DTYPES = {"cuda": torch.float16, "cpu": torch.float32}
 # See nodes/families/wan.py.
 LARGEST_DIFFERENCE = 0.03
+# How one begins. Nothing else is opened: a playlist, say, could name other files of this machine.
+FLAC = b"fLaC"
 LATENT_TENSOR = "latent_tensor"
 FRAMES_PER_STEP = 4
 SLOTS = 4
@@ -88,6 +91,7 @@ class Decoder:
         """
         job = work.job
         choice = choice_of(job)  # before anything is read
+        audio = sound_of(work.audio)
         latent = latent_of(job, work.latent)
         model = self._weights(job, work.vae)
         if latent.shape[1] != model.latent[0].shape[1]:
@@ -95,7 +99,7 @@ class Decoder:
         below = None
         while True:
             try:
-                return self._decode(work, choice, latent, model, below)
+                return self._decode(work, choice, audio, latent, model, below)
             except (torch.OutOfMemoryError, engine.DecodeError, MemoryError) as error:
                 if not _ran_out(error):
                     raise
@@ -108,13 +112,18 @@ class Decoder:
             below = int(needed * LESS)
 
     def _decode(
-        self, work: Work, choice: Choice, latent: torch.Tensor, model: weights.Weights, below: int | None
+        self,
+        work: Work,
+        choice: Choice,
+        audio: FileSound | None,
+        latent: torch.Tensor,
+        model: weights.Weights,
+        below: int | None,
     ) -> Made:
         _, _, latent_frames, height, width = latent.shape
         scale = 8 * model.patch
         spec = VideoSpec(FRAMES_PER_STEP * (latent_frames - 1) + 1, scale * height, scale * width, self.device)
-        audio = None if work.audio is None else FileSound(Part(str(work.audio)))
-        options = VideoOptions(work.job.params.rate, choice, None if audio is None or audio.is_silent else audio)
+        options = VideoOptions(work.job.params.rate, choice, audio)
         chosen = self._plan(model, latent, below)
         away, report, began = Away(self.device), Report(), time.monotonic()
 
@@ -193,6 +202,22 @@ def choice_of(job: Job) -> Choice:
         raise InvalidJob(f"there is no format {params.format!r}") from error
     except ValueError as error:
         raise InvalidJob(str(error)) from error
+
+
+def sound_of(path: Path | None) -> FileSound | None:
+    """Raises:
+    InvalidJob: there is a file, and no sound that can be read in it.
+    """
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        if file.read(4) != FLAC:
+            raise InvalidJob("the sound is no FLAC")
+    try:
+        sound = FileSound(Part(path))
+    except (av.error.FFmpegError, ValueError) as error:
+        raise InvalidJob(f"the sound cannot be read: {error}") from error
+    return None if sound.is_silent else sound
 
 
 def latent_of(job: Job, path: Path) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The real decoder, with the bundled VAE: what it makes of good latents, and of bad ones."""
 
+import dataclasses
 import struct
 from fractions import Fraction
 
@@ -43,6 +44,18 @@ def work_of(tmp_path, latent, **params):
         params=Params(tuple(latent.shape), **params),
     )
     return Work(job, path, lambda: VAE, None, tmp_path / "a.mp4", lambda: None, lambda frames, total: None)
+
+
+def sound(path, seconds=0.25):
+    """A tone in a FLAC."""
+    samples = (0.5 * np.sin(np.arange(int(48000 * seconds)) / 10) * 32767).astype(np.int16)[None]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
 
 
 def pictures(path):
@@ -145,3 +158,19 @@ def test_a_stop_leaves_no_file(tmp_path, decoder):
     with pytest.raises(Enough):
         decoder(Work(work.job, work.latent, work.vae, None, work.target, check, work.progress))
     assert {path.name for path in tmp_path.iterdir()} == {"a.latent"}
+
+
+def test_sound_is_in_the_file(tmp_path, decoder):
+    work = work_of(tmp_path, bunny())
+    decoder(dataclasses.replace(work, audio=sound(tmp_path / "a.flac")))
+    with av.open(str(work.target)) as container:
+        heard = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+    assert 0.3 < np.abs(heard).max() < 0.7
+    assert len(pictures(work.target)) == 5
+
+
+@pytest.mark.parametrize("data", [b"fLaC" + bytes(range(256)), b"", b"#EXTM3U\nfile:///etc/passwd\n", b"RIFF" * 50])
+def test_what_is_no_sound(tmp_path, decoder, data):
+    (tmp_path / "a.flac").write_bytes(data)
+    with pytest.raises(InvalidJob, match="sound"):
+        decoder(dataclasses.replace(work_of(tmp_path, bunny()), audio=tmp_path / "a.flac"))
