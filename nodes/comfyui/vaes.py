@@ -16,14 +16,29 @@ import nodes as core_nodes
 
 from ...pipeline.text import Text
 
+UNKNOWN = Text("this ComfyUI decodes in a way this version of the pack does not know")
+
 # By the function that a VAE's class decodes with: whether it does what `_rehearse` looks for.
 _is_known: dict[tuple[Callable, type], bool] = {}
 
 
 def model_name(vae) -> str:
     """Module and class of a VAE's model, such as "comfy.ldm.wan.vae.WanVAE"."""
-    kind = type(getattr(vae, "first_stage_model", None))
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return _class_name(getattr(vae, "first_stage_model", None))
+
+
+def decoder_of(vae):
+    """The decoder of a VAE's model; None where it has none of that name."""
+    return getattr(getattr(vae, "first_stage_model", None), "decoder", None)
+
+
+def decoder_name(vae) -> str:
+    """Its module and class: some models have any of several."""
+    return _class_name(decoder_of(vae))
+
+
+def _class_name(module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def latent_of(samples: dict) -> torch.Tensor:
@@ -96,7 +111,7 @@ def why_not_known(vae) -> str | None:
     if decode not in _is_known:
         _is_known[decode] = _rehearse(vae)
     if not _is_known[decode]:
-        return Text("this ComfyUI decodes in a way this version of the pack does not know")
+        return UNKNOWN
     if vae.output_channels != 3 or getattr(vae, "conv_out_channels", 3) != 3:
         return Text("the VAE's output is not RGB")
     if output_range(vae) is None:
@@ -173,12 +188,19 @@ def stock_decode(vae, samples: dict) -> torch.Tensor:
 
 
 def tiled_decode(vae, latent: torch.Tensor) -> torch.Tensor:
-    """What `VAE.decode` does with a video when the GPU's memory does not suffice: (T, H, W, 3), in tiles."""
+    """What `VAE.decode` does with frames when the GPU's memory does not suffice: (T, H, W, 3), in tiles, where the
+    model has none of its own."""
     model_management.soft_empty_cache()
     tile = 256 // vae.spacial_compression_decode()
     overlap = tile // 4
-    pixels = vae.decode_tiled_3d(latent, tile_x=tile, tile_y=tile, overlap=(1, overlap, overlap))
-    return pixels.to(vae.output_device).movedim(1, -1).flatten(0, 1)
+    if getattr(vae, "handles_tiling", False):
+        pixels = vae._decode_tiled_owned(latent, tile_x=tile, tile_y=tile, overlap=overlap)
+    elif latent.ndim == 4:
+        pixels = vae.decode_tiled_(latent)
+    else:
+        pixels = vae.decode_tiled_3d(latent, tile_x=tile, tile_y=tile, overlap=(1, overlap, overlap))
+    frames_last = pixels.to(vae.output_device).movedim(1, -1)
+    return frames_last if latent.ndim == 4 else frames_last.flatten(0, 1)
 
 
 def load_vae(path: str):

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from ...pipeline.text import Text
 from ..comfyui import vaes
-from . import taehv, wan
+from . import cogvideox, hunyuan, minimax, seedvr2, taehv, wan
 from .family import Family, Job, Output
 from .ways import STOCK
 
-FAMILIES = (*wan.FAMILIES, *taehv.FAMILIES)
+FAMILIES = (
+    *wan.FAMILIES,
+    *hunyuan.FAMILIES,
+    *minimax.FAMILIES,
+    *cogvideox.FAMILIES,
+    *seedvr2.FAMILIES,
+    *taehv.FAMILIES,
+)
 # Every other VAE there is: images, sound, other video models.
 OTHER = Family("other", lambda vae: True, (STOCK,))
 

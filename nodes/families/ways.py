@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ def why_not_streamed(job: Job) -> str | None:
         return Text("the latent is nested")
     if job.latent.ndim != 5 or job.latent.shape[:2] != (1, job.vae.latent_channels):
         return Text("a latent of shape %shape% is not one video", shape=str(tuple(job.latent.shape)))
+    if job.size is None:
+        return vaes.UNKNOWN
     if not memory.copies_are_safe(job.vae.device):
         return Text(
             "asynchronous copies are not safe on %device% with these settings (--deterministic)",
@@ -69,6 +72,10 @@ class Little:
     pauses: Callable[[torch.nn.Module], list[torch.nn.Module]]
 
 
+# By the VAE's model: whether what is caught of it are the frames that it decodes.
+_fitting: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
+
+
 @dataclass(frozen=True)
 class Exact(Way):
     """The VAE's own modules, streamed: the stock pixels bit for bit.
@@ -76,14 +83,19 @@ class Exact(Way):
     Attributes:
         layer, to_frames, dropped_frames: of the VAE's model, see `exact.decode`.
         frames_per_slot: what comes out of the layer at a time.
+        own_loop: decodes (1, C, T, H, W) and submits (3, T, H, W), for a model that has no such layer.
         little: what is done where GPU memory is; None if nothing can be.
+        tried_frames: of a short latent, long enough for every kind of piece. Before the first use with a model it is
+            decoded both ways and compared, since a model's loop changes from one ComfyUI to the next. 0: it is not.
     """
 
-    layer: Callable[[torch.nn.Module], torch.nn.Module]
+    layer: Callable[[torch.nn.Module], torch.nn.Module] | None
     frames_per_slot: int
     to_frames: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] = lambda model, output: output[0]
     dropped_frames: Callable[[torch.nn.Module], int] = lambda model: 0
     little: Little | None = None
+    own_loop: Callable[[torch.nn.Module, torch.Tensor, Callable], None] | None = None
+    tried_frames: int = 0
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
@@ -99,21 +111,40 @@ class Exact(Way):
         def decode(submit):
             latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
             stay, pauses = self._make_room(job, keep)
+            if not self._fits(vae):
+                raise ValueError(vaes.UNKNOWN)
             with memory.away(vae.device) as away:
-                exact.decode(
-                    model,
-                    latents,
-                    submit,
-                    self.layer(model),
-                    lambda output: self.to_frames(model, output),
-                    self.dropped_frames(model),
-                    Histories(away, stay) if stay is not None else None,
-                    pauses,
-                )
+                self._stream(model, latents, submit, Histories(away, stay) if stay is not None else None, pauses)
                 if away.nbytes:
                     job.output.decoded.how = [_said(away)]
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
+
+    def _stream(self, model, latents: torch.Tensor, submit: Callable, *more) -> None:
+        if self.layer is None:
+            self.own_loop(model, latents, submit)
+            return
+        exact.decode(
+            model,
+            latents,
+            submit,
+            self.layer(model),
+            lambda output: self.to_frames(model, output),
+            self.dropped_frames(model),
+            *more,
+        )
+
+    def _fits(self, vae) -> bool:
+        """Whether what is caught of this model, which is loaded, are the frames that it decodes."""
+        model = vae.first_stage_model
+        if self.tried_frames and model not in _fitting:
+            size = (1, vae.latent_channels, self.tried_frames, 2, 2)
+            noise = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(vae.device, vae.vae_dtype)
+            pieces: list[torch.Tensor] = []
+            self._stream(model, noise, pieces.append)
+            whole = model.decode(noise)[0].nan_to_num()
+            _fitting[model] = bool(pieces) and torch.equal(torch.cat(pieces, dim=1).nan_to_num(), whole)
+        return _fitting.get(model, True)
 
     def _make_room(self, job: Job, keep: bool) -> tuple[int | None, list[torch.nn.Module]]:
         """Load the VAE; how much of the histories stays on the GPU, None for the modules' own list, and the pauses."""
@@ -195,9 +226,10 @@ def _without_lanes(job: Job, decode: Callable[[], torch.Tensor]) -> None:
     job.output.take(frames_thwc)
 
 
+TILED = Tiled()
 STOCK = Stock()
 
 
 def all_exact(exact: Exact) -> tuple[Way, ...]:
     """The ways of a VAE that can be streamed, from `exact` down."""
-    return exact, ExactWithRoom(exact), Tiled(), STOCK
+    return exact, ExactWithRoom(exact), TILED, STOCK

@@ -39,6 +39,11 @@ KINDS = {
     "lighttae of 32": lambda: taehv(32),
     "taehv of 48": lambda: taehv(48),
     "taehv of 128": lambda: taehv(128),
+    "hunyuan 1.0": lambda: in_comfyui.vae("hunyuan 1.0"),
+    "hunyuan 1.5": lambda: in_comfyui.vae("hunyuan 1.5"),
+    "minimax h3": lambda: in_comfyui.vae("minimax h3"),
+    "cogvideox": lambda: in_comfyui.vae("cogvideox"),
+    "seedvr2": lambda: in_comfyui.vae("seedvr2"),
 }
 
 

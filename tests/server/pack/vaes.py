@@ -72,7 +72,71 @@ def taehv(seed: int) -> comfy.sd.VAE:
     return comfy.sd.VAE(sd=random_state_dict(comfy.taesd.taehv.TAEHV(latent_channels=16), seed))
 
 
-KINDS = {"wan 2.1": wan_21, "wan 2.2": wan_22, "image": image, "taehv": taehv}
+def _smaller(owner, name: str, **sizes):
+    """While it builds the module, comfy.sd finds `name` in `owner` with other sizes than those it hard-codes."""
+    real = getattr(owner, name)
+    return mock.patch.object(owner, name, lambda *args, **config: real(*args, **{**config, **sizes}))
+
+
+def hunyuan_10(seed: int, dtype=None) -> comfy.sd.VAE:
+    """At a quarter of its width."""
+    config = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32}
+    config |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+    config |= {"conv3d": True, "time_compress": 4}
+    weights = random_state_dict(comfy.sd.AutoencoderKL(ddconfig=config, embed_dim=16), seed)
+    with _smaller(comfy.sd, "AutoencoderKL", ddconfig=config):
+        return comfy.sd.VAE(sd=weights, dtype=dtype)
+
+
+def hunyuan_15(seed: int, dtype=None) -> comfy.sd.VAE:
+    import comfy.ldm.hunyuan_video.vae_refiner as refiner
+
+    sizes = {"block_out_channels": [8, 8, 16, 32, 32], "num_res_blocks": 1}
+    config = {"in_channels": 3, "out_channels": 3, "z_channels": 32, "ffactor_spatial": 16, "ffactor_temporal": 4}
+    with _smaller(refiner, "Encoder", **sizes), _smaller(refiner, "Decoder", **sizes):
+        parts = torch.nn.ModuleDict({"encoder": refiner.Encoder(**config), "decoder": refiner.Decoder(**config)})
+        return comfy.sd.VAE(sd=random_state_dict(parts, seed), dtype=dtype)
+
+
+def minimax_h3(seed: int, dtype=None) -> comfy.sd.VAE:
+    import comfy.ldm.minimax.vae as minimax
+
+    # 64 pixels a tile, so that small latents have several.
+    decoder = {"num_layers": 1, "heads": 2, "dim_head": 16}
+    sizes = {"ch": 32, "ch_mult": (1,) * 6, "num_res_blocks": 1, "tile_size": 64, "tile_overlap_min": 32}
+    with _smaller(minimax, "ViT3DDecoder", **decoder), _smaller(minimax, "MiniMaxH3VideoVAE", **sizes):
+        module = minimax.MiniMaxH3VideoVAE()
+        weights = random_state_dict(module, seed) | dict(module.named_buffers())
+        return comfy.sd.VAE(sd=weights, dtype=dtype)
+
+
+def cogvideox(seed: int, dtype=None) -> comfy.sd.VAE:
+    import comfy.ldm.cogvideo.vae as cogvideo
+
+    sizes = {"block_out_channels": (8, 8, 8, 16), "layers_per_block": 1, "groups": 4}
+    with _smaller(cogvideo, "AutoencoderKLCogVideoX", **sizes):
+        module = cogvideo.AutoencoderKLCogVideoX(latent_channels=16)
+        return comfy.sd.VAE(sd=random_state_dict(module, seed), dtype=dtype)
+
+
+def seedvr2(seed: int, dtype=None) -> comfy.sd.VAE:
+    import comfy.ldm.seedvr.vae as seedvr
+
+    with mock.patch.object(seedvr, "BYTEDANCE_BLOCK_OUT_CHANNELS", (32, 32, 32, 32)):
+        return comfy.sd.VAE(sd=random_state_dict(seedvr.VideoAutoencoderKLWrapper(), seed), dtype=dtype)
+
+
+KINDS = {
+    "wan 2.1": wan_21,
+    "wan 2.2": wan_22,
+    "image": image,
+    "taehv": taehv,
+    "hunyuan 1.0": hunyuan_10,
+    "hunyuan 1.5": hunyuan_15,
+    "minimax h3": minimax_h3,
+    "cogvideox": cogvideox,
+    "seedvr2": seedvr2,
+}
 
 
 class TestVAE:
