@@ -20,6 +20,8 @@ UNKNOWN = Text("this ComfyUI decodes in a way this version of the pack does not 
 
 # By the function that a VAE's class decodes with: whether it does what `_rehearse` looks for.
 _is_known: dict[tuple[Callable, type], bool] = {}
+# The same of `_rehearse_batch`.
+_is_known_of_batches: dict[tuple[Callable, type], bool] = {}
 
 
 def model_name(vae) -> str:
@@ -110,8 +112,22 @@ def why_not_known(vae) -> str | None:
     decode = type(vae).decode, type(vae.first_stage_model)
     if decode not in _is_known:
         _is_known[decode] = _rehearse(vae)
-    if not _is_known[decode]:
-        return UNKNOWN
+    return _why_no_frames(vae) if _is_known[decode] else UNKNOWN
+
+
+def why_not_in_batches(vae) -> str | None:
+    """Why a batch may not be given to `first_stage_model.decode` in parts of `memory.batch_size` in the place of
+    `VAE.decode`; None if it may."""
+    if not (_is_cores_own(vae) and _is_cores_own(getattr(vae, "first_stage_model", vae))):
+        return Text("another node or pack replaced the VAE's decode")
+    decode = type(vae).decode, type(vae.first_stage_model)
+    if decode not in _is_known_of_batches:
+        _is_known_of_batches[decode] = _rehearse_batch(vae)
+    return _why_no_frames(vae) if _is_known_of_batches[decode] else UNKNOWN
+
+
+def _why_no_frames(vae) -> str | None:
+    """Why what the model puts out cannot be taken for frames; None if it can."""
     if vae.output_channels != 3 or getattr(vae, "conv_out_channels", 3) != 3:
         return Text("the VAE's output is not RGB")
     if output_range(vae) is None:
@@ -159,6 +175,31 @@ def _rehearse(vae) -> bool:
         [((given,), options)] = calls
         expected = decoded.to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
         return torch.equal(given, latent.to(vae.vae_dtype)) and not options and torch.equal(frames_thwc, expected)
+    except Exception:  # whatever it is that this VAE does not have
+        return False
+
+
+def _rehearse_batch(vae) -> bool:
+    """What `_rehearse` looks for, of a batch of which the memory holds two and a half: it is to be decoded in parts of
+    two, since frames differ by rounding where others are decoded with them.
+    """
+    parts: list[torch.Tensor] = []
+    try:
+        latent = torch.linspace(-1.0, 1.0, 5 * vae.latent_channels * 24)
+        latent = latent.view(5, -1, 2, 3, 4) if vae.latent_dim == 3 else latent.view(5, -1, 6, 4)
+        decoded = torch.linspace(-1.5, 1.5, 5 * 630).view(5, 3, *((5, 6, 7) if vae.latent_dim == 3 else (15, 14)))
+        rest = iter(decoded.to(vae.vae_dtype).split((2, 2, 1)))
+        stand_in, model = copy.copy(vae), copy.copy(vae.first_stage_model)
+        model.decode = lambda part: parts.append(part) or next(rest).clone()
+        stand_in.first_stage_model = model
+        stand_in.patcher = types.SimpleNamespace(get_free_memory=lambda device: 500)
+        stand_in.memory_used_decode = lambda shape, dtype: 200
+        stand_in.device = stand_in.output_device = torch.device("cpu")
+        stand_in.process_output = lambda frames: frames.mul_(0.25)
+        frames = _with_nothing_loaded(type(vae).decode)(stand_in, latent)
+        expected = decoded.to(vae.vae_dtype).to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
+        in_parts = [len(part) for part in parts] == [2, 2, 1]
+        return in_parts and torch.equal(torch.cat(parts), latent.to(vae.vae_dtype)) and torch.equal(frames, expected)
     except Exception:  # whatever it is that this VAE does not have
         return False
 

@@ -9,7 +9,7 @@ from ...pipeline.text import Text
 from ..comfyui import vaes
 from . import cogvideox, hunyuan, minimax, seedvr2, taehv, wan
 from .family import Family, Job, Output
-from .ways import STOCK
+from .ways import LATE, STOCK, TILED
 
 FAMILIES = (
     *wan.FAMILIES,
@@ -20,7 +20,7 @@ FAMILIES = (
     *taehv.FAMILIES,
 )
 # Every other VAE there is: images, sound, other video models.
-OTHER = Family("other", lambda vae: True, (STOCK,))
+OTHER = Family("other", lambda vae: True, (LATE, TILED, STOCK))
 
 
 def of(vae) -> Family:

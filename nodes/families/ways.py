@@ -36,6 +36,11 @@ def why_not_streamed(job: Job) -> str | None:
         return Text("a latent of shape %shape% is not one video", shape=str(tuple(job.latent.shape)))
     if job.size is None:
         return vaes.UNKNOWN
+    return why_no_lanes(job)
+
+
+def why_no_lanes(job: Job) -> str | None:
+    """Why frames cannot be copied from this VAE's device while it goes on; None if they can."""
     if not memory.copies_are_safe(job.vae.device):
         return Text(
             "asynchronous copies are not safe on %device% with these settings (--deterministic)",
@@ -191,6 +196,36 @@ class ExactWithRoom(Way):
         self.exact.run(job, frames_per_slot=1, slots=2, keep=False)
 
 
+class Late(Way):
+    """ComfyUI's own decode up to where the frames lie on the GPU; from there on they go through the lanes.
+
+    For VAEs that decode all at once, and those of images, whose frames are a batch.
+    """
+
+    name = "late"
+
+    def why_not(self, job: Job) -> str | None:
+        vae, latent = job.vae, job.latent
+        if job.size is None or latent.ndim != vae.latent_dim + 2 or latent.shape[1] != vae.latent_channels:
+            return job.reason
+        return vaes.why_not_in_batches(vae) or why_no_lanes(job)
+
+    def decode(self, job: Job) -> None:
+        vae, latent = job.vae, job.latent
+        memory.load_for_decoding(vae, latent)
+        at_a_time = memory.batch_size(vae, latent)  # before the lanes take memory: the batches are part of the bits
+
+        def decode(submit):
+            for part in latent.split(at_a_time):
+                decoded = vae.first_stage_model.decode(part.to(device=vae.device, dtype=vae.vae_dtype))
+                videos = decoded if decoded.ndim == 5 else decoded.movedim(1, 0)[None]
+                for at in range(len(videos)):
+                    submit(videos[at])
+                del decoded, videos  # as the stock decode lets go of a batch before the next one
+
+        job.output.stream(decode, spec_of(job), 4, None)
+
+
 class Tiled(Way):
     """What the stock node does when it runs out of memory."""
 
@@ -226,6 +261,7 @@ def _without_lanes(job: Job, decode: Callable[[], torch.Tensor]) -> None:
     job.output.take(frames_thwc)
 
 
+LATE = Late()
 TILED = Tiled()
 STOCK = Stock()
 

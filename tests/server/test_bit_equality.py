@@ -101,12 +101,12 @@ def test_nested_latent(server, seed):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_image_vae_takes_the_stock_way(server, seed, batch):
+def test_image_vae(server, seed, batch):
     comparison, outcome = decode_both_ways(
         server, seed, "image", batch=batch, channels=4, latent_frames=0, height=4, width=5
     )
     assert_same(comparison, batch, 32, 40)
-    assert_went_the_stock_way(outcome)
+    assert len(outcome.late_decodes) == 1 and outcome.stock_decodes == []
 
 
 def test_taehv(server, seed):

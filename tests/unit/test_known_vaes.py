@@ -64,6 +64,27 @@ def test_another_way_from_latent_to_frames_is_not_known(changed, old, new):
     assert vaes.why_not_known(in_comfyui.vae("wan 2.1")) == UNKNOWN
 
 
+@pytest.mark.parametrize("kind", ["image", "svd", "mochi"])
+def test_how_batches_are_decoded_is_known(kind):
+    assert vaes.why_not_in_batches(in_comfyui.vae(kind)) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("batch_number = max(1, batch_number)", "batch_number = 1"),
+        ("samples_in[x:x + batch_number].to(", "samples_in[x:x + batch_number].mul(0.5).to("),
+        ("model.decode(samples, **vae_options)", "model.decode(samples, scale=2, **vae_options)"),
+        ("self.process_output(pixel_samples[x:x+batch_number])", "pass"),
+    ],
+    ids=["other batches", "another latent", "another argument", "no process_output"],
+)
+@pytest.mark.parametrize("kind", ["image", "mochi"])
+def test_other_batches_are_not_known(changed, kind, old, new):
+    changed(old, new)
+    assert vaes.why_not_in_batches(in_comfyui.vae(kind)) == UNKNOWN
+
+
 def test_asking_changes_nothing(monkeypatch):
     """Neither a model is loaded, nor the VAE touched, nor a random number drawn."""
     monkeypatch.setattr(vaes, "_is_known", {})

@@ -126,6 +126,39 @@ def seedvr2(seed: int, dtype=None) -> comfy.sd.VAE:
         return comfy.sd.VAE(sd=random_state_dict(seedvr.VideoAutoencoderKLWrapper(), seed), dtype=dtype)
 
 
+def mochi(seed: int) -> comfy.sd.VAE:
+    import comfy.ldm.genmo.vae.model as genmo
+
+    without_encoder = mock.patch.object(genmo, "Encoder", lambda **config: torch.nn.Module())
+    with without_encoder, _smaller(genmo, "Decoder", base_channels=32, channel_multipliers=[1, 1, 1, 1]):
+        return comfy.sd.VAE(sd=random_state_dict(genmo.VideoVAE(), seed))
+
+
+def cosmos(seed: int) -> comfy.sd.VAE:
+    import comfy.ldm.cosmos.vae as cosmos
+
+    config = {"z_channels": 16, "latent_channels": 16, "z_factor": 1, "resolution": 1024, "in_channels": 3}
+    config |= {"out_channels": 3, "channels": 8, "channels_mult": [2, 4, 4], "num_res_blocks": 1, "dropout": 0.0}
+    config |= {"attn_resolutions": [32], "patch_size": 4, "num_groups": 1}
+    config |= {"temporal_compression": 8, "spacial_compression": 8}
+    with _smaller(cosmos, "CausalContinuousVideoTokenizer", **config):
+        module = cosmos.CausalContinuousVideoTokenizer()
+        mark = {"decoder.unpatcher3d.wavelets": module.decoder.unpatcher3d.wavelets}
+        return comfy.sd.VAE(sd=random_state_dict(module, seed) | mark)
+
+
+def svd(seed: int) -> comfy.sd.VAE:
+    """The decoder of Stable Video Diffusion, at a quarter of its width: its frames are a batch."""
+    import comfy.ldm.modules.temporal_ae as temporal
+
+    config = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32}
+    config |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+    config |= {"video_kernel_size": [3, 1, 1], "alpha": 0.0}
+    with _smaller(temporal, "VideoDecoder", **config):
+        decoder = torch.nn.ModuleDict({"decoder": temporal.VideoDecoder()})
+        return comfy.sd.VAE(sd=random_state_dict(decoder, seed))
+
+
 KINDS = {
     "wan 2.1": wan_21,
     "wan 2.2": wan_22,
@@ -136,6 +169,9 @@ KINDS = {
     "minimax h3": minimax_h3,
     "cogvideox": cogvideox,
     "seedvr2": seedvr2,
+    "mochi": mochi,
+    "cosmos": cosmos,
+    "svd": svd,
 }
 
 
