@@ -22,10 +22,12 @@ def climb_down(job: Job) -> None:
     """
     if all(way.name != "fast" for way in job.family.ways):
         job.reason = job.reason or Text("there is no fast decoder for %family%", family=job.family.name)
-        _say_no_fast(job)
+        job.reasons["fast"] = job.reason
     for way in job.family.ways:
         if way.after_out_of_memory and not job.out_of_memory:
             continue
+        if way.name != "fast" and "fast" in job.reasons and not job.said_no_fast:
+            _say_no_fast(job)
         job.output.decoded = _decoded(way, job)
         reason = way.why_not(job) or _failure(way, job)
         if reason is None:
@@ -33,14 +35,13 @@ def climb_down(job: Job) -> None:
                 _say_what_was_done(way, job)
             return
         job.reason = job.reasons[way.name] = reason
-        if way.name == "fast":
-            _say_no_fast(job)
 
 
 def _say_no_fast(job: Job) -> None:
-    job.reasons["fast"] = job.reason
+    """When another way begins: until then fast may be tried again."""
+    job.said_no_fast = True
     if job.decoder == "fast":
-        job.warn(Text("the fast decoder cannot be used: %reason%", reason=job.reason))
+        job.warn(Text("the fast decoder cannot be used: %reason%", reason=job.reasons["fast"]))
 
 
 def _decoded(way: Way, job: Job) -> Decoded:

@@ -9,6 +9,7 @@ import comfy.model_management as model_management
 import comfy.model_patcher
 import psutil
 import torch
+from comfy.cli_args import args
 
 from ...pipeline.decoders.away import Away
 from ...pipeline.decoders.fast.plan import Room
@@ -44,6 +45,7 @@ def room(vae, model) -> Room:
     there = [loaded.model for loaded in model_management.current_loaded_models if loaded.device == device]
     # ComfyUI holds them weakly: one can be gone, and its module held by something else.
     others = [other for other in there if other is not None and other.model is not model.model]
+    others = [other for other in others if other.offload_device != device]  # where else could it go?
     emptied = free + sum(other.loaded_size() for other in others)
     return Room(free, emptied, main)
 
@@ -80,6 +82,22 @@ def give_pieces_back() -> None:
 def allocator_joins() -> bool:
     """Whether torch's allocator finds room for something large where smaller things were."""
     return torch.cuda.get_allocator_backend() != "cudaMallocAsync" if torch.cuda.is_available() else True
+
+
+def size_of(vae) -> int:
+    """Of its weights, in bytes."""
+    return int(vae.patcher.model_size())
+
+
+def make_room_for(nbytes: int, device: torch.device) -> None:
+    """Unload as many models as it takes for so much to be free."""
+    if device.type != "cpu":
+        model_management.free_memory(nbytes + model_management.extra_reserved_memory(), device)
+
+
+def float32_was_asked_for() -> bool:
+    """Whether VAEs are to run in float32 by --fp32-vae."""
+    return bool(args.fp32_vae)
 
 
 def make_room() -> None:

@@ -51,6 +51,7 @@ class Job:
         notes: what else there was to say, for the report.
         seconds: how long the last way that was tried took.
         out_of_memory: whether it ran out of memory.
+        said_no_fast: whether the user knows why not by the fast decoder.
         plan: of the last way that made one.
     """
 
@@ -64,6 +65,7 @@ class Job:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     out_of_memory: bool = False
+    said_no_fast: bool = False
     plan: Plan | None = None
 
     @property

@@ -36,6 +36,8 @@ _loaded: weakref.WeakKeyDictionary[torch.nn.Module, FastWan | str] = weakref.Wea
 DTYPES = {"cuda": torch.float16, "cpu": torch.float32}
 # A setting of the frontend, see web/js/lanes.js: "keep" and "unload" stand in the place of a choice by time.
 OTHER_MODELS = "AsyncFramePipeline.OtherModels"
+# What laying out the weights takes, for each byte of the VAE's.
+LAYING_OUT = 3
 # After memory ran out: how much of what was tried is tried next.
 LESS = 0.75
 # What a step of the fast decoder puts out; the first one frame only.
@@ -96,7 +98,11 @@ class Fast(Way):
     name = "fast"
 
     def why_not(self, job: Job) -> str | None:
-        return Text("exact was asked for") if job.decoder == "exact" else why_not_streamed(job) or why_not_fast(job.vae)
+        if job.decoder == "exact":
+            return Text("exact was asked for")
+        if job.decoder == "auto" and job.vae.device.type == "cuda" and memory.float32_was_asked_for():
+            return Text("float32 was asked for (--fp32-vae), and on a GPU fast is float16")
+        return why_not_streamed(job) or why_not_fast(job.vae)
 
     def decode(self, job: Job) -> None:
         job.plan = None
@@ -113,9 +119,11 @@ class Fast(Way):
             memory.load_whole(model.patcher, chosen.needed)
             with memory.away(vae.device) as away:
                 decoder = WanDecoder(model.weights, chosen.bands, away)
-                for frames_cthw in steps(decoder, latent.to(vae.device)):
-                    submit(frames_cthw)
-                job.output.decoded.how = said(chosen, there, away)
+                try:
+                    for frames_cthw in steps(decoder, latent.to(vae.device)):
+                        submit(frames_cthw)
+                finally:  # a window may end before the video
+                    job.output.decoded.how = said(chosen, there, away)
 
         job.output.stream(decode, spec_of(job), FRAMES_PER_STEP, None)
 
@@ -149,15 +157,17 @@ def planned(model: FastWan, latent: torch.Tensor, there: Room, below: int | None
     def choose(there: Room) -> Plan:
         return plans.choose(lambda bands: model.plan(*latent.shape[-2:], bands), there, latent.shape[2], below)
 
-    if model.runs_on.type == "cpu":
-        try:  # there is no other memory, and a model that is unloaded stays in it
-            return choose(Room(there.free, there.free, 0))
-        except NoRoom:
-            raise NoRoom(Text("out of memory")) from None
+    if model.runs_on.type == "cpu":  # there is no other memory, and a model that is unloaded stays in it
+        with contextlib.suppress(NoRoom):
+            plan = choose(Room(there.free, there.free, 0))
+            if plan.needed <= there.free:
+                return plan
+        raise NoRoom(Text("out of memory"))
     wish = server.setting(OTHER_MODELS)
     if wish == "keep":
-        with contextlib.suppress(NoRoom):
-            return choose(dataclasses.replace(there, emptied=there.free))
+        beside = choose(dataclasses.replace(there, emptied=there.free))
+        if beside.needed <= there.free:
+            return beside
     return choose(dataclasses.replace(there, free=there.emptied) if wish == "unload" else there)
 
 
@@ -178,7 +188,7 @@ def said(chosen: Plan, there: Room, away: Away) -> list[Text]:
     elif chosen.bands:
         texts.append(Text("To fit into memory, frames were decoded in %bands% bands.", bands=str(chosen.count)))
     if chosen.needed > there.free:
-        gone = f"{(chosen.needed - there.free) / gib:.1f}"
+        gone = f"{(chosen.needed - max(0, there.free)) / gib:.1f}"
         texts.append(Text("To make room, at least %gone% GiB of other models were unloaded.", gone=gone))
     return texts
 
@@ -205,7 +215,7 @@ def loaded(vae) -> FastWan:
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     """Decode (1, C, T, h, w) on the decoder's device, any dtype: (3, 1 or 4, H, W) float32 for each latent frame."""
     for t in range(latent.shape[2]):
-        yield decoder.step(latent[:, :, t].to(decoder.dtype))
+        yield decoder.step(latent[:, :, t].to(decoder.dtype), last=t == latent.shape[2] - 1)
 
 
 def _compared(vae) -> FastWan:
@@ -216,6 +226,7 @@ def _compared(vae) -> FastWan:
         ValueError: they differ by more than rounding, or the weights are not what the fast decoder can take.
     """
     size = CHECKED[vae.device.type]
+    memory.make_room_for(LAYING_OUT * memory.size_of(vae), vae.device)
     noise = torch.randn(1, vae.latent_channels, *size, generator=torch.Generator().manual_seed(0)).to(vae.device)
     model = FastWan(vae)
     memory.load_for_decoding(vae, noise)
@@ -268,12 +279,12 @@ def enlarging(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 # Slots hold what the hook sees at a time: 2.1's decoder recurses in pieces of two frames, 2.2's puts out four.
 # The bytes were measured on an H200, and are the same for each pixel from 832x480 to 1920x1088.
-EXACT_21 = Exact(last_layer, frames_per_slot=2, little=Little(4770, 3170, enlarging))
+EXACT_21 = Exact(last_layer, frames_per_slot=2, little=Little(4730, 4770, 3170, enlarging))
 EXACT_22 = Exact(
     last_layer,
     frames_per_slot=4,
     to_frames=lambda model, output: unpatchify(output[0]),
-    little=Little(7330, 2420, enlarging),
+    little=Little(3570, 7330, 2420, enlarging),
 )
 
 FAMILIES = (

@@ -11,6 +11,7 @@ import torch
 
 from ...pipeline.decoders import exact
 from ...pipeline.decoders.away import Away
+from ...pipeline.decoders.fast.plan import NoRoom
 from ...pipeline.decoders.histories import Histories
 from ...pipeline.report import Report
 from ...pipeline.text import Text, seconds
@@ -66,12 +67,13 @@ class Little:
     """What helps a VAE's own modules where GPU memory is little.
 
     Attributes:
-        working: bytes for each pixel of a frame, with all that their convolutions remember in main memory, weights left
-            out.
-        staying: what they take more with all of it on the GPU.
+        histories: what their convolutions remember, in bytes for each pixel of a frame, in a dtype of 16 bits.
+        working: the most that they hold with all of that in main memory, weights left out.
+        staying: what they hold more with all of it on the GPU: not all is there when they hold most.
         pauses: of the VAE's model, see `exact.decode`.
     """
 
+    histories: int
     working: int
     staying: int
     pauses: Callable[[torch.nn.Module], list[torch.nn.Module]]
@@ -119,9 +121,11 @@ class Exact(Way):
             if not self._fits(vae):
                 raise ValueError(vaes.UNKNOWN)
             with memory.away(vae.device) as away:
-                self._stream(model, latents, submit, Histories(away, stay) if stay is not None else None, pauses)
-                if away.nbytes:
-                    job.output.decoded.how = [_said(away)]
+                try:
+                    self._stream(model, latents, submit, Histories(away, stay) if stay is not None else None, pauses)
+                finally:  # a window may end before the video
+                    if away.nbytes:
+                        job.output.decoded.how = [_said(away)]
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
@@ -145,27 +149,44 @@ class Exact(Way):
         if self.tried_frames and model not in _fitting:
             size = (1, vae.latent_channels, self.tried_frames, 2, 2)
             noise = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(vae.device, vae.vae_dtype)
-            pieces: list[torch.Tensor] = []
-            self._stream(model, noise, pieces.append)
-            whole = model.decode(noise)[0].nan_to_num()
-            _fitting[model] = bool(pieces) and torch.equal(torch.cat(pieces, dim=1).nan_to_num(), whole)
+            # Twice where they differ: on a GPU, a process's first convolutions may be done by other kernels.
+            _fitting[model] = any(self._fits_once(model, noise) for _ in range(2))
         return _fitting.get(model, True)
 
+    def _fits_once(self, model, noise: torch.Tensor) -> bool:
+        pieces: list[torch.Tensor] = []
+        self._stream(model, noise, pieces.append)
+        whole = model.decode(noise)[0].nan_to_num()
+        return bool(pieces) and torch.equal(torch.cat(pieces, dim=1).nan_to_num(), whole)
+
     def _make_room(self, job: Job, keep: bool) -> tuple[int | None, list[torch.nn.Module]]:
-        """Load the VAE; how much of the histories stays on the GPU, None for the modules' own list, and the pauses."""
+        """Load the VAE; how much of the histories stays on the GPU, None for the modules' own list, and the pauses.
+
+        Raises:
+            NoRoom: main memory does not suffice for the rest.
+        """
         vae, little = job.vae, self.little
         if little is None or vae.device.type != "cuda":
             memory.load_for_decoding(vae, job.latent)
             return None if keep or little is None else 0, []
         _, height, width = job.size
-        working, staying = height * width * little.working, height * width * little.staying
+        halves = height * width * vae.vae_dtype.itemsize // 2
+        working, staying = halves * little.working, halves * little.staying
         there = memory.room(vae, vae.patcher)
-        memory.load_for_decoding(vae, job.latent, int((working + staying) * GAPS))
         if keep and there.emptied >= (working + staying) * GAPS_WITHOUT_PAUSES:
+            memory.load_for_decoding(vae, job.latent, int((working + staying) * GAPS_WITHOUT_PAUSES))
             return None, []
+        left = max(0, int(there.emptied / GAPS) - working) if keep else 0
+        if left < staying and halves * little.histories - left > there.main:
+            raise NoRoom(
+                Text(
+                    "it needs %main% GiB more of main memory",
+                    main=f"{(halves * little.histories - left - there.main) / 1024**3:.1f}",
+                )
+            )
+        memory.load_for_decoding(vae, job.latent, int((working + min(left, staying)) * GAPS))
         memory.give_pieces_back()
-        left = int(there.emptied / GAPS) - working if keep else 0
-        return (None if left >= staying else max(0, left)), little.pauses(vae.first_stage_model)
+        return (None if left >= staying else left), little.pauses(vae.first_stage_model)
 
 
 def _said(away: Away) -> Text:

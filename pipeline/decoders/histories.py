@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -82,7 +83,8 @@ class Histories(list):
         following = self._read_before[done:] + self._read_before[:done]
         away = (place for place in following if isinstance(super(Histories, self).__getitem__(place), _Sent))
         for place in itertools.islice(away, AHEAD):
-            self._away.fetch(place)
+            with contextlib.suppress(torch.OutOfMemoryError):  # then when it is wanted
+                self._away.fetch(place)
 
 
 class _Sent:

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 # Rounding of convolutions over other heights leaves about 2e-6 of outputs near 3; a row too few 7e-4 and more.
 TOLERANCE = 1e-5
 # As laid out for a GPU, and for a CPU.
-VERSIONS = pytest.mark.parametrize("version", ["2.1", "2.2", "2.1 in rows"])
+VERSIONS = pytest.mark.parametrize("version", ["2.1", "2.2", "2.1 in rows", "2.2 in rows"])
 FRAMES, HEIGHT, WIDTH = 4, 7, 2
 
 
@@ -116,3 +116,13 @@ def test_main_memory_does_not_grow_with_length(version):
     decoder = WanDecoder(loaded(version), PLANS[-1], away)
     held = [decoder.step(latents(version)[:, :, t % FRAMES]) is not None and away.nbytes for t in range(8)]
     assert held[2:] == held[2:3] * 6 and held[2] > 0
+
+
+@VERSIONS
+def test_after_the_last_frame_nothing_leaves(version):
+    away, latent = Away(CPU), latents(version)
+    decoder, put = WanDecoder(loaded(version), PLANS[-1], away), []
+    away.put = lambda key, tensors: put.append(key) or Away.put(away, key, tensors)
+    frames = [decoder.step(latent[:, :, t], last=t == FRAMES - 1) for t in range(FRAMES)]
+    torch.testing.assert_close(torch.cat(frames, dim=1), whole(version), atol=TOLERANCE, rtol=0)
+    assert len(put) == (FRAMES - 1) * len(set(put)) > 0

@@ -37,6 +37,14 @@ def test_every_length_is_the_stock_decode(version, in_rows, frames):
     torch.testing.assert_close(got, wanted, atol=TOLERANCE, rtol=0)
 
 
+@VERSIONS
+@pytest.mark.parametrize("frames", [1, 3])
+def test_four_frames_at_a_time_on_a_cpu_as_wide_ones_are(version, frames, monkeypatch):
+    monkeypatch.setattr(weights, "WIDE", 1)
+    vae, latents = stock_wan.module(version, 8), stock_wan.latents(version, frames, 3, 2)
+    torch.testing.assert_close(decode(fast_decoder(vae, True), latents), vae.decode(latents)[0], atol=TOLERANCE, rtol=0)
+
+
 @LAYOUTS
 @VERSIONS
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (4, 1)])

@@ -21,7 +21,8 @@ class Patcher:
 
     parent = None
 
-    def __init__(self, gib, there, module=None, load_device=GPU):
+    def __init__(self, gib, there, module=None, load_device=GPU, offload_device=torch.device("cpu")):  # noqa: B008
+        self.offload_device = offload_device
         self.model = torch.nn.Module() if module is None else module
         self.load_device = load_device
         self._gib, self._there = gib, there
@@ -85,3 +86,8 @@ def test_a_model_that_is_gone_makes_no_room(room):
     assert gone.model is None
     there = room(Patcher(2, 2), gone=[gone])
     assert there.emptied == there.free + 2 * GIB
+
+
+def test_a_model_that_stays_on_the_gpu_when_it_is_unloaded_makes_no_room(room):
+    """As with --highvram."""
+    assert room(Patcher(4, 4, offload_device=GPU)) == room()

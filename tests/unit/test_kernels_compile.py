@@ -33,8 +33,15 @@ def compiler():
         pytest.skip("this torch is not for CUDA")
 
 
+@pytest.fixture(autouse=True)
+def no_toolkit(monkeypatch):
+    """As for nearly everybody: torch's own lookup ends in an OSError then."""
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
+
+
 def compiled(source: str, name: str, arch: str) -> bytes:
-    binary, _ = torch.cuda._utils._nvrtc_compile(source, name, compute_capability=arch)
+    with cuda.without_toolkit():
+        binary, _ = torch.cuda._utils._nvrtc_compile(source, name, compute_capability=arch)
     return binary
 
 
@@ -88,7 +95,7 @@ def test_the_check_above_sees(broken, why):
 @pytest.mark.parametrize("version", WIDTHS)
 def test_what_is_handed_over_is_what_the_kernels_take(version):
     """Nobody checks this at run time: pointers, and numbers of the kernel's own size."""
-    kinds = {int: ["int"], float: ["double"]}
+    kinds = {int: ["int"]}
     for name, _, args in launches(version):
         assert len(args) == len(SIGNATURES[name]), name
         for arg, parameter in zip(args, SIGNATURES[name]):

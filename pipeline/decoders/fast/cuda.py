@@ -6,11 +6,14 @@ all of them takes about a second. Arguments as in `kernels`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch.utils import cpp_extension
 
 from ...text import Text
 
@@ -24,12 +27,15 @@ BIAS, RESIDUAL, X_OUT, Y_OUT, POINTS, SILU = 1, 2, 4, 8, 16, 32
 HEAD_BYTES = 128 * 1024**2
 
 
+@functools.cache
 def why_not(device: torch.device) -> Text | None:
-    """Why kernels cannot be compiled for a GPU; None if they can."""
-    if not hasattr(torch.cuda, "_compile_kernel"):
-        return Text("torch %version% cannot compile its kernels, 2.8 and newer can", version=torch.__version__)
+    """Why kernels cannot be compiled for a GPU; None if they can, as the first of them then is."""
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_GPU:
         return Text("the GPU is older than Turing (GTX 16, RTX 20)")
+    try:
+        _kernel("add_taps", torch.cuda.current_device() if device.index is None else device.index, (("OUTPUTS", 3),))
+    except Exception as error:  # no compiler, or a torch that has another way to it
+        return Text("its kernels cannot be compiled here: %error%", error=f"{type(error).__name__}: {error}")
     return None
 
 
@@ -47,7 +53,7 @@ def norm_silu(
     flags = _flags(bias, residual, x_out, y_out) | silu * SILU
     tensors = [tensor if tensor is not None else a for tensor in (a, bias, residual, gamma, x_out, y_out)]
     threads = pixels * _lanes(channels)
-    _launch("norm_silu", threads, [*tensors, pixels, float(scale), flags], CHANNELS=channels)
+    _launch("norm_silu", threads, [*tensors, pixels, _bits(scale), flags], CHANNELS=channels)
 
 
 def norm_silu_points(
@@ -71,7 +77,7 @@ def norm_silu_points(
     _launch(
         "norm_silu_points",
         pixels * _lanes(channels),
-        [*tensors, pixels, float(scale), flags],
+        [*tensors, pixels, _bits(scale), flags],
         CHANNELS=channels,
         FRAMES=frames,
         PRODUCTS=int(from_products),
@@ -117,17 +123,40 @@ def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
 
 
 def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
-    if args[0].is_meta:
+    device = args[0].device
+    if device.type == "meta":
         return
-    kernel = _kernel(name, args[0].device.index, tuple(made_for.items()))
-    kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
+    kernel = _kernel(name, device.index, tuple(made_for.items()))
+    with torch.cuda.device(device):
+        kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
 
 
 @functools.cache
 def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> Callable:
     """Compiled for a device. What is private to torch is used here and nowhere else."""
-    with torch.cuda.device(device_index):
+    with torch.cuda.device(device_index), without_toolkit():
         return torch.cuda._compile_kernel(_source(name, made_for), name)
+
+
+@contextlib.contextmanager
+def without_toolkit() -> Iterator[None]:
+    """For torch's compiler, which asks for the headers of CUDA's toolkit and raises where there are none.
+
+    Hardly anybody has them, and the kernels include nothing.
+    """
+    missing = [name for name in ("CUDA_HOME", "ROCM_HOME") if getattr(cpp_extension, name) is None]
+    for name in missing:
+        setattr(cpp_extension, name, str(Path(torch.__file__).parent))
+    try:
+        yield
+    finally:
+        for name in missing:
+            setattr(cpp_extension, name, None)
+
+
+def _bits(value: float) -> int:
+    """As the kernels take a number: torch hands over a float as one of 32 or of 64 bits, by its version."""
+    return int(struct.unpack("i", struct.pack("f", value))[0])
 
 
 def _source(name: str, made_for: tuple[tuple[str, int], ...]) -> str:

@@ -113,7 +113,7 @@ __device__ __forceinline__ void add(float x[I][V], const float *bias,
 
 #ifdef NORM_SILU
 extern "C" __global__ void norm_silu(const half_bits *a, const float *bias, const half_bits *residual, const float *gamma,
-                          half_bits *x_out, half_bits *y_out, int pixels, double scale, int flags) {
+                          half_bits *x_out, half_bits *y_out, int pixels, int scale_bits, int flags) {
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     long long pixel = thread / L;
     int lane = thread % L;
@@ -125,7 +125,7 @@ extern "C" __global__ void norm_silu(const half_bits *a, const float *bias, cons
         if (!inside || vector >= N) continue;
         load(x[i], a + pixel * C + vector * V);
 #pragma unroll
-        for (int v = 0; v < V; ++v) x[i][v] *= (float)scale;
+        for (int v = 0; v < V; ++v) x[i][v] *= __int_as_float(scale_bits);
     }
     add(x, bias, residual, x_out, pixel, inside, lane, flags);
     if (!(flags & Y_OUT)) return;
@@ -146,7 +146,7 @@ extern "C" __global__ void norm_silu_points(const half_bits *s0, const half_bits
                                  const half_bits *s4, const half_bits *s5, const float *bias,
                                  const half_bits *residual, const float *gamma, half_bits *x_out, half_bits *y_out,
                                  half_bits *history, half_bits *p0, half_bits *p1, half_bits *p2, half_bits *p3,
-                                 half_bits *p4, half_bits *p5, int pixels, double scale, int flags) {
+                                 half_bits *p4, half_bits *p5, int pixels, int scale_bits, int flags) {
     constexpr int SOURCES = PRODUCTS ? FRAMES + 2 : FRAMES;
     const half_bits *sources[6] = {s0, s1, s2, s3, s4, s5};
     half_bits *points[6] = {p0, p1, p2, p3, p4, p5};
@@ -179,7 +179,7 @@ extern "C" __global__ void norm_silu_points(const half_bits *s0, const half_bits
                 for (int t = 0; t < FRAMES; ++t) y[t][i][v] = s[t][v];
             }
 #pragma unroll
-            for (int t = 0; t < FRAMES; ++t) y[t][i][v] *= (float)scale;
+            for (int t = 0; t < FRAMES; ++t) y[t][i][v] *= __int_as_float(scale_bits);
         }
     }
 #pragma unroll

@@ -57,7 +57,7 @@ class Bands:
 
 # What a band must see above and below, in rows of its section's input: six convolutions of 3x3 in the blocks, in the
 # last section the head, and the upsampling before, which halves: (6 + 1 + 1) / 2.
-HALO = 4
+HALO, BLOCKS = 4, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ class WanDecoder:
     def __init__(self, weights: Weights, bands: Sequence[Bands] = (), away: Away | None = None):
         self._weights = weights
         self._away = away
+        if any(len(stage.blocks) > BLOCKS for stage in weights.stages):
+            raise ValueError(f"a stage has more than {BLOCKS} blocks: its bands would not see enough")
         upsamples = [None, *(stage.upsample for stage in weights.stages[:-1])]
         following = [*upsamples[1:], None]
         all_bands = [Bands()] * (len(upsamples) - len(bands)) + list(bands)
@@ -114,7 +116,7 @@ class WanDecoder:
         self._shapes: dict[tuple[int, int], Shapes] = {}
         # Which bands' histories are in main memory, in the order in which they are needed, round and round.
         self._round = [(at, band) for at, section in enumerate(self._sections) for band in range(section.bands.away)]
-        self._first = True
+        self._first, self._last = True, False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -130,16 +132,17 @@ class WanDecoder:
         self._first = True
 
     @torch.inference_mode()
-    def step(self, latent_bchw: torch.Tensor) -> torch.Tensor:
-        """Decode the next latent frame.
+    def step(self, latent_bchw: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """Decode the next latent frame. After an error only `reset` helps.
 
         Args:
             latent_bchw: (1, C, h, w) in the weights' dtype, on their device.
+            last: no other follows, so that nothing is to leave the GPU for it.
         Returns:
             (3, T, H, W) about [-1, 1], float32; T is 1 for the first latent frame of a video, then 4.
         Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
-        w = self._weights
+        w, self._last = self._weights, last
         if self._first:
             self._remember_nothing(*latent_bchw.shape[2:])
         x = self._from_latent(latent_bchw)
@@ -258,14 +261,16 @@ class WanDecoder:
             history = self._zeros(self._shapes[key])
         following = self._round[(self._round.index(key) + 1) % len(self._round)]
         if following != key:
-            self._away.fetch(following)
+            with contextlib.suppress(torch.OutOfMemoryError):  # then when it is wanted
+                self._away.fetch(following)
         return history
 
     def _leave(self, at: int, band: int) -> None:
         if (at, band) in self._round:
             assert self._away is not None, "there are histories that are to leave, and no place for them"
             tensors, self._history = [self._history.block], self._nothing
-            self._away.put((at, band), tensors)
+            if not self._last:
+                self._away.put((at, band), tensors)
 
     def _residuals(
         self,

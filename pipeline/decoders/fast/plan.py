@@ -21,7 +21,6 @@ from .weights import Weights
 PLANS: tuple[tuple[Bands, ...], ...] = (
     (),
     (Bands(1), Bands(4)),
-    (Bands(2), Bands(8, 4)),
     (Bands(2), Bands(8, 6)),
     (Bands(2), Bands(8, 8)),
     (Bands(4, 2), Bands(8, 8)),
@@ -93,32 +92,39 @@ def choose(plan_of: Callable[[tuple[Bands, ...]], Plan], there: Room, steps: int
         plan_of: `of`, for one decoder and size.
         steps: of the video.
         below: only what needs less than this: the GPU has no more, whatever it says.
+    Returns:
+        Where none fits, the least: that is to be tried, since what others hold may be gone by then.
     Raises:
-        NoRoom: none fits.
+        NoRoom: none that main memory suffices for is below that.
     """
     best: Plan | None = None
     least = 0.0
+    others: list[Plan] = []
     for bands in PLANS:
         plan = plan_of(bands)
         moved = float(plan.away * steps)
         if best is not None and moved >= least:
             break  # those that follow move more
         if plan.needed > there.emptied or plan.away > there.main or (below is not None and plan.needed >= below):
+            others.append(plan)
             continue
         moved += RELOADING * max(0, plan.needed - there.free)
         if best is None or moved < least:
             best, least = plan, moved
         if not moved:
             break
-    if best is None:
-        gib = 1024**3
-        raise NoRoom(
-            Text(
-                "it needs at least %needed% GiB of GPU memory and %away% of main memory, there are %free% and %main%",
-                needed=f"{plan.needed / gib:.1f}",
-                away=f"{plan.away / gib:.1f}",
-                free=f"{(there.emptied if below is None else min(there.emptied, below)) / gib:.1f}",
-                main=f"{there.main / gib:.1f}",
-            )
+    if best is not None:
+        return best
+    smallest = min((plan for plan in others if plan.away <= there.main), key=lambda plan: plan.needed)
+    if below is None or smallest.needed < below:
+        return smallest
+    gib = 1024**3
+    raise NoRoom(
+        Text(
+            "it needs at least %needed% GiB of GPU memory and %away% of main memory, there are %free% and %main%",
+            needed=f"{smallest.needed / gib:.1f}",
+            away=f"{smallest.away / gib:.1f}",
+            free=f"{max(0, min(there.emptied, below)) / gib:.1f}",
+            main=f"{there.main / gib:.1f}",
         )
-    return best
+    )

@@ -148,6 +148,8 @@ def load(
     Raises:
         ValueError: the names or shapes are not those of a Wan VAE, or its weights too large for float16.
     """
+    if device.type == "cuda" and dtype != torch.float16:
+        raise ValueError(f"on a GPU the decoder runs in float16, and not in {dtype}")
     if in_rows is None:
         in_rows = device.type == "cpu" and dtype == torch.float32
     try:
