@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from ...pipeline.text import Text
 from ..comfyui import vaes
-from . import taehv, wan
+from . import ltx, taehv, wan
+from .chunked import CHUNKED
 from .family import Family, Job, Output
 from .ways import STOCK
 
-FAMILIES = (*wan.FAMILIES, *taehv.FAMILIES)
+FAMILIES = (*wan.FAMILIES, *ltx.FAMILIES, *taehv.FAMILIES)
 # Every other VAE there is: images, sound, other video models.
 OTHER = Family("other", lambda vae: True, (STOCK,))
 
 
 def of(vae) -> Family:
     """The family that a VAE is of."""
-    return next(family for family in (*FAMILIES, OTHER) if family.matches(vae))
+    return next(family for family in (*FAMILIES, CHUNKED, OTHER) if family.matches(vae))
 
 
 def names(conjunction: str) -> str:

@@ -212,4 +212,4 @@ def test_an_unknown_vae_has_the_stock_way_alone():
     vae = in_comfyui.vae("image")
     job = families.job(vae, {"samples": torch.zeros(1, 4, 2, 2)}, "auto", Output())
     assert [way.name for way in job.family.ways] == ["stock"]
-    assert job.reason == f"{type(vae.first_stage_model).__name__} is not a VAE of Wan 2.1, Wan 2.2, TAEHV"
+    assert job.reason == f"{type(vae.first_stage_model).__name__} is not a VAE of Wan 2.1, Wan 2.2, LTX, TAEHV"
