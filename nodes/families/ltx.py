@@ -14,8 +14,8 @@ from .ways import Buffered, all_exact
 
 
 def caching(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The modules of the decoder that remember something from one piece to the next."""
-    return [module for module in model.decoder.modules() if isinstance(vars(module).get("temporal_cache_state"), dict)]
+    """The modules that remember something from one piece to the next."""
+    return [module for module in model.modules() if isinstance(vars(module).get("temporal_cache_state"), dict)]
 
 
 # A piece is at most 128 MiB of the last layer's input, 9 frames of 1280x704.
