@@ -212,6 +212,15 @@ def test_a_cancel_ends_it(vae, samples, happens, at):
     assert_own_caches(vae)
 
 
+@two_versions
+def test_an_error_of_a_lane_ends_it(vae, samples):
+    sink = Kept(fail_at=4)
+    with pytest.raises(OSError, match="the sink fails"):
+        decode_into(vae, samples, sink)
+    assert sink.calls[-1] == "abort" and sink.calls.count("open") == 1
+    assert_own_caches(vae)
+
+
 # -- what its modules remember --------------------------------------------------------------------
 
 
