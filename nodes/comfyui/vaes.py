@@ -18,8 +18,9 @@ from ...pipeline.text import Text
 
 UNKNOWN = Text("this ComfyUI decodes in a way this version of the pack does not know")
 
-# By the function that a VAE's class decodes with: whether it does what `_rehearse` looks for.
-_is_known: dict[tuple[Callable, type], bool] = {}
+# By the function that a VAE's class decodes with, the model's class, and `into_buffer`: whether it does what
+# `_rehearse` looks for.
+_is_known: dict[tuple[Callable, type, bool], bool] = {}
 # The same of `_rehearse_batch`.
 _is_known_of_batches: dict[tuple[Callable, type], bool] = {}
 
@@ -101,17 +102,32 @@ def size_by_ratios(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
     return int(latent.shape[0] * frames), int(height), int(width)
 
 
+def has_chunked_io(vae) -> bool:
+    """Whether ComfyUI gives the VAE's model a buffer for the whole video, to write each piece into."""
+    return bool(getattr(getattr(vae, "first_stage_model", None), "comfy_has_chunked_io", False))
+
+
+def size_of_buffer(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
+    """(frames, height, width) of that buffer, or None where the model does not say."""
+    try:
+        batch, _, frames, height, width = vae.first_stage_model.decode_output_shape(latent.shape)
+        return int(batch * frames), int(height), int(width)
+    except Exception:  # not one for videos, or another method than is known
+        return None
+
+
 # -- what may be done in the place of `VAE.decode` --------------------------------------------------
 
 
-def why_not_known(vae) -> str | None:
-    """Why `first_stage_model.decode(latent)` may not be called in the place of `VAE.decode`; None if it may."""
+def why_not_known(vae, into_buffer: bool = False) -> str | None:
+    """Why `first_stage_model.decode(latent)`, or with `into_buffer` `decode(latent, output_buffer=...)`, may not be
+    called in the place of `VAE.decode`; None if it may."""
     if not (_is_cores_own(vae) and _is_cores_own(vae.first_stage_model)):
         return Text("another node or pack replaced the VAE's decode")
     # What is done around a model may depend on which it is.
-    decode = type(vae).decode, type(vae.first_stage_model)
+    decode = type(vae).decode, type(vae.first_stage_model), into_buffer
     if decode not in _is_known:
-        _is_known[decode] = _rehearse(vae)
+        _is_known[decode] = _rehearse(vae, into_buffer)
     return _why_no_frames(vae) if _is_known[decode] else UNKNOWN
 
 
@@ -155,9 +171,12 @@ def _is_cores_own(owner) -> bool:
     return "decode" not in vars(owner) and code is not None and code.co_filename == inspect.getfile(type(owner))
 
 
-def _rehearse(vae) -> bool:
+def _rehearse(vae, into_buffer: bool) -> bool:
     """Whether `VAE.decode` gives the model the latent, in the VAE's dtype, and nothing else, and of what comes back
     `process_output`, in the dtype of an IMAGE, and nothing else.
+
+    With `into_buffer`, it is to give the model a buffer too, of the size that the model says, and what comes back is
+    what is written into that.
 
     It is played through on the CPU, with a model that decodes nothing and no model loaded. So a ComfyUI whose `decode`
     has more parameters, or does more around it, is known as long as it does this.
@@ -167,14 +186,22 @@ def _rehearse(vae) -> bool:
         latent = torch.linspace(-1.0, 1.0, vae.latent_channels * 24).view(1, -1, 2, 3, 4)
         decoded = torch.linspace(-1.5, 1.5, 630).view(1, 3, 5, 6, 7).to(vae.vae_dtype)
         stand_in, model = copy.copy(vae), copy.copy(vae.first_stage_model)
-        model.decode = lambda *args, **kwargs: calls.append((args, kwargs)) or decoded.clone()
+        model.decode_output_shape = lambda shape: decoded.shape if shape == latent.shape else None
+
+        def decode(*args, output_buffer=None, **options):
+            calls.append((args, options, output_buffer is not None))
+            return decoded.clone() if output_buffer is None else output_buffer.copy_(decoded)
+
+        model.decode = decode
         stand_in.first_stage_model = model
         stand_in.device = stand_in.output_device = torch.device("cpu")
         stand_in.process_output = lambda frames: frames.mul_(0.25)
         frames_thwc = _with_nothing_loaded(type(vae).decode)(stand_in, latent)
-        [((given,), options)] = calls
+        [((given,), options, buffer_given)] = calls
+        if options or buffer_given != into_buffer:
+            return False
         expected = decoded.to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
-        return torch.equal(given, latent.to(vae.vae_dtype)) and not options and torch.equal(frames_thwc, expected)
+        return torch.equal(given, latent.to(vae.vae_dtype)) and torch.equal(frames_thwc, expected)
     except Exception:  # whatever it is that this VAE does not have
         return False
 

@@ -10,11 +10,6 @@ from .family import Family
 from .ways import Exact, all_exact
 
 
-def _is_h3(vae) -> bool:
-    has_buffer = getattr(getattr(vae, "first_stage_model", None), "comfy_has_chunked_io", False)
-    return vaes.model_name(vae) == "comfy.ldm.minimax.vae.MiniMaxH3VideoVAE" and not has_buffer
-
-
 def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
     """From the model's own plan: ComfyUI's ratio is for the lengths that it makes itself, 5 n + 2."""
     by_ratios = vaes.size_by_ratios(vae, latent)
@@ -29,4 +24,11 @@ def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
 
 # 17 frames come at a time: four slots take them.
 EXACT = Exact(None, frames_per_slot=5, own_loop=minimax.decode, tried_frames=12)
-FAMILIES = (Family("MiniMax H3", _is_h3, all_exact(EXACT), size=_size),)
+FAMILIES = (
+    Family(
+        "MiniMax H3",
+        lambda vae: vaes.model_name(vae) == "comfy.ldm.minimax.vae.MiniMaxH3VideoVAE",
+        all_exact(EXACT),
+        size=_size,
+    ),
+)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...pipeline.decoders import exact
+from ...pipeline.decoders import buffered, exact
 from ...pipeline.decoders.away import Away
 from ...pipeline.decoders.fast.plan import NoRoom
 from ...pipeline.decoders.histories import Histories
@@ -22,17 +22,17 @@ from ..log import say
 from .family import Job, Way
 
 
-def why_not_streamed(job: Job) -> str | None:
+def why_not_streamed(job: Job, into_buffer: bool = False) -> str | None:
     """Why this job's frames cannot be caught as they are decoded; None if they can.
+
+    `into_buffer`: see `vaes.why_not_known`.
 
     Anything that differs from what is known counts: streaming stands in the place of `VAE.decode`, and the stock way
     is always right.
     """
-    reason = vaes.why_not_known(job.vae)
+    reason = vaes.why_not_known(job.vae, into_buffer)
     if reason is not None:
         return reason
-    if job.samples["samples"].is_nested:
-        return Text("the latent is nested")
     if job.latent.ndim != 5 or job.latent.shape[:2] != (1, job.vae.latent_channels):
         return Text("a latent of shape %shape% is not one video", shape=str(tuple(job.latent.shape)))
     if job.size is None:
@@ -110,6 +110,10 @@ class Exact(Way):
 
     def decode(self, job: Job) -> None:
         self.run(job, self.frames_per_slot)
+
+    def decode_in_least(self, job: Job) -> None:
+        """With all histories away, and the fewest and smallest slots."""
+        self.run(job, frames_per_slot=1, slots=2, keep=False)
 
     def run(self, job: Job, frames_per_slot: int, slots: int | None = None, keep: bool = True) -> None:
         """`keep`: as much of the histories on the GPU as fits, else none."""
@@ -198,10 +202,44 @@ def _said(away: Away) -> Text:
 
 
 @dataclass(frozen=True)
-class ExactWithRoom(Way):
-    """`exact` once more, with other models unloaded, all histories away, and the fewest and smallest slots."""
+class Buffered(Way):
+    """The VAE's own modules, which write their frames into a buffer: the stock pixels bit for bit.
 
-    exact: Exact
+    Attributes:
+        frames_per_slot: about as many as are written at a time.
+        caching: of the VAE's model, see `buffered.decode`.
+    """
+
+    frames_per_slot: int
+    caching: Callable[[torch.nn.Module], list[torch.nn.Module]] = lambda model: []
+    name = "exact"
+
+    def why_not(self, job: Job) -> str | None:
+        return why_not_streamed(job, into_buffer=True)
+
+    def decode(self, job: Job) -> None:
+        self.run(job, self.frames_per_slot)
+
+    def decode_in_least(self, job: Job) -> None:
+        """With the fewest and smallest slots."""
+        self.run(job, frames_per_slot=1, slots=2)
+
+    def run(self, job: Job, frames_per_slot: int, slots: int | None = None) -> None:
+        vae, model = job.vae, job.vae.first_stage_model
+
+        def decode(submit):
+            memory.load_for_decoding(vae, job.latent)
+            latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
+            buffered.decode(model, latents, submit, vae.vae_output_dtype(), self.caching(model))
+
+        job.output.stream(decode, spec_of(job), frames_per_slot, slots)
+
+
+@dataclass(frozen=True)
+class ExactWithRoom(Way):
+    """`exact` once more, with other models unloaded, and in as little memory as can be."""
+
+    exact: Exact | Buffered
     name = "exact"
     after_out_of_memory = True
 
@@ -214,7 +252,7 @@ class ExactWithRoom(Way):
             )
         )
         memory.make_room()
-        self.exact.run(job, frames_per_slot=1, slots=2, keep=False)
+        self.exact.decode_in_least(job)
 
 
 class Late(Way):
@@ -287,6 +325,6 @@ TILED = Tiled()
 STOCK = Stock()
 
 
-def all_exact(exact: Exact) -> tuple[Way, ...]:
+def all_exact(exact: Exact | Buffered) -> tuple[Way, ...]:
     """The ways of a VAE that can be streamed, from `exact` down."""
     return exact, ExactWithRoom(exact), TILED, STOCK

@@ -34,6 +34,7 @@ def taehv(channels: int, hv15: bool = False):
 KINDS = {
     "wan 2.1": lambda: in_comfyui.vae("wan 2.1"),
     "wan 2.2": lambda: in_comfyui.vae("wan 2.2"),
+    "ltx": lambda: in_comfyui.vae("ltx"),
     "taehv of 16": lambda: taehv(16),
     "lighttae of 16": lambda: taehv(16, hv15=True),
     "lighttae of 32": lambda: taehv(32),

@@ -1,8 +1,10 @@
 """VAEs with random weights, small enough for a CPU, loaded the way ComfyUI loads any VAE: `comfy.sd.VAE(sd=...)`."""
 
 import functools
+import json
 from unittest import mock
 
+import comfy.ldm.lightricks.vae.causal_video_autoencoder
 import comfy.ldm.modules.diffusionmodules.model
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
@@ -16,6 +18,47 @@ from .watch import WATCHES, Watch
 WAN = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
 WAN_21_DIM = 2
 WAN_22_DIMS = {"dim": 8, "dec_dim": 8}
+
+LTX = {
+    "dims": 3,
+    "latent_channels": 128,
+    "encoder_blocks": [["res_x", {"num_layers": 1}]],
+    "encoder_base_channels": 8,
+    "decoder_base_channels": 8,
+    "norm_layer": "pixel_norm",
+    "latent_log_var": "uniform",
+    "patch_size": 4,
+}
+_BLOCK, _NOISY_BLOCK = ["res_x", {"num_layers": 1}], ["res_x", {"num_layers": 1, "inject_noise": True}]
+_RESIDUAL = ["compress_all", {"residual": True, "multiplier": 2}]
+_RESIDUALS = [_BLOCK, _RESIDUAL, _BLOCK, _RESIDUAL, _BLOCK, _RESIDUAL, _BLOCK]
+# What LTX's checkpoints differ in. The order is the encoder's.
+LTX_VERSIONS = {
+    "0.9": {
+        "decoder_blocks": [
+            *(_BLOCK, ["compress_all", 1], ["res_x_y", 1]),
+            *(_BLOCK, ["compress_all", 1], _BLOCK),
+            *(["compress_all", 1], _BLOCK),
+        ],
+        "causal_decoder": False,
+    },
+    # Noise is drawn for the latent, and in the blocks.
+    "0.9.1": {
+        "decoder_blocks": [_NOISY_BLOCK, _RESIDUAL, _NOISY_BLOCK, _RESIDUAL, _NOISY_BLOCK, _RESIDUAL, _BLOCK],
+        "timestep_conditioning": True,
+    },
+    "0.9.5": {"decoder_blocks": _RESIDUALS, "timestep_conditioning": True},
+    "2": {"decoder_blocks": _RESIDUALS, "spatial_padding_mode": "zeros"},
+    "2.3": {
+        "decoder_blocks": [
+            *(_BLOCK, ["compress_space", {"multiplier": 2}]),
+            *(_BLOCK, ["compress_time", {"multiplier": 2}]),
+            *(_BLOCK, _RESIDUAL, _BLOCK, _RESIDUAL, _BLOCK),
+        ],
+        "spatial_padding_mode": "zeros",
+    },
+    "causal": {"decoder_blocks": _RESIDUALS, "causal_decoder": True},
+}
 
 
 def random_state_dict(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
@@ -70,6 +113,14 @@ def _image(seed: int, width: int) -> comfy.sd.VAE:
 
 def taehv(seed: int) -> comfy.sd.VAE:
     return comfy.sd.VAE(sd=random_state_dict(comfy.taesd.taehv.TAEHV(latent_channels=16), seed))
+
+
+def ltx(seed: int, version: str = "2", **more) -> comfy.sd.VAE:
+    """`more`: of `comfy.sd.VAE`, such as dtype."""
+    config = {**LTX, **LTX_VERSIONS[version]}
+    module = comfy.ldm.lightricks.vae.causal_video_autoencoder.VideoVAE(config=config)
+    metadata = {"config": json.dumps({"vae": config})}
+    return comfy.sd.VAE(sd=random_state_dict(module, seed), metadata=metadata, **more)
 
 
 def _smaller(owner, name: str, **sizes):
@@ -162,6 +213,7 @@ def svd(seed: int) -> comfy.sd.VAE:
 KINDS = {
     "wan 2.1": wan_21,
     "wan 2.2": wan_22,
+    "ltx": ltx,
     "image": image,
     "taehv": taehv,
     "hunyuan 1.0": hunyuan_10,
