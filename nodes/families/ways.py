@@ -285,6 +285,13 @@ class Late(Way):
         job.output.stream(decode, spec_of(job), 4, None)
 
 
+class LateBatch(Late):
+    """The same of a batch of videos, which a family's own way cannot do: their pieces come from all of them at once."""
+
+    def why_not(self, job: Job) -> str | None:
+        return job.reason if len(job.latent) == 1 or super().why_not(job) else None
+
+
 class Tiled(Way):
     """What the stock node does when it runs out of memory."""
 
@@ -321,10 +328,11 @@ def _without_lanes(job: Job, decode: Callable[[], torch.Tensor]) -> None:
 
 
 LATE = Late()
+LATE_BATCH = LateBatch()
 TILED = Tiled()
 STOCK = Stock()
 
 
 def all_exact(exact: Exact | Buffered) -> tuple[Way, ...]:
     """The ways of a VAE that can be streamed, from `exact` down."""
-    return exact, ExactWithRoom(exact), TILED, STOCK
+    return exact, ExactWithRoom(exact), LATE_BATCH, TILED, STOCK
