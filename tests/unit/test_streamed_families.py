@@ -10,7 +10,7 @@ import pytest
 import torch
 from . import in_comfyui
 from ..server.pack import vaes as tiny
-from .streams import ListSink
+from .streams import Kept, another_error, out_of_memory
 
 import comfy.model_management as model_management
 from async_frame_pipeline.nodes import decoding, families
@@ -76,14 +76,6 @@ def test_odd_sizes(kind, vae, monkeypatch):
 # -- faults in the middle ---------------------------------------------------------------------------
 
 
-class Kept(ListSink):
-    """Only what was written since it was last opened counts, as in a file."""
-
-    def open(self, spec):
-        super().open(spec)
-        self.chunks.clear()
-
-
 @pytest.fixture
 def happens(kind, vae):
     """Let something happen once in the second piece of each of the next decodes."""
@@ -106,14 +98,6 @@ def happens(kind, vae):
     yield happens
     for hook in hooks:
         hook.remove()
-
-
-def out_of_memory():
-    raise torch.OutOfMemoryError("a test's")
-
-
-def another_error():
-    raise RuntimeError("a test's")
 
 
 def decode(kind, vae):
@@ -243,6 +227,12 @@ def test_a_renamed_module(kind, as_stock, rewritten):
     owner, name = (type(model), "_decode_rolling") if kind == "cogvideox" else (type(decoder), "forward")
     rewritten(owner, {"conv_out(": "last(", "self.conv_out": "self.last"}, name)
     assert as_stock(vae).startswith("exact failed: AttributeError")
+
+
+def test_a_taehv_that_does_not_say_how_many_frames_it_makes(as_stock):
+    vae = in_comfyui.vae("taehv")
+    del vae.first_stage_model.t_upscale
+    assert as_stock(vae) == UNKNOWN.removeprefix("exact failed: ")
 
 
 @pytest.mark.parametrize("name", ["_adaptive_decode", "_decode_temporal_frame_plan", "blend"])
