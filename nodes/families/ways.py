@@ -208,10 +208,13 @@ class Buffered(Way):
     Attributes:
         frames_per_slot: about as many as are written at a time.
         caching: of the VAE's model, see `buffered.decode`.
+        needed: of a video of (frames, height, width) and a dtype of so many bytes: how many bytes the modules hold
+            beside their weights; None if ComfyUI's own estimate is as good.
     """
 
     frames_per_slot: int
     caching: Callable[[torch.nn.Module], list[torch.nn.Module]] = lambda model: []
+    needed: Callable[[tuple[int, int, int], int], int] | None = None
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
@@ -228,7 +231,8 @@ class Buffered(Way):
         vae, model = job.vae, job.vae.first_stage_model
 
         def decode(submit):
-            memory.load_for_decoding(vae, job.latent)
+            needed = self.needed and int(self.needed(job.size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
+            memory.load_for_decoding(vae, job.latent, needed)
             latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
             buffered.decode(model, latents, submit, vae.vae_output_dtype(), self.caching(model))
 
