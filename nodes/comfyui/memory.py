@@ -29,6 +29,12 @@ def load_for_decoding(vae, latent: torch.Tensor, memory_needed: int | None = Non
     model_management.load_models_gpu([vae.patcher], memory_required=memory_needed, force_full_load=vae.disable_offload)
 
 
+def batch_size(vae, latent: torch.Tensor) -> int:
+    """How many of a batch `VAE.decode` would decode at a time, with what is loaded and free now."""
+    free = vae.patcher.get_free_memory(vae.device)
+    return max(1, int(free / vae.memory_used_decode(latent.shape, vae.vae_dtype)))
+
+
 def room(vae, model) -> Room:
     """What a decode with `model`, a ModelPatcher, may take of the memory of the VAE's device."""
     device = vae.device

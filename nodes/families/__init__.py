@@ -7,18 +7,28 @@ from __future__ import annotations
 
 from ...pipeline.text import Text
 from ..comfyui import vaes
-from . import taehv, wan
+from . import cogvideox, hunyuan, ltx, minimax, seedvr2, taehv, wan
+from .chunked import CHUNKED
 from .family import Family, Job, Output
-from .ways import STOCK
+from .ways import LATE, STOCK, TILED
 
-FAMILIES = (*wan.FAMILIES, *taehv.FAMILIES)
+FAMILIES = (
+    *wan.FAMILIES,
+    *ltx.FAMILIES,
+    *hunyuan.FAMILIES,
+    *minimax.FAMILIES,
+    *cogvideox.FAMILIES,
+    *seedvr2.FAMILIES,
+    *taehv.FAMILIES,
+)
 # Every other VAE there is: images, sound, other video models.
-OTHER = Family("other", lambda vae: True, (STOCK,))
+OTHER = Family("other", lambda vae: True, (LATE, TILED, STOCK))
 
 
 def of(vae) -> Family:
     """The family that a VAE is of."""
-    return next(family for family in (*FAMILIES, OTHER) if family.matches(vae))
+    # A model that one ComfyUI decodes in its own loop, the next one may give a buffer.
+    return next(family for family in (*ltx.FAMILIES, CHUNKED, *FAMILIES, OTHER) if family.matches(vae))
 
 
 def names(conjunction: str) -> str:

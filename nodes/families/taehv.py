@@ -23,11 +23,14 @@ def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
     if latent.ndim != 5:
         return vaes.size_by_ratios(vae, latent)
     model = vae.first_stage_model
-    scale = model.patch_size
-    for layer in model.decoder:
-        if isinstance(layer, torch.nn.Upsample):
-            scale *= int(layer.scale_factor)
-    frames = latent.shape[2] * model.t_upscale - model.frames_to_trim
+    try:
+        scale = model.patch_size
+        for layer in model.decoder:
+            if isinstance(layer, torch.nn.Upsample):
+                scale *= int(layer.scale_factor)
+        frames = latent.shape[2] * model.t_upscale - model.frames_to_trim
+    except (AttributeError, TypeError):  # another model than is known
+        return None
     return latent.shape[0] * frames, latent.shape[3] * scale, latent.shape[4] * scale
 
 

@@ -13,6 +13,7 @@ from ..server.pack.vaes import random_state_dict
 import comfy.sd
 import comfy.taesd.taehv
 from async_frame_pipeline.nodes import decoding, families
+from async_frame_pipeline.nodes.comfyui import vaes
 from async_frame_pipeline.nodes.families import ways
 
 
@@ -34,11 +35,17 @@ def taehv(channels: int, hv15: bool = False):
 KINDS = {
     "wan 2.1": lambda: in_comfyui.vae("wan 2.1"),
     "wan 2.2": lambda: in_comfyui.vae("wan 2.2"),
+    "ltx": lambda: in_comfyui.vae("ltx"),
     "taehv of 16": lambda: taehv(16),
     "lighttae of 16": lambda: taehv(16, hv15=True),
     "lighttae of 32": lambda: taehv(32),
     "taehv of 48": lambda: taehv(48),
     "taehv of 128": lambda: taehv(128),
+    "hunyuan 1.0": lambda: in_comfyui.vae("hunyuan 1.0"),
+    "hunyuan 1.5": lambda: in_comfyui.vae("hunyuan 1.5"),
+    "minimax h3": lambda: in_comfyui.vae("minimax h3"),
+    "cogvideox": lambda: in_comfyui.vae("cogvideox"),
+    "seedvr2": lambda: in_comfyui.vae("seedvr2"),
 }
 
 
@@ -57,9 +64,10 @@ def test_every_family_is_listed_and_tested():
 
 def test_the_pages_name_every_family():
     repository = Path(families.__file__).parent.parent.parent
-    pages = [repository / "docs" / "decoding.md", *(repository / "web" / "docs").glob("AsyncVAEDecode*.md")]
+    pages = [repository / "README.md", repository / "docs" / "decoding.md"]
+    pages += (repository / "web" / "docs").glob("AsyncVAEDecode*.md")
     pages += (repository / "web" / "docs").glob("AsyncVAEDecode*/*.md")
-    assert len(pages) > 3
+    assert len(pages) > 4
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert [family.name for family in families.FAMILIES if family.name not in text] == [], page
@@ -90,9 +98,11 @@ def test_the_bits_of_the_stock_node(vae, latent_frames):
 
 
 @torch.inference_mode()
-def test_a_batch_is_left_to_the_stock_way(vae, monkeypatch):
-    latent = torch.randn(2, vae.latent_channels, 1, 2, 2)
-    taken = []
-    monkeypatch.setattr(ways.vaes, "stock_decode", lambda *args: taken.append(args) or torch.zeros(1, 2, 2, 3))
-    decoding.decode_image(vae, {"samples": latent}, "exact")
-    assert len(taken) == 1
+def test_a_batch_of_videos_is_decoded_late(vae, monkeypatch):
+    samples = {"samples": torch.randn(2, vae.latent_channels, 2, 2, 2)}
+    stock = vae.decode(samples["samples"].clone()).flatten(0, 1)
+    monkeypatch.undo()  # LTX goes the stock way
+    image, report = decoding.decode_image_with_report(vae, samples, "exact")
+    # Into a buffer, ComfyUI has one for the whole batch.
+    assert report.decoded.decoder == ("stock" if vaes.has_chunked_io(vae) else "late") and torch.equal(image, stock)
+    assert "is not one video" in report.decoded.reason

@@ -10,7 +10,7 @@ from async_frame_pipeline.pipeline.decoders.fast.plan import NoRoom, Plan
 from async_frame_pipeline.pipeline.text import Text
 
 from . import in_comfyui
-from .streams import ListSink
+from .streams import Kept, another_error, out_of_memory
 
 import comfy.model_management as model_management
 from async_frame_pipeline.nodes import decoding
@@ -48,14 +48,6 @@ def samples(vae):
     return {"samples": torch.randn(1, vae.latent_channels, 4, 4, 3, generator=generator)}
 
 
-def out_of_memory():
-    raise torch.OutOfMemoryError("a test's")
-
-
-def another_error():
-    raise RuntimeError("a test's")
-
-
 cancel = model_management.interrupt_current_processing  # as the user's button does it
 
 
@@ -85,14 +77,6 @@ def happens(vae, monkeypatch):
         monkeypatch.setattr(first_layer, "forward", forward)
 
     return happens
-
-
-class Kept(ListSink):
-    """Only what was written since it was last opened counts, as in a file."""
-
-    def open(self, spec):
-        super().open(spec)
-        self.chunks.clear()
 
 
 @pytest.fixture
