@@ -29,6 +29,7 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
                 "images to video",
                 "wan vae",
                 "wan decode",
+                *families.search_words(),
                 "async",
             ],
             inputs=[

@@ -37,6 +37,11 @@ def names(conjunction: str) -> str:
     return f"{', '.join(most)} {conjunction} {last}"
 
 
+def search_words() -> list[str]:
+    """By which a node that decodes is looked for."""
+    return [f"{family.name.lower()} vae" for family in FAMILIES]
+
+
 def frame_rates() -> str:
     """What models make, for sentences: "Wan 2.1: 16, Wan 2.2 5B: 24"."""
     return ", ".join(f"{model}: {fps}" for family in FAMILIES for model, fps in family.models.items())

@@ -39,6 +39,7 @@ EXACT = Exact(
     frames_per_slot=4,
     to_frames=_frames,
     dropped_frames=lambda model: model.frames_to_trim,
+    tried_frames=2,
 )
 FAMILIES = (
     Family("TAEHV", lambda vae: vaes.model_name(vae) == "comfy.taesd.taehv.TAEHV", all_exact(EXACT), size=_size),

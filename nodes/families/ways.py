@@ -150,7 +150,10 @@ class Exact(Way):
     def _fits(self, vae) -> bool:
         """Whether what is caught of this model, which is loaded, are the frames that it decodes."""
         model = vae.first_stage_model
-        if self.tried_frames and model not in _fitting:
+        # A decoder that is caught as a whole another pack has wrapped, and often compiled: for the size of this latent,
+        # that would take minutes.
+        whole = self.layer is not None and self.layer(model) is model.decoder
+        if self.tried_frames and not whole and model not in _fitting:
             size = (1, vae.latent_channels, self.tried_frames, 2, 2)
             noise = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(vae.device, vae.vae_dtype)
             # Twice where they differ: on a GPU, a process's first convolutions may be done by other kernels.
@@ -161,7 +164,8 @@ class Exact(Way):
         pieces: list[torch.Tensor] = []
         self._stream(model, noise, pieces.append)
         whole = model.decode(noise)[0].nan_to_num()
-        return bool(pieces) and torch.equal(torch.cat(pieces, dim=1).nan_to_num(), whole)
+        # Some models gather what they decoded in main memory.
+        return bool(pieces) and torch.equal(torch.cat(pieces, dim=1).to(whole.device).nan_to_num(), whole)
 
     def _make_room(self, job: Job, keep: bool) -> tuple[bool, list[torch.nn.Module]]:
         """Load the VAE; whether the histories can stay on the GPU, all of them, and the pauses.

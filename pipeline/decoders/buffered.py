@@ -47,8 +47,8 @@ def decode(
 class Buffer:
     """Stands in for a tensor (1, C, T, H, W) that is written once, from its first frame to its last.
 
-    It can do `buffer[:, :, a:b].copy_(frames)` and `buffer[:, :, a:b] = frames`; what is more or else raises, so that
-    no pixel is lost in silence.
+    It can do `buffer[:, :, a:b].copy_(frames)`, `buffer[:, :, a:b] = frames` and `buffer.copy_(frames)`; what is more
+    or else raises, so that no pixel is lost in silence.
 
     Args:
         shape, dtype, device: of the tensor. The device is the decoder's, so that nothing is moved for its sake.
@@ -78,6 +78,11 @@ class Buffer:
 
     def __setitem__(self, at: Any, frames_bcthw: torch.Tensor) -> None:
         self[at].copy_(frames_bcthw)
+
+    def copy_(self, frames_bcthw: torch.Tensor, non_blocking: bool = False) -> Buffer:
+        """All of it at once."""
+        self[:, :, :].copy_(frames_bcthw)
+        return self
 
     def take(self, start: int, frames_bcthw: torch.Tensor) -> None:
         """Hand over what was written from frame `start` on."""

@@ -1,9 +1,13 @@
 """Every family in a real server: as an IMAGE and through the saver, the pixels and frames of VAE Decode."""
 
+import pytest
 from graph import Graph, assert_clean, run
 
 # Kind, channels and latent frames (0: a batch of three images), frames.
 STREAMED = [
+    ("wan 2.2", 48, 2, 5),
+    ("ltx", 128, 2, 9),
+    ("taehv", 16, 3, 9),
     ("hunyuan 1.0", 16, 3, 9),
     ("hunyuan 1.5", 32, 3, 9),
     ("minimax h3", 24, 8, 26),
@@ -13,7 +17,9 @@ STREAMED = [
 LATE = [("mochi", 12, 2, 7), ("cosmos", 16, 2, 9), ("svd", 4, 0, 3)]
 
 
-def test_the_same_pixels_as_the_stock_node(server, seed):
+@pytest.mark.parametrize("flags", ["server", "fp16_server"], ids=["float32", "bfloat16"])
+def test_the_same_pixels_as_the_stock_node(request, seed, flags):
+    server = request.getfixturevalue(flags)
     graph, compared, savers = Graph(), {}, {}
     for kind, channels, latent_frames, _ in STREAMED + LATE:
         vae = graph("AFPTestVAE", kind=kind, seed=seed)

@@ -27,6 +27,13 @@ class Later(torch.nn.Module):
             output_buffer[:, :, start : start + piece.shape[2]].copy_(piece)
 
 
+class AtOnce(Later):
+    """As a later ComfyUI's MiniMax H3 writes a single frame."""
+
+    def decode(self, x, output_buffer=None):
+        return output_buffer.copy_(self.pictures(x))
+
+
 class Halves(Later):
     """The left one of all frames first."""
 
@@ -69,8 +76,9 @@ def decoded(model):
     return vae, samples, report
 
 
-def test_it_is_streamed():
-    vae, samples, report = decoded(Later())
+@pytest.mark.parametrize("model", [Later, AtOnce])
+def test_it_is_streamed(model):
+    vae, samples, report = decoded(model())
     assert families.of(vae) is families.CHUNKED
     assert families.size_of(vae, samples) == (20, 16, 24)
     assert (report.decoded.decoder, report.frames) == ("exact", 20)

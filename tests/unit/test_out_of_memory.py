@@ -38,7 +38,8 @@ def whole(monkeypatch):
 @pytest.fixture(params=["wan 2.1", "wan 2.2"])
 def vae(request):
     vae = in_comfyui.vae(request.param)
-    wan.loaded(vae)  # compared before a test counts
+    wan.loaded(vae)  # both compared before a test counts
+    decoding.decode_image(vae, {"samples": torch.zeros(1, vae.latent_channels, 1, 1, 1)}, "exact")
     return vae
 
 
