@@ -20,6 +20,7 @@ from .conftest import PACK_NAME, REPO, Editor, Server
 from host import PromptRejected  # isort: skip  (in scripts/, which conftest put on the path)
 
 TEMPLATES = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
+NEED_MODELS = [name for name in TEMPLATES if name.startswith(("HunyuanVideo", "LTX", "Wan"))]
 
 
 def stored(name: str) -> dict:
@@ -33,9 +34,6 @@ def api_form(name: str) -> dict:
 def models(name: str) -> set[str]:
     """The files it needs; some are loaded by several nodes."""
     return {model["name"] for node in stored(name)["nodes"] for model in node["properties"].get("models", [])}
-
-
-NEED_MODELS = [name for name in TEMPLATES if models(name)]
 
 
 def without_titles(prompt: dict) -> dict:
