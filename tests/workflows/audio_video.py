@@ -1,7 +1,7 @@
-"""Stand-ins for LTX-2.3 and HunyuanVideo 1.5: see stand_ins.py, which calls these.
+"""Stand-ins for LTX-2.3, HunyuanVideo 1.5 and MiniMax H3: see stand_ins.py, which calls these.
 
-ComfyUI reads the sizes of LTX's models from the files; those of the text encoders and of HunyuanVideo's VAE are made
-small by small/.
+ComfyUI reads the sizes of LTX's models from the files; those of the text encoders and of other VAEs are made small
+by small/.
 """
 
 from __future__ import annotations
@@ -253,3 +253,62 @@ def ltx_upscaler(seed: int, path: Path) -> None:
     with torch.device("meta"):
         model = comfy.ldm.lightricks.latent_upsampler.LatentUpsampler.from_config(config, comfy.ops.disable_weight_init)
     save(random_weights(model, seed), path, {"config": json.dumps(config)})
+
+
+def gemma_lora(seed: int, path: Path, rank: int = 4) -> None:
+    import small
+
+    generator = torch.Generator().manual_seed(seed)
+    layer = "text_encoders.gemma3_12b.transformer.model.layers.0.self_attn.k_proj"
+    weights = {
+        f"{layer}.lora_A.weight": torch.randn(rank, small.WIDTH, generator=generator) / rank,
+        f"{layer}.lora_B.weight": 0.02 * torch.randn(32, rank, generator=generator),
+    }
+    save(weights, path)
+
+
+# MiniMax H3
+
+
+def minimax(seed: int, path: Path) -> None:
+    import comfy.ldm.minimax.model
+    import comfy.ops
+    import small
+
+    with torch.device("meta"):
+        model = comfy.ldm.minimax.model.MiniMaxH3Model(
+            hidden_size=128,
+            num_layers=2,
+            token_refiner_num_layers=1,
+            num_attention_heads=1,
+            attention_head_dim=128,
+            ffn_hidden_size=128,
+            text_dim=small.WIDTH,
+            time_embed_hidden_size=64,
+            time_embed_dim=64,
+            dtype=torch.float32,
+            device="meta",
+            operations=comfy.ops.disable_weight_init,
+        )
+    save(random_weights(model, seed), path)
+
+
+def qwen3_vl(seed: int, path: Path) -> None:
+    import comfy.text_encoders.minimax
+
+    text_encoder(comfy.text_encoders.minimax.MiniMaxQwen3VL, seed, path)
+
+
+def minimax_vae(seed: int, path: Path) -> None:
+    import comfy.ldm.minimax.vae
+
+    model = comfy.ldm.minimax.vae.MiniMaxH3VideoVAE()
+    save(random_weights(model, seed) | dict(model.named_buffers()), path)
+
+
+def minimax_audio_vae(seed: int, path: Path) -> None:
+    import comfy.ldm.minimax.audio_vae
+
+    model = comfy.ldm.minimax.audio_vae.MiniMaxH3AudioVAE()
+    filters = {name: buffer.clone() for name, buffer in model.named_buffers() if name.endswith("filter")}
+    save(random_weights(model, seed) | filters, path)

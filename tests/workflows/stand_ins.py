@@ -127,9 +127,18 @@ STAND_INS: dict[tuple[str, str], Callable[[int, Path], None]] = {
     ("latent_upscale_models", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"): audio_video.ltx_upscaler,
 }
 
+# What ComfyUI's own templates that are tested load besides.
+OFFICIAL: dict[tuple[str, str], Callable[[int, Path], None]] = {
+    ("loras", "gemma-3-12b-it-abliterated_lora_rank64_bf16.safetensors"): audio_video.gemma_lora,
+    ("diffusion_models", "minimax_h3_fl2va_pruned_int8_convrot.safetensors"): audio_video.minimax,
+    ("text_encoders", "qwen3vl_32b_minimax_h3_nvfp4_awq.safetensors"): audio_video.qwen3_vl,
+    ("vae", "minimax_h3_video_vae_fp16.safetensors"): audio_video.minimax_vae,
+    ("vae", "minimax_h3_audio_vae_fp32.safetensors"): audio_video.minimax_audio_vae,
+}
+
 
 def main(comfyui: str, models: str) -> None:
-    for seed, ((folder, name), make) in enumerate(STAND_INS.items()):
+    for seed, ((folder, name), make) in enumerate((STAND_INS | OFFICIAL).items()):
         path = Path(models) / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         make(seed, path)
