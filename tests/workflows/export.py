@@ -47,6 +47,8 @@ SETTINGS = {
 
 # Title, subtitle, what the last nodes do.
 CARDS = {
+    "HunyuanVideo 1.5 text to video": ("HunyuanVideo", "1.5 · text to video", "lanes"),
+    "LTX-2.3 text to video": ("LTX-2.3", "text to video · with sound", "lanes"),
     "Resume from rescued latents": ("Resume", "from rescued latents", "lanes"),
     "Wan 2.2 14B text to video": ("Wan 2.2 14B", "text to video", "lanes"),
     "Wan 2.2 14B text to video, 4 steps": ("Wan 2.2 14B", "text to video · 4 steps", "lanes"),
