@@ -49,7 +49,10 @@ def test_every_template_comes_back_as_it_was(everything: bool):
 @both
 def test_the_browser_makes_the_same_of_every_template(everything: bool):
     there = swap_in_node(
-        [{"file": str(file), "tiled": everything, "savers": everything} for file in template_files().values()]
+        [
+            {"file": str(file), "tiles": tiles, "everything": everything, "savers": everything}
+            for file in template_files().values()
+        ]
     )
     changed = [name for name, done in zip(template_files(), there, strict=True) if done["after"]]
     back = swap_in_node([{"workflow": swapped_templates(everything)[name][0], "reverse": True} for name in changed])
