@@ -276,6 +276,11 @@ def decode_inputs(node: dict, kind: str) -> list[dict]:
     return [slot for slot in inputs(node) if slot["name"] in (*DECODE_INPUTS, *DECODES[kind]["widgets"])]
 
 
+def in_order(slots: list[dict]) -> list[dict]:
+    """Inputs in the order that the editor gives them: those of widgets come last."""
+    return sorted(slots, key=lambda slot: bool(slot.get("widget")))
+
+
 def values_for(kind: str, *given: dict) -> dict:
     """Values of all widgets of one of ours, in their order."""
     known = {name: value for each in (DEFAULTS, *given) for name, value in each.items()}
@@ -321,7 +326,7 @@ def become_pair(graph: Graph, decode: dict, stands_for: str, video: dict) -> Non
     }
     become(video, kind, {**memory, "pos": grow_upwards(video)})
     others = [slot for slot in inputs(video) if slot["name"] in CREATE_VIDEO["inputs"]]
-    video["inputs"] = decode_inputs(decode, stands_for) + others
+    video["inputs"] = in_order([*decode_inputs(decode, stands_for), *others])
     set_to(video, values)
     graph.remove(decode, link)
     graph.aim_links(video)
@@ -338,7 +343,7 @@ def become_streamed(graph: Graph, decode: dict, stands_for: str, saver: dict, se
     values = values_for(kind, settings_of_decode(decode), rates)
     memory = {"decode": remember(decode, "pos", "outputs", *WIDGET_VALUES)}
     become(decode, kind, {**memory, "pos": grow_upwards(decode)})
-    decode["inputs"] = [*decode_inputs(decode, stands_for), {"name": "audio", "type": "AUDIO", "link": None}]
+    decode["inputs"] = in_order([*decode_inputs(decode, stands_for), {"name": "audio", "type": "AUDIO", "link": None}])
     if rate is not None:
         saver["inputs"] = [slot for slot in saver["inputs"] if slot["name"] != "fps"]
         decode["inputs"].append(widget_slot("fps", "FLOAT", rate))

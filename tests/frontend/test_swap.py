@@ -89,13 +89,17 @@ UNKNOWN = " (unknown VAE: what is won shows when it runs)"
 
 
 def without_what_the_editor_adds(workflow: dict) -> dict:
-    """A workflow in which our nodes have no size, which is as large as their names need, nor their widget once more."""
+    """A workflow in which our nodes have no size, which is as large as their names need, and no input for a widget
+    that nothing is linked to.
+    """
     for graph in graphs_of(workflow):
         for node in graph["nodes"]:
             if node["type"].startswith("Async"):
                 del node["size"]
                 node.pop("widgets_values_named", None)
-                node["inputs"] = [slot for slot in node["inputs"] if slot["name"] not in OWN]
+                node["inputs"] = [
+                    slot for slot in node["inputs"] if slot["link"] is not None or slot["name"] not in DEFAULTS
+                ]
     return workflow
 
 

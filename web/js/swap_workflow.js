@@ -267,6 +267,9 @@ function decodeInputs(node, type) {
   return inputs(node).filter((slot) => names.includes(slot.name))
 }
 
+/** Inputs in the order that the editor gives them: those of widgets come last. */
+const inOrder = (slots) => [...slots].sort((a, b) => Boolean(a.widget) - Boolean(b.widget))
+
 /** Values of all widgets of one of ours, in their order. */
 function valuesFor(type, ...given) {
   const known = Object.assign({}, DEFAULTS, ...given)
@@ -313,7 +316,7 @@ function becomePair(graph, decode, standsFor, video) {
   }
   become(video, type, { ...memory, pos: growUpwards(video) })
   const others = inputs(video).filter((slot) => CREATE_VIDEO.inputs.includes(slot.name))
-  video.inputs = [...decodeInputs(decode, standsFor), ...others]
+  video.inputs = inOrder([...decodeInputs(decode, standsFor), ...others])
   setTo(video, values)
   graph.remove(decode, link)
   graph.aimLinks(video)
@@ -330,7 +333,7 @@ function becomeStreamed(graph, decode, standsFor, saver, settings) {
   const values = valuesFor(type, settingsOfDecode(decode), rates)
   const memory = { decode: remember(decode, 'pos', 'outputs', ...WIDGET_VALUES) }
   become(decode, type, { ...memory, pos: growUpwards(decode) })
-  decode.inputs = [...decodeInputs(decode, standsFor), { name: 'audio', type: 'AUDIO', link: null }]
+  decode.inputs = inOrder([...decodeInputs(decode, standsFor), { name: 'audio', type: 'AUDIO', link: null }])
   if (rate !== null) {
     saver.inputs = inputs(saver).filter((slot) => slot.name !== 'fps')
     decode.inputs.push(widgetSlot('fps', 'FLOAT', rate))
@@ -481,7 +484,7 @@ function restoreDecode(graph, node) {
 
 function restorePair(file, graph, node) {
   const memory = memoryOf(node, 'pair') ?? stockPair(graph, node)
-  let { decode, link } = structuredClone({ decode: memory.decode, link: memory.link })
+  const { decode, link } = structuredClone({ decode: memory.decode, link: memory.link })
   if (decode.id === null || graph.nodes.has(decode.id)) decode.id = file.newId('node')
   if (get(link, 'id') === null || graph.linkPositions.has(get(link, 'id'))) {
     put(link, 'id', file.newId('link'))
@@ -494,15 +497,15 @@ function restorePair(file, graph, node) {
   node.inputs = inputs(node).filter((slot) => !TILES.includes(slot.name))
   decode.pos = movedAlong(decode.pos, memory.pos, node.pos)
   if ((decode.mode ?? 0) !== (node.mode ?? 0)) decode.mode = node.mode ?? 0
-  decode = withChanges(decode, node, settingsOfDecode(decode))
+  const stock = withChanges(decode, node, settingsOfDecode(decode))
   const video = withChanges(memory.create_video, node, settingsOfVideo(memory.create_video))
   const pos = movedAlong(video.pos, memory.pos, node.pos)
   revert(node, { ...video, pos, inputs: withFrames(inputs(video)) })
   named(node, CREATE_VIDEO.frames).link = get(link, 'id')
-  graph.add(decode, link, memory.decode_position, memory.link_position)
-  graph.aimLinks(decode)
+  graph.add(stock, link, memory.decode_position, memory.link_position)
+  graph.aimLinks(stock)
   graph.aimLinks(node)
-  return [decode, node]
+  return [stock, node]
 }
 
 /**
