@@ -254,7 +254,12 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
 
     for node, output in (("AsyncVAEDecodeTiled", "images"), ("AsyncVAEDecodeTiledToVideo", "video")):
         nodes = source | {
-            "decode": (node, [40, 200], [290, 180 if output == "images" else 280], {}),
+            "decode": (
+                node,
+                [40, 200],
+                [290, 180 if output == "images" else 280],
+                {"fps": 24} if output == "video" else {},
+            ),
             "save": ("SaveVideoStreaming", [80, 450 if output == "images" else 550], [250, 130], save),
         }
         links = [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "save", output)]
