@@ -81,7 +81,7 @@ TILES = {
 
 
 def tile_inputs() -> list[io.Int.Input]:
-    """Those of VAE Decode (Tiled)."""
+    """Those of VAE Decode (Tiled), which marks them as advanced: they are what this node is for."""
     tooltips = {
         "tile_size": "Pixels of a tile across and down. Smaller ones take less memory, more time and have more seams.",
         "overlap": "Pixels that tiles share, where one fades into the next; at most a quarter of a tile.",
@@ -91,9 +91,7 @@ def tile_inputs() -> list[io.Int.Input]:
     }
     default = Tiling()
     return [
-        io.Int.Input(
-            name, default=getattr(default, name), min=low, max=high, step=step, advanced=True, tooltip=tooltips[name]
-        )
+        io.Int.Input(name, default=getattr(default, name), min=low, max=high, step=step, tooltip=tooltips[name])
         for name, (low, high, step) in TILES.items()
     ]
 

@@ -157,7 +157,8 @@ class InTiles(Way):
         if self.streaming is None:
             return int(vae.memory_used_decode(latent.shape, vae.vae_dtype))
         each = self.streaming.needed_for(vae, latent, self._pixels_of_a_tile(job, plan))
-        return count * each - (count - 1) * (self.streaming.pausing if isinstance(self.streaming, Buffered) else 0)
+        pausing = self.streaming.pausing if isinstance(self.streaming, Buffered) else 0
+        return count * each - (count - 1) * min(pausing, each // 2)  # of a small tile, less is let go of
 
     def _pixels_of_a_tile(self, job: Job, plan: Plan) -> Axes:
         return self.family.size(job.vae, _of_a_tile(job, plan)) or plan.pixels

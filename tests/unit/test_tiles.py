@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from async_frame_pipeline.pipeline.decoders.fast.plan import Room
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 
 from . import in_comfyui
 from ..server.pack import vaes as tiny
 from .streams import out_of_memory
 
+import comfy.utils
 from async_frame_pipeline.nodes import decoding
 from async_frame_pipeline.nodes.comfyui import tiling
 from async_frame_pipeline.nodes.comfyui.tiling import Tiling
@@ -55,6 +57,8 @@ SETTINGS = {
     "one tile": (99, 1, 999, 1),
 }
 KINDS = ["ltx", "wan 2.1", "wan 2.2", "hunyuan 1.0", "hunyuan 1.5", "cogvideox", "taehv"]
+# With the first two everything is tried; with the others, what depends on the family.
+CELLS = [(kind, name) for kind in KINDS for name in SETTINGS if kind in KINDS[:2] or name in ("lockstep", "rows")]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -67,10 +71,10 @@ def vae(kind):
     return in_comfyui.vae(kind)
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(("kind", "settings"), CELLS, indirect=["kind"])
 def test_the_bits_of_the_stock_node(kind, vae, settings, no_stock_way):
     for frames, height, width in ((1, 3, 5), (5, 5, 6)):
-        samples, asked = latent_for(vae, frames, height, width), scaled(vae, *settings)
+        samples, asked = latent_for(vae, frames, height, width), scaled(vae, *SETTINGS[settings])
         stock = no_stock_way(vae, samples, asked)
         image, report = decoding.decode_image_with_report(vae, samples, tiling=asked)
         assert report.decoded.decoder == STREAMED
@@ -158,3 +162,57 @@ def test_out_of_memory(kind, vae, settings, monkeypatch, caplog):
     assert "in tiles of 64 pixels and not of 128" in report.decoded.notes[1]
     with pytest.raises(torch.OutOfMemoryError, match="tile_size 128 and temporal_size"):
         fail(99)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("seedvr2", "this VAE has tiles of its own"),
+        ("minimax h3", "this VAE has tiles of its own"),
+        ("mochi", "temporal_size takes in all of the video, and this VAE decodes that at once"),
+        ("noisy ltx", "this VAE draws random numbers while it decodes"),
+        ("image", "is not one video"),
+        ("replaced", "another node or pack replaced the VAE's decode"),
+        ("blended otherwise", "this ComfyUI decodes in a way this version of the pack does not know"),
+    ],
+)
+def test_what_is_not_known_goes_the_stock_way(kind, why, monkeypatch):
+    vae = tiny.ltx(1, "0.9.1") if " ltx" in kind else in_comfyui.vae("image" if kind == "image" else kind_of(kind))
+    if kind == "replaced":
+        vae.decode_tiled = vae.decode_tiled
+    if kind == "blended otherwise":
+        own = comfy.utils.tiled_scale_multidim
+        monkeypatch.setattr(comfy.utils, "tiled_scale_multidim", lambda *args, **more: own(*args, **more) * 0.999)
+    shape = (2, 4, 9, 9) if kind == "image" else (1, vae.latent_channels, 3, 3, 6)
+    samples = {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(0))}
+    asked = Tiling(64 if kind == "image" else 4 * vae.spacial_compression_decode(), 0, 4096, 8)
+    torch.manual_seed(0)
+    stock = tiling.stock_decode(vae, samples, asked)
+    torch.manual_seed(0)
+    image, report = decoding.decode_image_with_report(vae, samples, tiling=asked)
+    assert report.decoded.decoder == "stock" and why in report.decoded.reason
+    assert torch.equal(image, stock)
+
+
+def kind_of(kind: str) -> str:
+    return {"replaced": "wan 2.1", "blended otherwise": "wan 2.1"}.get(kind, kind)
+
+
+def test_vaes_that_decode_at_once_are_streamed_in_stretches(no_stock_way):
+    vae = in_comfyui.vae("mochi")
+    samples, asked = latent_for(vae, 5, 3, 5), scaled(vae, 4, 1, 3, 1)
+    stock = no_stock_way(vae, samples, asked)
+    assert torch.equal(decoding.decode_image(vae, samples, tiling=asked), stock)
+
+
+def test_it_says_when_no_tiles_were_needed(monkeypatch):
+    vae = in_comfyui.vae("ltx")
+    samples, asked = latent_for(vae, 2, 3, 5), scaled(vae, 4, 1, 999, 1)
+    said = "It would have fitted without tiles"
+    assert said in decoding.decode_image_with_report(vae, samples, tiling=asked)[1].text()
+    one_tile = scaled(vae, 99, 1, 999, 1)
+    assert said not in decoding.decode_image_with_report(vae, samples, tiling=one_tile)[1].text()
+    monkeypatch.setattr(tiled.memory, "room", lambda vae, model: Room(0, 0, 0))
+    image, report = decoding.decode_image_with_report(vae, samples, tiling=asked)
+    assert said not in report.text() and "nothing overlapped until the last one" in report.text()
+    assert torch.equal(image, tiling.stock_decode(vae, samples, asked))
