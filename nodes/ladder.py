@@ -21,7 +21,7 @@ def climb_down(job: Job) -> None:
     Raises:
         What the last way raises, or a lane whichever the way, but for memory that ran out.
     """
-    if all(way.name != "fast" for way in job.family.ways):
+    if job.tiling is None and all(way.name != "fast" for way in job.family.ways):
         job.reason = job.reason or Text("there is no fast decoder for %family%", family=job.family.name)
         job.reasons["fast"] = job.reason
     said_no_fast = False

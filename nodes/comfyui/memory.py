@@ -106,6 +106,11 @@ def make_room() -> None:
     model_management.soft_empty_cache()
 
 
+def out_of_memory(message: str) -> Exception:
+    """An error that ComfyUI counts as out of memory."""
+    return model_management.OOM_EXCEPTION(message)
+
+
 def is_oom(error: BaseException) -> bool:
     """Whether ComfyUI counts this error as out of memory."""
     traceback, context = error.__traceback__, error.__context__

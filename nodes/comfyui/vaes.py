@@ -18,6 +18,7 @@ import nodes as core_nodes
 from ...pipeline.text import Text
 
 UNKNOWN = Text("this ComfyUI decodes in a way this version of the pack does not know")
+REPLACED = Text("another node or pack replaced the VAE's decode")
 
 # By the function that a VAE's class decodes with, the model's class, and `into_buffer`: whether it does what
 # `_rehearse` looks for.
@@ -129,27 +130,27 @@ def size_of_buffer(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
 def why_not_known(vae, into_buffer: bool = False) -> str | None:
     """Why `first_stage_model.decode(latent)`, or with `into_buffer` `decode(latent, output_buffer=...)`, may not be
     called in the place of `VAE.decode`; None if it may."""
-    if not (_is_cores_own(vae) and _is_cores_own(vae.first_stage_model)):
-        return Text("another node or pack replaced the VAE's decode")
+    if not (is_cores_own(vae) and is_cores_own(vae.first_stage_model)):
+        return REPLACED
     # What is done around a model may depend on which it is.
     decode = type(vae).decode, type(vae.first_stage_model), into_buffer
     if decode not in _is_known:
         _is_known[decode] = _rehearse(vae, into_buffer)
-    return _why_no_frames(vae) if _is_known[decode] else UNKNOWN
+    return why_no_frames(vae) if _is_known[decode] else UNKNOWN
 
 
 def why_not_in_batches(vae) -> str | None:
     """Why a batch may not be given to `first_stage_model.decode` in parts of `memory.batch_size` in the place of
     `VAE.decode`; None if it may."""
-    if not (_is_cores_own(vae) and _is_cores_own(getattr(vae, "first_stage_model", vae))):
-        return Text("another node or pack replaced the VAE's decode")
+    if not (is_cores_own(vae) and is_cores_own(getattr(vae, "first_stage_model", vae))):
+        return REPLACED
     decode = type(vae).decode, type(vae.first_stage_model)
     if decode not in _is_known_of_batches:
         _is_known_of_batches[decode] = _rehearse_batch(vae)
-    return _why_no_frames(vae) if _is_known_of_batches[decode] else UNKNOWN
+    return why_no_frames(vae) if _is_known_of_batches[decode] else UNKNOWN
 
 
-def _why_no_frames(vae) -> str | None:
+def why_no_frames(vae) -> str | None:
     """Why what the model puts out cannot be taken for frames; None if it can."""
     if vae.output_channels != 3 or getattr(vae, "conv_out_channels", 3) != 3:
         return Text("the VAE's output is not RGB")
@@ -172,10 +173,10 @@ def output_range(vae) -> tuple[bool, bool] | None:
     return (False, False) if torch.equal(processed, probe) else None
 
 
-def _is_cores_own(owner) -> bool:
-    """Whether `owner.decode` is the method its class was written with, not one patched in since."""
-    code = getattr(type(owner).decode, "__code__", None)
-    return "decode" not in vars(owner) and code is not None and code.co_filename == inspect.getfile(type(owner))
+def is_cores_own(owner, name: str = "decode") -> bool:
+    """Whether a method is the one that the owner's class was written with, not one patched in since."""
+    code = getattr(getattr(type(owner), name, None), "__code__", None)
+    return name not in vars(owner) and code is not None and code.co_filename == inspect.getfile(type(owner))
 
 
 def _rehearse(vae, into_buffer: bool) -> bool:
@@ -203,7 +204,7 @@ def _rehearse(vae, into_buffer: bool) -> bool:
         stand_in.first_stage_model = model
         stand_in.device = stand_in.output_device = torch.device("cpu")
         stand_in.process_output = lambda frames: frames.mul_(0.25)
-        frames_thwc = _with_nothing_loaded(type(vae).decode)(stand_in, latent)
+        frames_thwc = with_nothing_loaded(type(vae).decode)(stand_in, latent)
         [((given,), options, buffer_given)] = calls
         if options or buffer_given != into_buffer:
             return False
@@ -230,7 +231,7 @@ def _rehearse_batch(vae) -> bool:
         stand_in.memory_used_decode = lambda shape, dtype: 200
         stand_in.device = stand_in.output_device = torch.device("cpu")
         stand_in.process_output = lambda frames: frames.mul_(0.25)
-        frames = _with_nothing_loaded(type(vae).decode)(stand_in, latent)
+        frames = with_nothing_loaded(type(vae).decode)(stand_in, latent)
         expected = decoded.to(vae.vae_dtype).to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
         in_parts = [len(part) for part in parts] == [2, 2, 1]
         return in_parts and torch.equal(torch.cat(parts), latent.to(vae.vae_dtype)) and torch.equal(frames, expected)
@@ -238,7 +239,7 @@ def _rehearse_batch(vae) -> bool:
         return False
 
 
-def _with_nothing_loaded(decode: Callable) -> Callable:
+def with_nothing_loaded(decode: Callable) -> Callable:
     """The same function, whose `model_management` loads no models."""
 
     class Idle:

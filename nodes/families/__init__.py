@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from ...pipeline.text import Text
 from ..comfyui import vaes
-from . import cogvideox, hunyuan, ltx, minimax, seedvr2, taehv, wan
+from ..comfyui.tiling import Tiling
+from . import cogvideox, hunyuan, ltx, minimax, seedvr2, taehv, tiled, wan
 from .chunked import CHUNKED
 from .family import Family, Job, Output
 from .ways import LATE, STOCK, TILED
@@ -47,10 +48,12 @@ def frame_rates() -> str:
     return ", ".join(f"{model}: {fps}" for family in FAMILIES for model, fps in family.models.items())
 
 
-def job(vae, samples: dict, decoder: str, output: Output) -> Job:
+def job(vae, samples: dict, decoder: str, output: Output, tiling: Tiling | None = None) -> Job:
     """A decode to be done; for the errors see `check`."""
     check(vae, samples)
     family = of(vae)
+    if tiling is not None:
+        return Job(vae, samples, tiled.NAME, output, tiled.in_tiles(family, tiling), tiling)
     return Job(vae, samples, decoder, output, family, reason=_why_unknown(vae) if family is OTHER else "")
 
 
@@ -81,6 +84,7 @@ def check(vae, samples: dict) -> None:
     )
 
 
-def size_of(vae, samples: dict) -> tuple[int, int, int] | None:
+def size_of(vae, samples: dict, tiling: Tiling | None = None) -> tuple[int, int, int] | None:
     """(frames, height, width) that decoding will give, or None where only decoding tells."""
-    return of(vae).size(vae, vaes.latent_of(samples))
+    family = of(vae) if tiling is None else tiled.in_tiles(of(vae), tiling)
+    return family.size(vae, vaes.latent_of(samples))

@@ -37,7 +37,7 @@ def needed(size: tuple[int, int, int], itemsize: int) -> int:
 
 
 # A piece is 9 frames of 1280x704.
-EXACT = Buffered(frames_per_slot=4, caching=caching, needed=needed)
+EXACT = Buffered(frames_per_slot=4, caching=caching, needed=needed, pausing=WORKING // 2)
 FAMILIES = (
     Family(
         "LTX",

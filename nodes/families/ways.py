@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -133,6 +134,24 @@ class Exact(Way):
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
+    def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
+        """How many bytes of memory to ask for."""
+        if self.little is None:
+            return int(vae.memory_used_decode(latent.shape, vae.vae_dtype))
+        halves = size[1] * size[2] * vae.vae_dtype.itemsize // 2
+        return int(halves * (self.little.working + self.little.staying) * GAPS_WITHOUT_PAUSES)
+
+    @contextlib.contextmanager
+    def held(self, vae) -> Iterator[None]:
+        """For the length of some `stream_tile`; the VAE is loaded."""
+        if not self._fits(vae):
+            raise ValueError(vaes.UNKNOWN)
+        yield
+
+    def stream_tile(self, vae, latents: torch.Tensor, submit: Callable) -> None:
+        """Decode (1, C, T, h, w), given as the model gets it, submitting its pieces."""
+        self._stream(vae.first_stage_model, latents, submit)
+
     def _stream(self, model, latents: torch.Tensor, submit: Callable, *more) -> None:
         if self.layer is None:
             self.own_loop(model, latents, submit)
@@ -214,11 +233,13 @@ class Buffered(Way):
         caching: of the VAE's model, see `buffered.decode`.
         needed: of a video of (frames, height, width) and a dtype of so many bytes: how many bytes the modules hold
             beside their weights; None if ComfyUI's own estimate is as good.
+        pausing: how much less of that a decode holds between two pieces.
     """
 
     frames_per_slot: int
     caching: Callable[[torch.nn.Module], list[torch.nn.Module]] = lambda model: []
     needed: Callable[[tuple[int, int, int], int], int] | None = None
+    pausing: int = 0
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
@@ -235,12 +256,25 @@ class Buffered(Way):
         vae, model = job.vae, job.vae.first_stage_model
 
         def decode(submit):
-            needed = self.needed and int(self.needed(job.size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
-            memory.load_for_decoding(vae, job.latent, needed)
+            memory.load_for_decoding(vae, job.latent, self.needed_for(vae, job.latent, job.size))
             latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
             buffered.decode(model, latents, submit, vae.vae_output_dtype(), self.caching(model))
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
+
+    def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
+        """How many bytes of memory to ask for."""
+        if self.needed is None:
+            return int(vae.memory_used_decode(latent.shape, vae.vae_dtype))
+        return int(self.needed(size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
+
+    def held(self, vae) -> contextlib.AbstractContextManager[None]:
+        """For the length of some `stream_tile`; the VAE is loaded."""
+        return buffered.compacted(self.caching(vae.first_stage_model))
+
+    def stream_tile(self, vae, latents: torch.Tensor, submit: Callable) -> None:
+        """Decode (1, C, T, h, w), given as the model gets it, submitting its pieces."""
+        buffered.decode(vae.first_stage_model, latents, submit, vae.vae_output_dtype())
 
 
 @dataclass(frozen=True)
@@ -311,7 +345,7 @@ class Tiled(Way):
         job.warn(
             Text("out of memory: decoding in tiles as the stock node does, which takes longer and can leave seams")
         )
-        _without_lanes(job, lambda: vaes.tiled_decode(job.vae, job.latent))
+        without_lanes(job, lambda: vaes.tiled_decode(job.vae, job.latent))
 
 
 class Stock(Way):
@@ -322,10 +356,10 @@ class Stock(Way):
 
     def decode(self, job: Job) -> None:
         say(f"decoding the stock way: {job.reason}")
-        _without_lanes(job, lambda: vaes.stock_decode(job.vae, job.samples))
+        without_lanes(job, lambda: vaes.stock_decode(job.vae, job.samples))
 
 
-def _without_lanes(job: Job, decode: Callable[[], torch.Tensor]) -> None:
+def without_lanes(job: Job, decode: Callable[[], torch.Tensor]) -> None:
     """Decode all of it, then hand it on; the time that takes counts, and the node says that it passes."""
     decoded = job.output.decoded
     live.tell("stock", Report(decoded=decoded))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,12 +36,22 @@ def decode(
     Stream: kernels are launched on the caller's current stream, as the model does.
     """
     buffer = Buffer(model.decode_output_shape(latents_bcthw.shape), dtype, latents_bcthw.device, submit)
+    with compacted(caching):
+        model.decode(latents_bcthw, output_buffer=buffer)
+
+
+@contextlib.contextmanager
+def compacted(caching: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """For the length of one decode, or of several that go on in turns, let modules hold what they remember in copies.
+
+    Not to be nested by decodes that end in another order than they began in.
+    """
     with contextlib.ExitStack() as caches:
         for module in caching:
             own = module.temporal_cache_state
             caches.callback(setattr, module, "temporal_cache_state", own)
             module.temporal_cache_state = Compact(own)
-        model.decode(latents_bcthw, output_buffer=buffer)
+        yield
 
 
 class Buffer:

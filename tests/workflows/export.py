@@ -254,6 +254,20 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
     show(editor, nodes, [*links, ("scale", 0, "video", "images"), ("video", 0, "save", "video")])
     save_jpg(picture(page, 640, everything), HELP / "AsyncVAEDecodeVideo" / "graph.jpg")
 
+    for node, output in (("AsyncVAEDecodeTiled", "images"), ("AsyncVAEDecodeTiledToVideo", "video")):
+        nodes = source | {
+            "decode": (
+                node,
+                [40, 200],
+                [290, 180 if output == "images" else 280],
+                {"fps": 24} if output == "video" else {},
+            ),
+            "save": ("SaveVideoStreaming", [80, 450 if output == "images" else 550], [250, 130], save),
+        }
+        links = [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "save", output)]
+        show(editor, nodes, links)
+        save_jpg(picture(page, 640, everything), HELP / node / "graph.jpg")
+
     nodes = {
         "sample": ("SampleVideoLatent", [0, 0], [270, 70], {}),
         "decode": ("AsyncVAEDecodeToVideo", [40, 140], [270, 178], {}),

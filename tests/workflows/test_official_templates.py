@@ -39,7 +39,7 @@ def exported(server, tmp_path_factory) -> Iterator[Callable[[str], dict]]:
         def export(name: str) -> dict:
             swapped = folder / f"{name}.json"
             command = [sys.executable, "-m", "automation", "swap", templates / f"{name}.json", swapped]
-            subprocess.run([*command, "--tiled", "--savers"], cwd=REPO, check=True)
+            subprocess.run([*command, "--savers"], cwd=REPO, check=True)
             editor.page.evaluate("graph => app.loadGraphData(graph)", json.loads(swapped.read_text()))
             return editor.exported()["output"]
 

@@ -4,7 +4,13 @@
 // widgets with a property of that name, but nothing gives it to them, and it keeps their room free.
 import { app } from '../../../scripts/app.js'
 
-const NODES = ['AsyncVAEDecodeVideo', 'AsyncVAEDecodeToVideo', 'SaveVideoStreaming']
+const NODES = [
+  'AsyncVAEDecodeVideo',
+  'AsyncVAEDecodeToVideo',
+  'AsyncVAEDecodeTiled',
+  'AsyncVAEDecodeTiledToVideo',
+  'SaveVideoStreaming'
+]
 
 app.registerExtension({
   name: 'async-frame-pipeline.advancedInputs',

@@ -2,7 +2,13 @@
 import { app } from '../../../scripts/app.js'
 import { choice } from './user_language.js'
 
-const NODES = ['AsyncVAEDecodeVideo', 'AsyncVAEDecodeToVideo', 'SaveVideoStreaming']
+const NODES = [
+  'AsyncVAEDecodeVideo',
+  'AsyncVAEDecodeToVideo',
+  'AsyncVAEDecodeTiled',
+  'AsyncVAEDecodeTiledToVideo',
+  'SaveVideoStreaming'
+]
 
 app.registerExtension({
   name: 'async-frame-pipeline.choices',

@@ -13,7 +13,13 @@ import { languagesLoaded, menuEntry, onLanguageChange, userLanguage } from './us
 const EVENT = 'async-frame-pipeline.lanes'
 const OUTPUT = 'async_frame_pipeline'
 const SAVER = 'SaveVideoStreaming'
-const OUR_TYPES = ['AsyncVAEDecodeVideo', 'AsyncVAEDecodeToVideo', SAVER]
+const OUR_TYPES = [
+  'AsyncVAEDecodeVideo',
+  'AsyncVAEDecodeToVideo',
+  'AsyncVAEDecodeTiled',
+  'AsyncVAEDecodeTiledToVideo',
+  SAVER
+]
 const HIDES_PREVIEW = 'async_frame_pipeline_hides_preview' // a node's property
 
 // node -> its panel, and the event that it shows. Weak, since nobody says that a node in a subgraph is gone when the

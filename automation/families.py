@@ -1,0 +1,56 @@
+"""Which VAE a decode gets, by the names of files; and what is won with it. web/js/swap_families.js is its twin.
+
+A workflow does not hold the model, so this is what a careful reader would say of it, and no more.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .rules import DECODES, FAMILIES, LONGEST_ROW, REASONS
+
+# What a loader is set to, and not what else may stand in a node that loads.
+_FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf)$|^(light)?tae\w+$", re.IGNORECASE)
+
+
+def family_of(file_names: list[str]) -> dict | None:
+    """The family of a VAE that comes out of a node which loads these files; None if that cannot be told."""
+    names = [re.split(r"[/\\]", name)[-1] for name in file_names if _FILE.search(name)]
+    with_vae = [name for name in names if "vae" in name.lower()]
+    found = {}
+    for name in with_vae or names:
+        for family in FAMILIES:
+            if any(re.search(pattern, name, re.IGNORECASE) for pattern in family["files"]):
+                found[family["name"]] = family
+                break
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def choose(kind: str, family: dict | None, tiles: str, values: dict, in_use: bool) -> tuple[str, str, str]:
+    """What a decode is to become.
+
+    Args:
+        kind: its type.
+        family: of its VAE, if that is known.
+        tiles: of a decode in tiles: "same", "without", or "auto" for what the rules say.
+        values: of its tile settings.
+        in_use: whether something else sets them.
+    Returns:
+        The stock decode whose place is taken: of one in tiles, that without tiles where they go. What is won by it, one
+        of the rules' `won`. And why it has to be left alone, else "".
+    """
+    rule = DECODES[kind]
+    in_whole = family["won"] if family else "unknown"
+    if "without_tiles" not in rule:
+        return kind, in_whole, ""
+    enough = (family or {}).get("without_tiles_from")
+    saves_nothing = bool(enough) and all(values[name] >= least for name, least in enough.items())
+    if tiles == "without" and in_use:
+        return kind, "", REASONS["tiles_in_use"]
+    if tiles == "without" or (tiles == "auto" and saves_nothing and not in_use):
+        untiled = "without_tiles" if saves_nothing else "untiled" if in_whole == "streamed" else in_whole
+        return rule["without_tiles"], untiled, ""
+    if family is None:
+        return kind, "unknown", ""
+    streams = family["tiles"] == "any" or (family["tiles"] == "rows" and values["temporal_size"] <= LONGEST_ROW)
+    return kind, "in_tiles" if streams else "nothing", ""
