@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import rescue, values
+from . import families, rescue, values
 from .checked import checked_fps
 from .inputs import decoder_input, samples_input, save_latents_first_input, vae_input, video_inputs
 from .latent_video import LatentVideo
