@@ -45,6 +45,6 @@ FAMILIES = (
         all_exact(EXACT),
         size=vaes.size_of_buffer,
         channels=128,
-        models={"LTX-Video": 24, "LTX-2": 25, "LTX-2.3": 24},
+        models={"LTX-Video": 24, "LTX-2": 25, "LTX-2.3": 25},
     ),
 )
