@@ -139,8 +139,6 @@ class _Image:
 
     def stream(self, decode: Callable, spec: VideoSpec, frames_per_slot: int, slots: int | None) -> None:
         sink = TensorSink(self._dtype)
-        # More would help an encoder only.
-        slots = min(slots or lanes.SLOTS, lanes.SLOTS)
         self.report = lanes.run(decode, spec, [sink], frames_per_slot, decoded=self.decoded, slots=slots)
         self.frames_thwc = sink.frames_thwc
 

@@ -178,7 +178,8 @@ class LatentVideo(Input.Video):
     def _decoded_size(self) -> tuple[int, int, int]:
         """(frames, height, width) of all of it."""
         if self._size is None:  # a VAE whose ratios do not tell
-            frames_thwc = decoding.decode_image(self._vae, self._samples, self._decoder, self._tiling)
+            with self.rescuing(self._save_first):
+                frames_thwc = decoding.decode_image(self._vae, self._samples, self._decoder, self._tiling)
             self._size = tuple(frames_thwc.shape[:3])
         return self._size
 

@@ -42,6 +42,12 @@ def decoder_name(vae) -> str:
     return _class_name(decoder_of(vae))
 
 
+def is_wrapped(module) -> bool:
+    """Whether somebody compiled a module or replaced its `forward`: what lies in it may then never be called."""
+    compiled = getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    return compiled or "forward" in vars(module)
+
+
 def _class_name(module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 

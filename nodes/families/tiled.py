@@ -90,7 +90,7 @@ class InTiles(Way):
         there = memory.room(vae, vae.patcher)
         in_time, together = len(plan.rows) > 1, self._needed(job, plan, len(plan.rows[0]))
         how = [] if plan.is_one_tile else self._would_fit_without(job, there)
-        if not in_time and together <= there.emptied:
+        if not in_time and (plan.is_one_tile or together <= there.emptied):
             self._stream(job, self._side_by_side(job, plan), together, FRAMES_PER_SLOT, 2 * SLOTS, how)
             return
         if not in_time:
@@ -111,7 +111,10 @@ class InTiles(Way):
     def decode_in_least(self, job: Job, asked: Tiling) -> None:
         """Tile by tile, summed up in main memory, with the fewest and smallest slots."""
         plan = tiling.plan(job.vae, job.latent, asked)
-        decode = self._one_by_one(job, plan, torch.device("cpu"))
+        if plan.is_one_tile and self.streaming is not None:
+            decode = self._side_by_side(job, plan)  # nothing takes less
+        else:
+            decode = self._one_by_one(job, plan, torch.device("cpu"))
         self._stream(job, decode, self._needed(job, plan, 1), frames_per_slot=1, slots=2, how=[])
 
     def _stream(

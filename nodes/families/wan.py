@@ -265,10 +265,7 @@ def last_layer(model: torch.nn.Module) -> torch.nn.Module:
     decoder itself, whose outputs come in bursts of a whole chunk.
     """
     decoder = model.decoder
-    compiled = getattr(decoder, "_compiled_call_impl", None) is not None or hasattr(decoder, "_orig_mod")
-    if compiled or "forward" in vars(decoder):
-        return decoder
-    return decoder.head[-1]
+    return decoder if vaes.is_wrapped(decoder) else decoder.head[-1]
 
 
 def enlarging(model: torch.nn.Module) -> list[torch.nn.Module]:

@@ -107,7 +107,12 @@ class Exact(Way):
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
-        return why_not_streamed(job)
+        decoder = vaes.decoder_of(job.vae)
+        reason = why_not_streamed(job)
+        if reason is None and self.layer is not None and decoder is not None and vaes.is_wrapped(decoder):
+            # The layer may never be called as a module; a decoder that is caught as a whole is.
+            return None if self.layer(job.vae.first_stage_model) is decoder else vaes.REPLACED
+        return reason
 
     def decode(self, job: Job) -> None:
         self.run(job, self.frames_per_slot)

@@ -79,7 +79,7 @@ class Paused:
         if self._thread.ident is not None:
             self._go.release()
             self._thread.join()
-        self._ended, self._error = True, None
+        self._ended, self._error, self._decode = True, None, None
 
     def __enter__(self) -> Paused:
         return self

@@ -236,8 +236,13 @@ def decode(
         for number, row in enumerate(plan.rows):
             for tile in row:
                 add(decode_tile(tile.of(video_1cthw))[0], tile.pixels_at, sums, masks)
-            for part in few_at_a_time(sums.take(plan.final_before(number))):
-                submit(part.to(device))
+            _submit(sums.take(plan.final_before(number)), submit, device)
+
+
+def _submit(frames_cthw: torch.Tensor, submit: Submit, device: torch.device) -> None:
+    # A function of its own, so that nothing holds these frames while the next tile is decoded.
+    for few_cthw in few_at_a_time(frames_cthw):
+        submit(few_cthw.to(device))
 
 
 def add(frames_cthw: torch.Tensor, at: Axes, sums: Sums, masks: Masks) -> None:

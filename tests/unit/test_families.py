@@ -160,3 +160,15 @@ def test_a_batch_of_videos_is_decoded_late(vae, nested):
     # Into a buffer, ComfyUI has one for the whole batch.
     assert report.decoded.decoder == ("stock" if vaes.has_chunked_io(vae) else "late") and torch.equal(image, stock)
     assert "is not one video" in report.decoded.reason
+
+
+def test_a_compiled_decoder_is_not_streamed_by_its_last_layer():
+    """Which it may never call: each run would decode to the end, and then again the stock way."""
+    vae = in_comfyui.vae("hunyuan 1.5")
+    latent = {"samples": torch.zeros(1, vae.latent_channels, 2, 2, 2)}
+    vae.first_stage_model.decoder._compiled_call_impl = vae.first_stage_model.decoder._call_impl
+    try:
+        _, report = decoding.decode_image_with_report(vae, latent, "exact")
+    finally:
+        vae.first_stage_model.decoder._compiled_call_impl = None
+    assert report.decoded.decoder == "stock" and "another node or pack replaced" in report.decoded.reason

@@ -61,6 +61,13 @@ def test_the_bits_of_the_stock_node(kind, vae, no_stock_way):
         assert len(torch.unique(stock)) > 50
 
 
+@pytest.mark.parametrize("kind", ["image"], indirect=True)
+def test_the_lanes_take_memory_for_the_frames_that_there_are(kind, vae):
+    """Of one image not for sixteen: the decode may need it."""
+    _, report = decoding.decode_image_with_report(vae, latent_for(vae, 1, 0), "exact")
+    assert report.slots == 2 and report.ring_bytes == 2 * report.height * report.width * 3 * 4
+
+
 @pytest.mark.parametrize("kind", ["svd", "image"], indirect=True)
 def test_batches_are_of_stocks_size(kind, vae, no_stock_way, monkeypatch):
     """Of what is free before the lanes take memory: with others, frames would differ by rounding."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -209,3 +210,16 @@ def test_it_is_as_in_the_thread_that_asked():
             assert paused.next() is None and paused.next() is None
         assert variable.get() == number
     assert seen == [(True, False, 0), (False, False, 1), (False, True, 2)]
+
+
+def test_a_decode_that_never_began_is_let_go_of():
+    """Its VAE with it, and not only when the garbage is collected."""
+
+    def decode(submit):
+        raise AssertionError("nobody asked")
+
+    held = weakref.ref(decode)
+    paused = Paused(decode, CPU)
+    paused.close()
+    del decode
+    assert held() is None and paused.next() is None

@@ -1,10 +1,12 @@
 """VAE Decode (Tiled)'s pixels bit for bit, streamed: in stretches of time, and tiles side by side."""
 
 import threading
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
+from async_frame_pipeline.pipeline.decoders import tiles
 from async_frame_pipeline.pipeline.decoders.fast.plan import Room
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 
@@ -222,3 +224,27 @@ def test_a_tile_so_narrow_that_both_edges_fall_off_at_once(no_stock_way):
     vae = in_comfyui.vae("wan 2.1")
     samples, asked = latent_for(vae, 3, 3, 9), scaled(vae, 8, 2, 999, 2)
     assert torch.equal(decoding.decode_image(vae, samples, tiling=asked), no_stock_way(vae, samples, asked))
+
+
+def test_one_tile_is_streamed_however_little_memory_there_is(no_stock_way, monkeypatch):
+    """Decoded at once it would take more."""
+    vae = in_comfyui.vae("hunyuan 1.5")
+    samples, asked = latent_for(vae, 5, 3, 4), scaled(vae, 99, 1, 999, 1)
+    stock = no_stock_way(vae, samples, asked)
+    monkeypatch.setattr(tiled.memory, "room", lambda vae, model: Room(0, 0, 0))
+    monkeypatch.setattr(tiled.InTiles, "_one_by_one", None)
+    image, report = decoding.decode_image_with_report(vae, samples, tiling=asked)
+    assert torch.equal(image, stock) and "nothing overlapped" not in report.text()
+
+
+def test_frames_that_went_are_not_held_while_the_next_tile_is_decoded():
+    plan = tiles.plan((6, 3, 3), (2, 3, 3), (1, 1, 1), lambda axis, n: n, lambda axis, n: n)
+    gone = []
+
+    def decode_tile(latents):
+        assert not any(frames() is not None for frames in gone)
+        return latents.clone()
+
+    cpu = torch.device("cpu")
+    tiles.decode(torch.randn(1, 3, 6, 3, 3), plan, decode_tile, lambda few: gone.append(weakref.ref(few)), cpu, cpu)
+    assert len(gone) > 3
