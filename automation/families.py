@@ -5,10 +5,12 @@ A workflow does not hold the model, so this is what a careful reader would say o
 
 from __future__ import annotations
 
+import math
 import re
 
 from .rules import DECODES, FAMILIES, LONGEST_ROW, REASONS
 
+_NUMBER = re.compile(r"\s*[0-9]+(\.[0-9]+)?\s*")
 # What a loader is set to, and not what else may stand in a node that loads.
 _FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf)$|^(light)?tae\w+$", re.IGNORECASE)
 
@@ -17,13 +19,16 @@ def family_of(file_names: list[str]) -> dict | None:
     """The family of a VAE that comes out of a node which loads these files; None if that cannot be told."""
     names = [re.split(r"[/\\]", name)[-1] for name in file_names if _FILE.search(name)]
     with_vae = [name for name in names if "vae" in name.lower()]
-    found = {}
+    found: list[dict] = []
     for name in with_vae or names:
-        for family in FAMILIES:
-            if any(re.search(pattern, name, re.IGNORECASE) for pattern in family["files"]):
-                found[family["name"]] = family
-                break
-    return next(iter(found.values())) if len(found) == 1 else None
+        family = next((each for each in FAMILIES if _is_of(name, each)), None)
+        if family and family not in found:
+            found.append(family)
+    return found[0] if len(found) == 1 else None
+
+
+def _is_of(name: str, family: dict) -> bool:
+    return any(re.search(pattern, name, re.IGNORECASE) for pattern in family["files"])
 
 
 def choose(kind: str, family: dict | None, tiles: str, values: dict, in_use: bool) -> tuple[str, str, str]:
@@ -44,13 +49,20 @@ def choose(kind: str, family: dict | None, tiles: str, values: dict, in_use: boo
     if "without_tiles" not in rule:
         return kind, in_whole, ""
     enough = (family or {}).get("without_tiles_from")
-    saves_nothing = bool(enough) and all(values[name] >= least for name, least in enough.items())
+    saves_nothing = bool(enough) and all(number_of(values[name]) >= least for name, least in enough.items())
     if tiles == "without" and in_use:
         return kind, "", REASONS["tiles_in_use"]
     if tiles == "without" or (tiles == "auto" and saves_nothing and not in_use):
-        untiled = "without_tiles" if saves_nothing else "untiled" if in_whole == "streamed" else in_whole
-        return rule["without_tiles"], untiled, ""
+        return rule["without_tiles"], "without_tiles" if saves_nothing else f"untiled_{in_whole}", ""
     if family is None:
         return kind, "unknown", ""
-    streams = family["tiles"] == "any" or (family["tiles"] == "rows" and values["temporal_size"] <= LONGEST_ROW)
-    return kind, "in_tiles" if streams else "nothing", ""
+    if family["tiles"] != "none" and number_of(values["temporal_size"]) <= LONGEST_ROW:
+        return kind, "in_tiles", ""
+    return kind, "side_by_side" if family["tiles"] == "any" else "nothing", ""
+
+
+def number_of(value: object) -> float:
+    """The number that a widget is set to, in text as well; NaN where it is none, which is neither enough nor little."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else math.nan

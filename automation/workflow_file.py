@@ -183,15 +183,23 @@ def family_at(file: Workflow, graph: Graph, decode: dict) -> dict | None:
             continue
         seen.append(node)
         family = family_of(files_of(file, graph, node))
-        links = [link for link in graph.links_to(node["id"]) if {*VAE_TYPES} & {*graph.types_of(link)}]
-        if family is None and links:
-            slots = inputs(node)
-            todo += [
-                each for link in links for each in file.sources(graph, node, slots[get(link, "target_slot")]["name"])
-            ]
+        handed_on, is_certain = vaes_into(graph, node)
+        if handed_on and (is_certain or family is None):
+            todo += [each for name in handed_on for each in file.sources(graph, node, name)]
         else:
             found.append(family)
     return found[0] if found and all(family == found[0] for family in found) else None
+
+
+def vaes_into(graph: Graph, node: dict) -> tuple[list[str], bool]:
+    """Names of the inputs that a VAE may come in by, and whether one of them is for a VAE and nothing else."""
+    linked = [
+        (slot["name"], slot.get("type"), graph.types_of(link))
+        for slot in inputs(node)
+        for link in graph.links_into(node, slot["name"])
+    ]
+    names = [name for name, kind, types in linked if kind == "VAE" or {*VAE_TYPES} & {*types}]
+    return names, any("VAE" in (kind, *types) for _, kind, types in linked)
 
 
 def files_of(file: Workflow, graph: Graph, node: dict) -> list[str]:

@@ -116,7 +116,7 @@ def test_tiles_go_where_they_save_no_memory():
 
 def test_tiles_stay_where_they_save_memory():
     after, [change] = swapped(in_tiles("hunyuan_video_vae_bf16.safetensors"))
-    assert change.after == ("AsyncVAEDecodeTiledToVideo",) and change.won == "in_tiles"
+    assert change.after == ("AsyncVAEDecodeTiledToVideo",) and change.won == "side_by_side"
     assert after["9"]["inputs"].items() >= TILES.items()
     after["9"]["inputs"].update(tile_size=256, fps=30)
     restored, _ = swap(after, reverse=True)

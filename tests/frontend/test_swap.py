@@ -196,12 +196,13 @@ TILES = dict(zip(DECODES["VAEDecodeTiled"]["widgets"], [768, 64, 4096, 4]))
         (
             "Swap with Create Video for Async VAE Decode (Tiled) to Video",
             "AsyncVAEDecodeTiledToVideo",
-            "Async VAE Decode (Tiled) to Video (LTX: streamed in the same tiles)",
+            "Async VAE Decode (Tiled) to Video (LTX: streamed in the same tiles, if memory suffices for all of them "
+            "side by side)",
         ),
         (
             f"{TO_VIDEO}, without tiles",
             "AsyncVAEDecodeToVideo",
-            "Async VAE Decode to Video (LTX: streamed without tiles, in less time and up to 1920x1088 no more memory; "
+            "Async VAE Decode to Video (LTX: streamed without tiles, in less time and at 1280x704 in no more memory; "
             "its tile settings are back when you restore it)",
         ),
     ],

@@ -2,6 +2,7 @@
 // automation/families.py.
 import { DECODES, FAMILIES, LONGEST_ROW, REASONS } from './swap_rules.js'
 
+const NUMBER = /^\s*[0-9]+(\.[0-9]+)?\s*$/
 const FILE = /\.(safetensors|sft|ckpt|pt|pth|bin|gguf)$|^(light)?tae\w+$/i
 
 /** The family of a VAE that comes out of a node which loads these files; null if that cannot be told. */
@@ -22,15 +23,18 @@ export function choose(type, family, tiles, values, inUse) {
   const inWhole = family ? family.won : 'unknown'
   if (!untiled) return { standsFor: type, won: inWhole, why: '' }
   const enough = family?.without_tiles_from
-  const savesNothing = Boolean(enough) && Object.entries(enough).every(([name, least]) => values[name] >= least)
+  const savesNothing =
+    Boolean(enough) && Object.entries(enough).every(([name, least]) => numberOf(values[name]) >= least)
   if (tiles === 'without' && inUse) return { standsFor: type, won: '', why: REASONS.tiles_in_use }
   if (tiles === 'without' || (tiles === 'auto' && savesNothing && !inUse))
-    return {
-      standsFor: untiled,
-      won: savesNothing ? 'without_tiles' : inWhole === 'streamed' ? 'untiled' : inWhole,
-      why: ''
-    }
+    return { standsFor: untiled, won: savesNothing ? 'without_tiles' : `untiled_${inWhole}`, why: '' }
   if (!family) return { standsFor: type, won: 'unknown', why: '' }
-  const streams = family.tiles === 'any' || (family.tiles === 'rows' && values.temporal_size <= LONGEST_ROW)
-  return { standsFor: type, won: streams ? 'in_tiles' : 'nothing', why: '' }
+  if (family.tiles !== 'none' && numberOf(values.temporal_size) <= LONGEST_ROW)
+    return { standsFor: type, won: 'in_tiles', why: '' }
+  return { standsFor: type, won: family.tiles === 'any' ? 'side_by_side' : 'nothing', why: '' }
+}
+
+/** The number that a widget is set to, in text as well; NaN where it is none. */
+function numberOf(value) {
+  return typeof value === 'number' || (typeof value === 'string' && NUMBER.test(value)) ? Number(value) : NaN
 }

@@ -192,11 +192,23 @@ function familyAt(file, graph, decode) {
     if (seen.has(node)) continue
     seen.add(node)
     const family = familyOf(filesOf(file, graph, node))
-    const links = graph.linksTo(node.id).filter((link) => graph.typesOf(link).some((type) => VAE_TYPES.includes(type)))
-    if (family || !links.length) found.push(family)
-    else for (const link of links) todo.push(...file.sources(graph, node, inputs(node)[get(link, 'target_slot')].name))
+    const { handedOn, isCertain } = vaesInto(graph, node)
+    if (handedOn.length && (isCertain || !family))
+      todo.push(...handedOn.flatMap((name) => file.sources(graph, node, name)))
+    else found.push(family)
   }
   return found.length && found.every((family) => family === found[0]) ? found[0] : null
+}
+
+function vaesInto(graph, node) {
+  const linked = inputs(node).flatMap(({ name, type }) =>
+    graph.linksInto(node, name).map((link) => ({ name, types: [type, ...graph.typesOf(link)] }))
+  )
+  const isVae = ({ types: [type, ...types] }) => type === 'VAE' || types.some((each) => VAE_TYPES.includes(each))
+  return {
+    handedOn: linked.filter(isVae).map(({ name }) => name),
+    isCertain: linked.some(({ types }) => types.includes('VAE'))
+  }
 }
 
 function filesOf(file, graph, node) {
