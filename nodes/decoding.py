@@ -47,6 +47,7 @@ def decode_image_with_report(
     vae, samples: dict, decoder: str = DECODERS[0], tiling: Tiling | None = None
 ) -> tuple[torch.Tensor, Report]:
     """`decode_image`, and what there is to say of it."""
+    families.check(vae, samples)  # before the VAE is asked anything: it may be none
     image = _Image(vae, image_dtype(vae, tiling))
     climb_down(families.job(vae, samples, checked_decoder(decoder), image, tiling))
     return image.frames_thwc, image.report

@@ -219,6 +219,8 @@ def test_the_ends_are_those_of_the_way_that_succeeded(failures, monkeypatch):
     decode, tries = exact.decode, []
 
     def fails(model, latents, submit, *how):
+        if latents.shape[-2:] == (2, 2):  # of the noise that is decoded before a model's first use
+            return decode(model, latents, submit, *how)
         tries.append(how)
         if len(tries) > failures:
             return decode(model, latents, submit, *how)
