@@ -9,7 +9,7 @@ import pytest
 import torch
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 
-from . import in_comfyui  # noqa: F401  (before the nodes)
+from . import in_comfyui
 from ..server.pack import vaes as tiny
 from ..server.pack.vaes import random_state_dict
 
