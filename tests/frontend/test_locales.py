@@ -204,6 +204,10 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
                 app.rootGraph.add(node)
                 return node
             })
+            // The editor may keep the values of nodes that had these ids before.
+            const set = (node, values) => values.forEach((value, at) => (node.widgets[at].value = value))
+            set(tiled, [512, 64, 64, 8])
+            for (const node of [saver, another]) set(node, ['ComfyUI', 'vp9', 24, 32])
             decode.connect(0, saver, saver.findInputSlot('images'))
             tiled.connect(0, another, another.findInputSlot('images'))
             ours.properties.async_frame_pipeline = { saver: { type: 'SaveWEBM', inputs: [] } }
