@@ -11,7 +11,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 
-from .families import choose, family_of
+from .families import Plan, choose, family_of
 from .rules import (
     CREATE_VIDEO,
     DECODE_INPUTS,
@@ -37,18 +37,6 @@ def recognises(prompt: object) -> bool:
         and all(isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in prompt.values())
         and any("class_type" in node for node in prompt.values())
     )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do with a decode; as in workflow_file.py, but `partner` is an id."""
-
-    why: str = ""
-    stands_for: str = ""
-    won: str = ""
-    vae: str = ""
-    partner: str | None = None
-    settings: Settings | None = None
 
 
 def swap(prompt: dict, tiles: str, everything: bool, savers: bool) -> list[Change]:

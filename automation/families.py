@@ -5,14 +5,36 @@ A workflow does not hold the model, so this is what a careful reader would say o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
 from .rules import DECODES, FAMILIES, LONGEST_ROW, REASONS
+from .savers import Settings
 
 _NUMBER = re.compile(r"\s*[0-9]+(\.[0-9]+)?\s*")
 # What a loader is set to, and not what else may stand in a node that loads.
 _FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf)$|^(light)?tae\w+$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do with a decode.
+
+    Attributes:
+        why: why it is left alone, else "".
+        stands_for: type of the decode whose place is taken: another one where tiles go.
+        won, vae: see Change.
+        partner: the Create Video or saver to swap together with it, if any: a workflow's node, or a prompt's id.
+        settings: what the saver is set to.
+    """
+
+    why: str = ""
+    stands_for: str = ""
+    won: str = ""
+    vae: str = ""
+    partner: dict | str | None = None
+    settings: Settings | None = None
 
 
 def family_of(file_names: list[str]) -> dict | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 
-from .families import choose, family_of
+from .families import Plan, choose, family_of
 from .graph import Graph, Workflow, get, inputs, named, properties_of, put, values_in, with_links_of, xy
 from .rules import (
     CREATE_VIDEO,
@@ -45,26 +45,6 @@ TILES = DECODES["VAEDecodeTiled"]["widgets"]
 
 def recognises(workflow: object) -> bool:
     return isinstance(workflow, dict) and all(isinstance(workflow.get(key), list) for key in ("nodes", "links"))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do with a decode.
-
-    Attributes:
-        why: why it is left alone, else "".
-        stands_for: type of the decode whose place is taken: another one where tiles go.
-        won, vae: see Change.
-        partner: the Create Video or saver to swap together with it, if any.
-        settings: what the saver is set to.
-    """
-
-    why: str = ""
-    stands_for: str = ""
-    won: str = ""
-    vae: str = ""
-    partner: dict | None = None
-    settings: Settings | None = None
 
 
 def swap(workflow: dict, tiles: str, everything: bool, savers: bool) -> list[Change]:

@@ -47,8 +47,7 @@ def decode_image_with_report(
     vae, samples: dict, decoder: str = DECODERS[0], tiling: Tiling | None = None
 ) -> tuple[torch.Tensor, Report]:
     """`decode_image`, and what there is to say of it."""
-    families.check(vae, samples)  # before the VAE is asked anything: it may be none
-    image = _Image(vae, image_dtype(vae, tiling))
+    image = _Image(vae, tiling)
     climb_down(families.job(vae, samples, checked_decoder(decoder), image, tiling))
     return image.frames_thwc, image.report
 
@@ -125,8 +124,8 @@ class _Sinks:
 class _Image:
     """An `Output`: one tensor in main memory, or the stock node's own, which is not copied."""
 
-    def __init__(self, vae, dtype: torch.dtype):
-        self._dtype = dtype
+    def __init__(self, vae, tiling: Tiling | None):
+        self._vae, self._tiling = vae, tiling
         self.decoded = Decoded()
         self.report: Report | None = None
         self.frames_thwc: torch.Tensor | None = None
@@ -134,12 +133,13 @@ class _Image:
     def why_no_lanes(self, vae) -> str | None:
         if vae.output_device.type != "cpu":
             return Text("the frames stay on the GPU (--gpu-only), there is no copy to overlap")
-        if self._dtype in (torch.float32, torch.float16):
+        dtype = image_dtype(vae, self._tiling)
+        if dtype in (torch.float32, torch.float16):
             return None
-        return Text("the IMAGE is to be %dtype%", dtype=str(self._dtype).removeprefix("torch."))
+        return Text("the IMAGE is to be %dtype%", dtype=str(dtype).removeprefix("torch."))
 
     def stream(self, decode: Callable, spec: VideoSpec, frames_per_slot: int, slots: int | None) -> None:
-        sink = TensorSink(self._dtype)
+        sink = TensorSink(image_dtype(self._vae, self._tiling))
         self.report = lanes.run(decode, spec, [sink], frames_per_slot, decoded=self.decoded, slots=slots)
         self.frames_thwc = sink.frames_thwc
 

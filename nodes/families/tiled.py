@@ -158,7 +158,7 @@ class InTiles(Way):
         """Bytes for the decodes of so many tiles, of which one goes on and the others pause."""
         vae, latent = job.vae, _of_a_tile(job, plan)
         if self.streaming is None:
-            return int(vae.memory_used_decode(latent.shape, vae.vae_dtype))
+            return int(memory.estimate(vae, latent))
         each = self.streaming.needed_for(vae, latent, self._pixels_of_a_tile(job, plan))
         pausing = self.streaming.pausing if isinstance(self.streaming, Buffered) else 0
         return count * each - (count - 1) * min(pausing, each // 2)  # of a small tile, less is let go of

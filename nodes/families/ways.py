@@ -111,7 +111,7 @@ class Exact(Way):
         reason = why_not_streamed(job)
         if reason is None and self.layer is not None and decoder is not None and vaes.is_wrapped(decoder):
             # The layer may never be called as a module; a decoder that is caught as a whole is.
-            return None if self.layer(job.vae.first_stage_model) is decoder else vaes.REPLACED
+            return None if self._catches_all(job.vae.first_stage_model) else vaes.REPLACED
         return reason
 
     def decode(self, job: Job) -> None:
@@ -142,7 +142,7 @@ class Exact(Way):
     def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
         """How many bytes of memory to ask for."""
         if self.little is None:
-            return int(vae.memory_used_decode(latent.shape, vae.vae_dtype))
+            return int(memory.estimate(vae, latent))
         halves = size[1] * size[2] * vae.vae_dtype.itemsize // 2
         return int(halves * (self.little.working + self.little.staying) * GAPS_WITHOUT_PAUSES)
 
@@ -171,13 +171,16 @@ class Exact(Way):
             *more,
         )
 
+    def _catches_all(self, model) -> bool:
+        """Whether it is the decoder as a whole whose outputs are caught."""
+        return self.layer is not None and self.layer(model) is model.decoder
+
     def _fits(self, vae) -> bool:
         """Whether what is caught of this model, which is loaded, are the frames that it decodes."""
         model = vae.first_stage_model
         # A decoder that is caught as a whole another pack has wrapped, and often compiled: for the size of this latent,
         # that would take minutes.
-        whole = self.layer is not None and self.layer(model) is model.decoder
-        if self.tried_frames and not whole and model not in _fitting:
+        if self.tried_frames and not self._catches_all(model) and model not in _fitting:
             size = (1, vae.latent_channels, self.tried_frames, 2, 2)
             noise = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(vae.device, vae.vae_dtype)
             # Twice where they differ: on a GPU, a process's first convolutions may be done by other kernels.
@@ -204,7 +207,7 @@ class Exact(Way):
         _, height, width = job.size
         halves = height * width * vae.vae_dtype.itemsize // 2
         there = memory.room(vae, vae.patcher)
-        everything = int(halves * (little.working + little.staying) * GAPS_WITHOUT_PAUSES)
+        everything = self.needed_for(vae, job.latent, job.size)
         if keep and there.emptied >= everything:
             memory.load_for_decoding(vae, job.latent, everything)
             return True, []
@@ -270,7 +273,7 @@ class Buffered(Way):
     def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
         """How many bytes of memory to ask for."""
         if self.needed is None:
-            return int(vae.memory_used_decode(latent.shape, vae.vae_dtype))
+            return int(memory.estimate(vae, latent))
         return int(self.needed(size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
 
     def held(self, vae) -> contextlib.AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from async_frame_pipeline.automation import Change, swap
 
-from .newest_templates import newest_templates
+from ..newest import unpacked
 
 PACKAGE = "comfyui-workflow-templates-json"
 # What the numbers in the tests are about.
@@ -24,7 +24,7 @@ OPTIONS = {
 
 def packages(which: str) -> list[importlib.metadata.Distribution]:
     """Those that ComfyUI requires ("pinned"), or the newest."""
-    path = {"path": [str(newest_templates())]} if which == "newest" else {}
+    path = {"path": [str(unpacked("comfyui-workflow-templates-json", "newest-templates"))]} if which == "newest" else {}
     names = [(package, package.name.lower().replace("_", "-")) for package in importlib.metadata.distributions(**path)]
     return [package for package, name in names if name.startswith("comfyui-workflow-templates")]
 
