@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
         help="put this pack's nodes into a workflow",
         description="Put Async VAE Decode in the place of the stock decodes that make videos, and Save Video "
         "(Streaming) in the place of savers that they feed, in a workflow file or in a prompt in API format. Prints "
-        "what was changed, and what was left alone and why.",
+        "what was changed and what is won by it, and what was left alone and why.",
     )
     command.set_defaults(command=swap_file)
     command.add_argument("source", metavar="in.json", type=Path, help=f"{ACCEPTED}; of both, the workflow is taken")
@@ -39,7 +39,14 @@ def parse() -> argparse.Namespace:
     )
     command.add_argument("--dry-run", action="store_true", help="print the changes, write nothing")
     command.add_argument("--reverse", action="store_true", help="put the stock nodes back")
-    command.add_argument("--tiled", action="store_true", help="swap VAE Decode (Tiled) too")
+    command.add_argument(
+        "--tiles",
+        choices=("auto", "same", "without"),
+        default="auto",
+        help="what becomes of VAE Decode (Tiled): the same tiles and pixels, or the pixels of VAE Decode. Default: "
+        "auto, without where that is known to take no more memory, else the same",
+    )
+    command.add_argument("--all", action="store_true", help="swap decodes too with which nothing is won")
     command.add_argument(
         "--savers", action="store_true", help="swap savers too where that wins no time, such as Save Video"
     )
@@ -76,7 +83,13 @@ def swap_file(arguments: argparse.Namespace) -> int:
     try:
         text = source.read(arguments.source, ("workflow", "prompt"))
         before = json.loads(text)
-        after, changes = swap(before, reverse=arguments.reverse, tiled=arguments.tiled, savers=arguments.savers)
+        after, changes = swap(
+            before,
+            reverse=arguments.reverse,
+            tiles=arguments.tiles,
+            everything=arguments.all,
+            savers=arguments.savers,
+        )
         print(report(changes))
         if not arguments.dry_run:
             write(arguments.target, text if after == before else formatted(after, like=text))

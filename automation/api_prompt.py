@@ -8,12 +8,15 @@ of the latter, so links to the video and scripts that set its fps hold. What it 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 
+from .families import Plan, choose, family_of
 from .rules import (
     CREATE_VIDEO,
     DECODE_INPUTS,
     DECODES,
+    DEFAULTS,
     MEMORY,
     NAMES,
     OUR_SAVER,
@@ -24,7 +27,7 @@ from .rules import (
     Change,
     reason,
 )
-from .savers import Settings, rules_of, settings_of
+from .savers import Settings, rules_of, settings_of, shown
 
 
 def recognises(prompt: object) -> bool:
@@ -36,31 +39,35 @@ def recognises(prompt: object) -> bool:
     )
 
 
-def swap(prompt: dict, tiled: bool, savers: bool) -> list[Change]:
+def swap(prompt: dict, tiles: str, everything: bool, savers: bool) -> list[Change]:
     """Swap in place what the rules name."""
     decodes = [id for id, node in prompt.items() if node.get("class_type") in DECODES]
-    plans = [(id, *decide(prompt, id, tiled)) for id in decodes]
-    taken = [partner for _, partner, _, _ in plans]
+    plans = {id: decide(prompt, id, tiles, everything) for id in decodes}
+    taken = [plan.partner for plan in plans.values()]
     saver_ids = [id for id, node in prompt.items() if node.get("class_type") in SAVERS and id not in taken]
     saver_plans = [(id, settings_in(prompt, id)) for id in saver_ids]
-    hoped_for = [partner_of(prompt, id) for id, _, _, why in plans if not why]
+    hoped_for = [partner_of(prompt, id) for id, plan in plans.items() if not plan.why]
     positions = {id: position for position, id in enumerate(prompt)}
     changes = []
-    for id, partner, settings, why in plans:
-        ids = (id, partner) if partner else (id,)
+    for id, plan in plans.items():
+        ids = (id, plan.partner) if plan.partner else (id,)
         before = tuple(prompt[id]["class_type"] for id in ids)
-        if settings:
-            become_streamed(prompt, id, partner, settings)
-        elif not why:
-            become_pair(prompt, id, partner, positions[id]) if partner else become_async(prompt[id])
-        left = () if why else ids if settings else ids[-1:]
-        changes.append(Change(ids, before, tuple(prompt[id]["class_type"] for id in left), why))
+        if plan.settings:
+            become_streamed(prompt, id, plan.stands_for, plan.partner, plan.settings)
+        elif plan.partner:
+            become_pair(prompt, id, plan.stands_for, plan.partner, positions[id])
+        elif not plan.why:
+            become_async(prompt[id], plan.stands_for)
+        left = () if plan.why else ids if plan.settings else ids[-1:]
+        after = tuple(prompt[id]["class_type"] for id in left)
+        changes.append(Change(ids, before, after, plan.why, plan.won, plan.vae))
     for id, settings in saver_plans:
         before, why = prompt[id]["class_type"], settings if isinstance(settings, str) else ""
         if savers and not why:
             become_saver(prompt, id, settings, SAVERS[before]["frames"])
         if savers or (why and id in hoped_for):
-            changes.append(Change((id,), (before,), () if why else (prompt[id]["class_type"],), why))
+            after, won = ((), "") if why else ((prompt[id]["class_type"],), "saver")
+            changes.append(Change((id,), (before,), after, why, won))
     return changes
 
 
@@ -102,27 +109,50 @@ def restore(prompt: dict) -> list[Change]:
 # ---------------------------------------------------------------------------- what to do
 
 
-def decide(prompt: dict, id: str, tiled: bool) -> tuple[str | None, Settings | None, str]:
-    """What to do with a decode.
-
-    Returns:
-        Id of the Create Video or saver to swap together with it, if any; what the saver is set to; and why to leave
-        the decode alone, else "".
-    """
-    decode = prompt[id]
-    if DECODES[decode["class_type"]]["tiled"] and not tiled:
-        return None, None, REASONS["in_tiles"]
+def decide(prompt: dict, id: str, tiles: str, everything: bool) -> Plan:
+    kind, given = prompt[id]["class_type"], prompt[id]["inputs"]
     if not goes_into_video(prompt, id):
-        return None, None, REASONS["not_a_video"]
-    if any(is_link(prompt, value) for name, value in decode["inputs"].items() if name not in DECODE_INPUTS):
-        return None, None, REASONS["tiles_in_use"]
+        return Plan(REASONS["not_a_video"])
+    family = family_at(prompt, id)
+    vae = family["name"] if family else ""
+    names = DECODES[kind]["widgets"]
+    values = {name: given[name] for name in names if name in given and not is_link(prompt, given[name])}
+    in_use = any(is_link(prompt, given.get(name)) for name in names)
+    stands_for, won, why = choose(kind, family, tiles, {**DEFAULTS, **values}, in_use)
+    if why or (won == "nothing" and not everything):
+        return Plan(why or reason("nothing_won", vae))
+    plan = Plan("", stands_for, won, vae)
     partner = partner_of(prompt, id)
     if partner and prompt[partner]["class_type"] in SAVERS:
         settings = settings_in(prompt, partner)
-        return (None, None, "") if isinstance(settings, str) else (partner, settings, "")
+        return plan if isinstance(settings, str) else dataclasses.replace(plan, partner=partner, settings=settings)
     if partner and len(list(users_of(prompt, partner))) > 1:
-        partner = None
-    return partner, None, ""
+        return plan
+    return dataclasses.replace(plan, partner=partner)
+
+
+def family_at(prompt: dict, id: str) -> dict | None:
+    """The family of the VAE that a decode gets; None if that cannot be told.
+
+    A prompt does not tell the types of outputs: what hands a VAE on gets it by an input with "vae" in its name.
+    """
+    todo, found = [prompt[id]["inputs"].get("vae")], []
+    seen = set()
+    for link in todo:  # which grows
+        if not is_link(prompt, link) or link[0] in seen:
+            continue
+        seen.add(link[0])
+        given = prompt[link[0]]["inputs"]
+        sources = [
+            prompt[value[0]]["inputs"].values() if is_link(prompt, value) else [value] for value in given.values()
+        ]
+        family = family_of([value for values in sources for value in values if isinstance(value, str)])
+        vaes = [value for name, value in given.items() if "vae" in name.lower() and is_link(prompt, value)]
+        if vaes:
+            todo += vaes
+        else:
+            found.append(family)
+    return found[0] if found and all(family == found[0] for family in found) else None
 
 
 def partner_of(prompt: dict, id: str) -> str | None:
@@ -130,7 +160,21 @@ def partner_of(prompt: dict, id: str) -> str | None:
     users = list(users_of(prompt, id))
     kind = prompt[users[0][0]].get("class_type") if len(users) == 1 else None
     rule = CREATE_VIDEO if kind == CREATE_VIDEO["type"] else SAVERS.get(kind)
-    return users[0][0] if rule and users[0][1] == rule["frames"] else None
+    fits = rule and users[0][1] == rule["frames"] and (rule is not CREATE_VIDEO or is_matched(prompt, users[0][0]))
+    return users[0][0] if fits else None
+
+
+def is_matched(prompt: dict, id: str) -> bool:
+    """Whether all that a Create Video is set to has a place in our nodes."""
+    for name, value in prompt[id]["inputs"].items():
+        fits = CREATE_VIDEO["fits"].get(name)
+        is_taken = name in (CREATE_VIDEO["frames"], *CREATE_VIDEO["inputs"])
+        if is_link(prompt, value) or fits is None:
+            if not is_taken:
+                return False
+        elif shown(value) not in fits:
+            return False
+    return True
 
 
 def settings_in(prompt: dict, id: str) -> Settings | str:
@@ -183,31 +227,30 @@ def is_link(prompt: dict, value: object) -> bool:
 # ---------------------------------------------------------------------------- there
 
 
-def become_async(decode: dict) -> None:
-    kind = decode["class_type"]
-    if DECODES[kind]["tiled"]:
-        become(decode, DECODES[kind]["alone"], {"decode": {"class_type": kind, "inputs": decode["inputs"]}})
-        decode["inputs"] = decode_inputs(decode)
-    else:
-        become(decode, DECODES[kind]["alone"])
+def become_async(decode: dict, stands_for: str) -> None:
+    was = {"class_type": decode["class_type"], "inputs": decode["inputs"]}
+    # Of what comes back by itself nothing is remembered.
+    kept = stands_for == decode["class_type"]
+    become(decode, DECODES[stands_for]["alone"], None if kept else {"decode": was})
+    if not kept:
+        decode["inputs"] = decode_inputs(decode, stands_for)
 
 
-def become_pair(prompt: dict, id: str, video_id: str, position: int) -> None:
+def become_pair(prompt: dict, id: str, stands_for: str, video_id: str, position: int) -> None:
     decode, video = prompt.pop(id), prompt[video_id]
     was = {"inputs": video["inputs"]}
     memory = {"create_video": was, "decode": decode, "decode_id": id, "decode_position": position}
-    become(video, DECODES[decode["class_type"]]["pair"], memory)
-    others = {name: value for name, value in video["inputs"].items() if name != CREATE_VIDEO["frames"]}
-    video["inputs"] = decode_inputs(decode) | others
+    become(video, DECODES[stands_for]["pair"], memory)
+    video["inputs"] = decode_inputs(decode, stands_for) | video_inputs(prompt, was["inputs"])
 
 
-def become_streamed(prompt: dict, id: str, saver_id: str, settings: Settings) -> None:
+def become_streamed(prompt: dict, id: str, stands_for: str, saver_id: str, settings: Settings) -> None:
     """Make a decode and its saver a video and its saver. The frame rate is the video's."""
     decode, saver = prompt[id], prompt[saver_id]
     was = {"class_type": decode["class_type"], "inputs": decode["inputs"]}
     become_saver(prompt, saver_id, settings, "video")
-    become(decode, DECODES[decode["class_type"]]["pair"], {"decode": was})
-    decode["inputs"] = {**decode_inputs(decode), "fps": saver["inputs"].pop("fps")}
+    become(decode, DECODES[stands_for]["pair"], {"decode": was})
+    decode["inputs"] = {**decode_inputs(decode, stands_for), "fps": saver["inputs"].pop("fps")}
 
 
 def become_saver(prompt: dict, id: str, settings: Settings, source: str) -> None:
@@ -269,7 +312,7 @@ def restore_streamed(prompt: dict, id: str, saver_id: str) -> None:
     restore_saver(saver, {**saver["inputs"], "images": [id, 0], "fps": decode["inputs"].get("fps")})
     before = forget(decode)["decode"]
     become(decode, before["class_type"])
-    decode["inputs"] = {**before["inputs"], **decode_inputs(decode)}
+    decode["inputs"] = {**before["inputs"], **decode_inputs(decode, before["class_type"])}
 
 
 def restore_saver(saver: dict, now: dict) -> None:
@@ -288,7 +331,7 @@ def restore_decode(node: dict) -> None:
     [stock] = OURS[node["class_type"]]["stock"]
     before = forget(node).get("decode") or {"class_type": stock, "inputs": {}}
     become(node, before["class_type"])
-    node["inputs"] = {**before["inputs"], **decode_inputs(node)}
+    node["inputs"] = {**before["inputs"], **decode_inputs(node, before["class_type"])}
 
 
 def restore_pair(prompt: dict, node: dict, taken: set[str]) -> tuple[int, str, dict]:
@@ -300,13 +343,27 @@ def restore_pair(prompt: dict, node: dict, taken: set[str]) -> tuple[int, str, d
     id = memory.get("decode_id")
     if id is None or id in prompt or id in taken:
         id = new_id({*prompt, *taken})
-    decode = {**memory["decode"], "inputs": {**memory["decode"]["inputs"], **decode_inputs(node)}}
+    decode = memory["decode"]
+    decode = {**decode, "inputs": {**decode["inputs"], **decode_inputs(node, decode["class_type"])}}
     become(node, video)
-    others = {name: node["inputs"][name] for name in CREATE_VIDEO["inputs"] if name in node["inputs"]}
-    now = {CREATE_VIDEO["frames"]: [id, 0]} | others
-    in_their_old_order = {name: now[name] for name in memory["create_video"]["inputs"] if name in now}
-    node["inputs"] = in_their_old_order | now
+    was = memory["create_video"]["inputs"]
+    then = video_inputs(prompt, was)
+    now = {name: value for name, value in video_inputs(prompt, node["inputs"]).items() if value != then.get(name)}
+    gone = [name for name in then if name not in node["inputs"]]
+    frames = {CREATE_VIDEO["frames"]: [id, 0]}
+    in_their_old_order = {name: {**was, **frames, **now}[name] for name in was if name not in gone}
+    node["inputs"] = in_their_old_order | frames | now
     return memory.get("decode_position", len(prompt)), id, decode
+
+
+def video_inputs(prompt: dict, given: dict) -> dict:
+    """What goes from a Create Video into one of ours."""
+    fits = CREATE_VIDEO["fits"]
+    return {
+        name: value if is_link(prompt, value) else fits.get(name, {}).get(shown(value), value)
+        for name, value in given.items()
+        if name in CREATE_VIDEO["inputs"]
+    }
 
 
 def forget(node: dict) -> dict:
@@ -318,8 +375,10 @@ def forget(node: dict) -> dict:
     return memory
 
 
-def decode_inputs(node: dict) -> dict:
-    return {name: value for name, value in node["inputs"].items() if name in DECODE_INPUTS}
+def decode_inputs(node: dict, kind: str) -> dict:
+    """The inputs of a node that a stock decode of this type has."""
+    names = (*DECODE_INPUTS, *DECODES.get(kind, {}).get("widgets", []))
+    return {name: value for name, value in node["inputs"].items() if name in names}
 
 
 def new_id(taken: set[str]) -> str:

@@ -32,6 +32,12 @@ def properties_of(node: dict) -> dict:
     return node.get("properties") or {}
 
 
+def values_in(node: dict) -> list:
+    """The values of a node's widgets; the editor saves a list, some packs an object."""
+    values = node.get("widgets_values") or []
+    return list(values.values()) if isinstance(values, dict) else values
+
+
 def xy(pair: list | dict) -> list:
     return pair if isinstance(pair, list) else [pair["0"], pair["1"]]  # very old files have an object
 
@@ -77,6 +83,11 @@ class Graph:
 
     def links_to(self, node_id: object) -> Iterator[list | dict]:
         return (link for link in self.links if get(link, "target_id") == node_id)
+
+    def links_into(self, node: dict, name: str) -> Iterator[list | dict]:
+        """The link to a node's input of this name, if there is one."""
+        id = named(node, name).get("link")
+        return (link for link in self.links if id is not None and get(link, "id") == id)
 
     def is_known_to_target(self, link: list | dict) -> bool:
         slots = inputs(self.nodes[get(link, "target_id")])
@@ -179,6 +190,16 @@ class Workflow:
             and graph in self._nearest(inner, setter["type"], name)
         ]
 
+    def setters(self, graph: Graph, getter: dict) -> list[tuple[Graph, dict]]:
+        """The Set nodes of a Get node."""
+        return [
+            (inner, node)
+            for inner in self.graphs
+            for node in inner.nodes.values()
+            if RELAYS.get(node["type"]) == getter["type"]
+            and any(getter is each for _, each in self.getters(inner, node))
+        ]
+
     def _nearest(self, graph: Graph, kind: str, name: str) -> list[Graph]:
         found, around = [], [graph]
         for each in around:  # which grows
@@ -225,6 +246,54 @@ class Workflow:
                         todo += [(inner, getter["id"], None) for inner, getter in getters]
                         lost += [] if getters else [("nothing_gets", relayed_name(target) or "")]
         return ends, lost
+
+    def sources(self, graph: Graph, node: dict, name: str) -> list[tuple[Graph, dict]]:
+        """The nodes that what comes into an input comes out of, with subgraphs and Get nodes looked through. Several
+        where a subgraph is there more than once.
+        """
+        found, seen, todo = [], set(), [(graph, link) for link in graph.links_into(node, name)]
+        while todo:
+            graph, link = todo.pop()
+            if (graph.id, get(link, "id")) in seen:
+                continue
+            seen.add((graph.id, get(link, "id")))
+            origin_id, slot = get(link, "origin_id"), get(link, "origin_slot")
+            origin = graph.nodes.get(origin_id)
+            if origin_id == INPUTS_ID:
+                name = graph.raw["inputs"][slot]["name"]
+                todo += [(outer, link) for outer, host in self.hosts(graph) for link in outer.links_into(host, name)]
+            elif origin and (inner := self._definitions.get(origin["type"])):
+                todo += [(inner, link) for link in inner.links_to(OUTPUTS_ID) if get(link, "target_slot") == slot]
+            elif origin and origin["type"] in RELAYS.values():
+                setters = self.setters(graph, origin)
+                todo += [(outer, link) for outer, setter in setters for link in outer.links_to(setter["id"])]
+            elif origin:
+                found.append((graph, origin))
+        return found
+
+    def set_from_outside(self, graph: Graph, node: dict, name: str) -> list:
+        """What a node's widget may be set to by its link: the values of nodes, and of widgets of subgraphs' nodes."""
+        found = []
+        for link in graph.links_into(node, name):
+            slot = get(link, "origin_slot")
+            if get(link, "origin_id") != INPUTS_ID:
+                found += values_in(graph.nodes.get(get(link, "origin_id"), {}))
+                continue
+            name = graph.raw["inputs"][slot]["name"]
+            for outer, host in self.hosts(graph):
+                is_linked = any(outer.links_into(host, name))
+                found += self.set_from_outside(outer, host, name) if is_linked else self._shown(graph, host, slot)
+        return found
+
+    def _shown(self, graph: Graph, host: dict, slot: int) -> list:
+        """The value of the widget that the node of a subgraph shows of its input at `slot`, if the file has it."""
+        to_widgets = set()
+        for link in graph.links_from(INPUTS_ID):
+            slots, at = inputs(graph.nodes.get(get(link, "target_id"), {})), get(link, "target_slot")
+            if at < len(slots) and slots[at].get("widget"):
+                to_widgets.add(get(link, "origin_slot"))
+        values = values_in(host)
+        return [values[sorted(to_widgets).index(slot)]] if slot in to_widgets and len(values) == len(to_widgets) else []
 
     def _inner_slot(self, inner: Graph, host: dict, slot: int) -> int:
         """Position among a subgraph's inputs. Its node may show them in another order, and widgets between them."""

@@ -8,8 +8,9 @@ The rules are data, in web/swap/rules.json, which web/js/swap_rules.js reads as 
   than once: each use would decode it again.
 - Where a saver of images is all that it feeds, the two become Async VAE Decode to Video and Save Video (Streaming), if
   everything that the saver is set to has a match there (savers.py).
-- Other savers are swapped on demand only: nothing is won.
-- VAE Decode (Tiled) is swapped on demand only: somebody chose it because memory was short.
+- VAE Decode (Tiled) likewise becomes Async VAE Decode (Tiled) and (Tiled) to Video, in the same tiles; or, where tiles
+  save no memory with its VAE, what VAE Decode becomes (families.py).
+- Other savers, and decodes with which nothing is won, are swapped on demand only.
 - Everything else is left as it is. What is muted or bypassed stays so. What it takes to undo a swap is remembered in
   the node, under MEMORY["key"].
 """
@@ -26,15 +27,21 @@ RULES = json.loads((Path(__file__).resolve().parent.parent / "web" / "swap" / "r
 NAMES: dict[str, str] = RULES["names"]
 DECODES: dict[str, dict] = RULES["decodes"]
 OURS: dict[str, dict] = RULES["ours"]
+DEFAULTS: dict[str, object] = RULES["defaults"]
 DECODE_INPUTS: list[str] = RULES["decode_inputs"]
 CREATE_VIDEO: dict = RULES["create_video"]
+FAMILIES: list[dict] = RULES["families"]
+LONGEST_ROW: int = RULES["longest_row"]
 SAVERS: dict[str, dict] = RULES["savers"]
 OUR_SAVER: dict = RULES["our_saver"]
 VIDEO_NODES: list[str] = RULES["video_nodes"]
 FRAME_TYPES: list[str] = RULES["frame_types"]
+VAE_TYPES: list[str] = RULES["vae_types"]
 RELAYS: dict[str, str] = RULES["relays"]
 BROADCASTS: list[str] = RULES["broadcasts"]
 REASONS: dict[str, str] = RULES["reasons"]
+WON: dict[str, str] = RULES["won"]
+TILES_COME_BACK: str = RULES["tiles_come_back"]
 MEMORY: dict = RULES["memory"]
 PACKS: dict[str, str] = RULES["packs"]
 PACK_PROPERTIES: list[str] = RULES["pack_properties"]
@@ -59,6 +66,8 @@ class Change:
         before: their types.
         after: the types that they became; empty where they were left alone.
         reason: why they were left alone, else "".
+        won: what is won by it, a key of WON; "" where nothing was changed, and on the way back.
+        vae: the family of the VAE; "" where that cannot be told.
         subgraph: name of the subgraph that they are in; "" for the workflow itself.
         graph: id of its definition; None for the workflow itself.
     """
@@ -67,6 +76,8 @@ class Change:
     before: tuple[str, ...]
     after: tuple[str, ...]
     reason: str = ""
+    won: str = ""
+    vae: str = ""
     subgraph: str = ""
     graph: str | None = None
 
@@ -74,4 +85,14 @@ class Change:
         before = " + ".join(f"{NAMES[kind]} #{node}" for kind, node in zip(self.before, self.nodes))
         where = f' in subgraph "{self.subgraph}"' if self.subgraph else ""
         names = [NAMES.get(kind, kind) for kind in self.after]
-        return before + where + (" -> " + " + ".join(names) if names else f" left alone: {self.reason}")
+        if not names:
+            return f"{before}{where} left alone: {self.reason}"
+        notes = [WON[self.won].replace("%name%", self.vae)] if self.won else []
+        if is_without_its_tiles(self.before, self.after):
+            notes.append(TILES_COME_BACK)
+        return f"{before}{where} -> {' + '.join(names)}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def is_without_its_tiles(before: tuple[str, ...], after: tuple[str, ...]) -> bool:
+    """Whether what decoded in tiles decodes without now."""
+    return "without_tiles" in DECODES.get(before[0], {}) and "tile_size" not in OURS[after[0]]["widgets"]

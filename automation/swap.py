@@ -9,7 +9,7 @@ from .rules import Change, FormatError
 
 
 def swap(
-    workflow: dict, *, reverse: bool = False, tiled: bool = False, savers: bool = False
+    workflow: dict, *, reverse: bool = False, tiles: str = "auto", everything: bool = False, savers: bool = False
 ) -> tuple[dict, list[Change]]:
     """Put this pack's nodes in the place of other ones, by the rules in web/swap/rules.json.
 
@@ -17,7 +17,10 @@ def swap(
         workflow: a workflow as the editor saves it, or a prompt in API format. It is not modified.
         reverse: put the stock nodes back. What was swapped becomes exactly what it was; links, titles and values that
             have been changed since stay as they are.
-        tiled: swap VAE Decode (Tiled) too. Its tile settings are remembered for the reverse.
+        tiles: what becomes of VAE Decode (Tiled): "same", the same tiles and pixels; "without", the pixels of VAE
+            Decode, with its tile settings remembered for the reverse; "auto", without where its VAE is known to take no
+            more memory then, else the same.
+        everything: swap decodes too with which nothing is won.
         savers: swap savers too where nothing is won in time: those that more than a decode's own frames go into, and
             Save Video.
     Returns:
@@ -35,6 +38,6 @@ def swap(
         )
     workflow = copy.deepcopy(workflow)
     try:
-        return workflow, format.restore(workflow) if reverse else format.swap(workflow, tiled, savers)
+        return workflow, format.restore(workflow) if reverse else format.swap(workflow, tiles, everything, savers)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"this workflow is damaged: {type(error).__name__}: {error}") from error

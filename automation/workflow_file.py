@@ -11,12 +11,15 @@ its saver stay two nodes, with a VIDEO between them. Nothing else in the file is
 from __future__ import annotations
 
 import copy
+import dataclasses
 
-from .graph import Graph, Workflow, get, inputs, named, properties_of, put, with_links_of, xy
+from .families import Plan, choose, family_of
+from .graph import Graph, Workflow, get, inputs, named, properties_of, put, values_in, with_links_of, xy
 from .rules import (
     CREATE_VIDEO,
     DECODE_INPUTS,
     DECODES,
+    DEFAULTS,
     FRAME_TYPES,
     LAYOUT,
     MEMORY,
@@ -28,26 +31,28 @@ from .rules import (
     REASONS,
     RELAYS,
     SAVERS,
+    VAE_TYPES,
     VIDEO_NODES,
     Change,
     reason,
 )
-from .savers import Settings, rules_of, settings_of
+from .savers import Settings, rules_of, settings_of, shown
 
 NAMED = "widgets_values_named"  # newer editors save widgets by name as well
 WIDGET_VALUES = ("widgets_values", NAMED)
+TILES = DECODES["VAEDecodeTiled"]["widgets"]
 
 
 def recognises(workflow: object) -> bool:
     return isinstance(workflow, dict) and all(isinstance(workflow.get(key), list) for key in ("nodes", "links"))
 
 
-def swap(workflow: dict, tiled: bool, savers: bool) -> list[Change]:
+def swap(workflow: dict, tiles: str, everything: bool, savers: bool) -> list[Change]:
     """Swap in place what the rules name."""
     file = Workflow(workflow)
     # All is decided before anything is changed, so that no decision rests on a half-changed graph.
     plans = [
-        (graph, decode, *decide(file, graph, decode, tiled))
+        (graph, decode, decide(file, graph, decode, tiles, everything))
         for graph in file.graphs
         for decode in graph.nodes.values()
         if decode["type"] in DECODES
@@ -56,29 +61,39 @@ def swap(workflow: dict, tiled: bool, savers: bool) -> list[Change]:
         (graph, saver, settings_in(file, graph, saver))
         for graph in file.graphs
         for saver in graph.nodes.values()
-        if saver["type"] in SAVERS and not any(partner is saver for _, _, partner, _, _ in plans)
+        if saver["type"] in SAVERS and not any(plan.partner is saver for _, _, plan in plans)
     ]
     # What a swapped decode would be streamed into is worth a word where it cannot be.
-    hoped_for = [partner_of(graph, decode) for graph, decode, _, _, why in plans if not why]
+    hoped_for = [partner_of(graph, decode) for graph, decode, plan in plans if not plan.why]
     changes = []
-    for graph, decode, partner, settings, why in plans:
-        nodes = (decode, partner) if partner else (decode,)
+    for graph, decode, plan in plans:
+        nodes = (decode, plan.partner) if plan.partner else (decode,)
         ids, before = tuple(node["id"] for node in nodes), tuple(node["type"] for node in nodes)
-        if settings:
-            become_streamed(graph, decode, partner, settings)
-        elif not why:
-            become_pair(graph, decode, partner) if partner else become_async(graph, decode)
-        after = tuple(node["type"] for node in (nodes if settings else nodes[-1:])) if not why else ()
-        changes.append(Change(ids, before, after, why, graph.name, graph.id))
+        if plan.settings:
+            become_streamed(graph, decode, plan.stands_for, plan.partner, plan.settings)
+        elif plan.partner:
+            become_pair(graph, decode, plan.stands_for, plan.partner)
+        elif not plan.why:
+            become_async(graph, decode, plan.stands_for)
+        left = () if plan.why else nodes if plan.settings else nodes[-1:]
+        after = tuple(node["type"] for node in left)
+        changes.append(Change(ids, before, after, plan.why, plan.won, plan.vae, graph.name, graph.id))
     for graph, saver, settings in saver_plans:
         before, why = saver["type"], settings if isinstance(settings, str) else ""
         if savers and not why:
             become_saver(graph, saver, settings, SAVERS[before]["frames"])
         if savers or (why and any(saver is each for each in hoped_for)):
-            after = () if why else (saver["type"],)
-            changes.append(Change((saver["id"],), (before,), after, why, graph.name, graph.id))
+            after, won = ((), "") if why else ((saver["type"],), "saver")
+            changes.append(Change((saver["id"],), (before,), after, why, won, "", graph.name, graph.id))
     return changes + [
-        Change((host["id"],), (node["type"],), (), reason("in_group_node", file.group_name(host)), graph.name, graph.id)
+        Change(
+            (host["id"],),
+            (node["type"],),
+            (),
+            reason("in_group_node", file.group_name(host)),
+            subgraph=graph.name,
+            graph=graph.id,
+        )
         for graph in file.graphs
         for host in graph.nodes.values()
         for node in file.grouped(host)
@@ -99,7 +114,7 @@ def restore(workflow: dict) -> list[Change]:
             elif memory_of(node, "saver"):
                 before = (node["type"],)
                 if is_as_swapped(node, "images" if was_of_video(node) else "video"):
-                    after = [restore_saver(graph, node, inputs(node), values_now(node))]
+                    after = [restore_saver(graph, node, inputs(node), saver_values_now(node))]
                 else:
                     after, why = [], REASONS["rewired"]
             elif node["type"] in OURS:
@@ -108,7 +123,8 @@ def restore(workflow: dict) -> list[Change]:
             else:
                 continue
             ids = tuple(each["id"] for each in nodes)
-            changes.append(Change(ids, before, tuple(each["type"] for each in after), why, graph.name, graph.id))
+            types = tuple(each["type"] for each in after)
+            changes.append(Change(ids, before, types, why, subgraph=graph.name, graph=graph.id))
         graph.put_in_place()
     return changes
 
@@ -116,27 +132,61 @@ def restore(workflow: dict) -> list[Change]:
 # ---------------------------------------------------------------------------- what to do
 
 
-def decide(file: Workflow, graph: Graph, decode: dict, tiled: bool) -> tuple[dict | None, Settings | None, str]:
-    """What to do with a decode.
-
-    Returns:
-        The Create Video or saver to swap together with it, if any; what the saver is set to; and why to leave the
-        decode alone, else "".
-    """
-    if DECODES[decode["type"]]["tiled"] and not tiled:
-        return None, None, REASONS["in_tiles"]
+def decide(file: Workflow, graph: Graph, decode: dict, tiles: str, everything: bool) -> Plan:
     videos, lost = file.ends(graph, decode, FRAME_TYPES, lambda node: node["type"] not in VIDEO_NODES)
     if not videos:
-        return None, None, reason(*lost[0]) if lost else REASONS["not_a_video"]
-    if tiles_in_use(file, graph, decode):
-        return None, None, REASONS["tiles_in_use"]
+        return Plan(reason(*lost[0]) if lost else REASONS["not_a_video"])
+    family = family_at(file, graph, decode)
+    vae = family["name"] if family else ""
+    names = DECODES[decode["type"]]["widgets"]
+    values = {**DEFAULTS, **values_of(decode, names)}
+    in_view = bool(names) and is_shown(file, graph, decode)
+    in_use = in_view or any(named(decode, name).get("link") is not None for name in names)
+    stands_for, won, why = choose(decode["type"], family, tiles, values, in_use)
+    if why or (won == "nothing" and not everything):
+        return Plan(why or reason("nothing_won", vae))
+    plan = Plan("", stands_for, won, vae)
     partner = partner_of(graph, decode)
     if partner and partner["type"] in SAVERS:
         settings = settings_in(file, graph, partner)
-        return (None, None, "") if isinstance(settings, str) else (partner, settings, "")
-    if partner and len(file.ends(graph, partner, ("VIDEO",), is_passive)[0]) > 1:
-        partner = None
-    return partner, None, ""
+        return plan if isinstance(settings, str) else dataclasses.replace(plan, partner=partner, settings=settings)
+    if partner and (in_view or len(file.ends(graph, partner, ("VIDEO",), is_passive)[0]) > 1):
+        return plan
+    return dataclasses.replace(plan, partner=partner)
+
+
+def family_at(file: Workflow, graph: Graph, decode: dict) -> dict | None:
+    """The family of the VAE that a decode gets, through whatever hands a VAE on; None if that cannot be told."""
+    found, seen, todo = [], [], file.sources(graph, decode, "vae")
+    for graph, node in todo:  # which grows
+        if any(node is each for each in seen):
+            continue
+        seen.append(node)
+        family = family_of(files_of(file, graph, node))
+        handed_on, is_certain = vaes_into(graph, node)
+        if handed_on and (is_certain or family is None):
+            todo += [each for name in handed_on for each in file.sources(graph, node, name)]
+        else:
+            found.append(family)
+    return found[0] if found and all(family == found[0] for family in found) else None
+
+
+def vaes_into(graph: Graph, node: dict) -> tuple[list[str], bool]:
+    """Names of the inputs that a VAE may come in by, and whether one of them is for a VAE and nothing else."""
+    linked = [
+        (slot["name"], slot.get("type"), graph.types_of(link))
+        for slot in inputs(node)
+        for link in graph.links_into(node, slot["name"])
+    ]
+    names = [name for name, kind, types in linked if kind == "VAE" or {*VAE_TYPES} & {*types}]
+    return names, any("VAE" in (kind, *types) for _, kind, types in linked)
+
+
+def files_of(file: Workflow, graph: Graph, node: dict) -> list[str]:
+    """What a node is set to; what a link sets goes before what is saved in the node."""
+    linked = [slot["name"] for slot in inputs(node) if slot.get("widget") and slot.get("link") is not None]
+    from_outside = [value for name in linked for value in file.set_from_outside(graph, node, name)]
+    return [value for value in from_outside or values_in(node) if isinstance(value, str)]
 
 
 def is_passive(node: dict) -> bool:
@@ -144,13 +194,10 @@ def is_passive(node: dict) -> bool:
     return node["type"] in ("Reroute", *RELAYS, *RELAYS.values())
 
 
-def tiles_in_use(file: Workflow, graph: Graph, decode: dict) -> bool:
-    """Whether something else sets a decode's tiles: a link, or a widget of the subgraph that it is in."""
-    if not DECODES[decode["type"]]["tiled"]:
-        return False
-    linked = [slot for slot in inputs(decode) if slot["name"] not in DECODE_INPUTS and slot.get("link") is not None]
+def is_shown(file: Workflow, graph: Graph, decode: dict) -> bool:
+    """Whether the node of the subgraph that a decode is in shows a widget of it, which it knows by the decode's id."""
     shown = [widget for _, host in file.hosts(graph) for widget in properties_of(host).get("proxyWidgets") or []]
-    return bool(linked) or any(str(widget[0]) == str(decode["id"]) for widget in shown)
+    return any(str(widget[0]) == str(decode["id"]) for widget in shown)
 
 
 def partner_of(graph: Graph, decode: dict) -> dict | None:
@@ -169,7 +216,16 @@ def partner_of(graph: Graph, decode: dict) -> dict | None:
     sound = fits and all(graph.is_known_to_target(link) for link in coming)
     frames = (SAVERS[partner["type"]] if is_saver else CREATE_VIDEO)["frames"]
     takes_images = named(partner, frames).get("link") == get(fed[0], "id")
-    return partner if takes_images and sound else None
+    return partner if takes_images and sound and (is_saver or is_matched(partner)) else None
+
+
+def is_matched(video: dict) -> bool:
+    """Whether all that a Create Video is set to has a place in our nodes."""
+    linked = [slot["name"] for slot in inputs(video) if slot.get("link") is not None]
+    values = values_of(video, CREATE_VIDEO["widgets"])
+    fits = all(shown(values[name]) in allowed for name, allowed in CREATE_VIDEO["fits"].items() if name in values)
+    others = {*linked} - {CREATE_VIDEO["frames"], *CREATE_VIDEO["inputs"]}
+    return fits and not others and len(values_in(video)) <= len(CREATE_VIDEO["widgets"])
 
 
 def settings_in(file: Workflow, graph: Graph, saver: dict) -> Settings | str:
@@ -203,60 +259,84 @@ def values_of(node: dict, names: list[str]) -> dict:
 # ---------------------------------------------------------------------------- there
 
 
-def decode_inputs(node: dict) -> list[dict]:
-    return [slot for slot in inputs(node) if slot["name"] in DECODE_INPUTS]
+def decode_inputs(node: dict, kind: str) -> list[dict]:
+    """The inputs of a node that a stock decode of this type has."""
+    return [slot for slot in inputs(node) if slot["name"] in (*DECODE_INPUTS, *DECODES[kind]["widgets"])]
 
 
-def become_async(graph: Graph, decode: dict) -> None:
-    become(decode, DECODES[decode["type"]]["alone"], {"decode": remember(decode, *WIDGET_VALUES)})
-    widgets = OURS[decode["type"]]["widgets"]
-    decode["inputs"] = decode_inputs(decode)
-    decode["widgets_values"] = list(widgets.values())
-    if NAMED in decode:
-        decode[NAMED] = dict(widgets)
+def in_order(slots: list[dict]) -> list[dict]:
+    """Inputs in the order that the editor gives them: those of widgets come last."""
+    return sorted(slots, key=lambda slot: bool(slot.get("widget")))
+
+
+def values_for(kind: str, *given: dict) -> dict:
+    """Values of all widgets of one of ours, in their order."""
+    known = {name: value for each in (DEFAULTS, *given) for name, value in each.items()}
+    return {name: known[name] for name in OURS[kind]["widgets"]}
+
+
+def settings_of_decode(decode: dict) -> dict:
+    return values_of(decode, DECODES.get(decode["type"], {}).get("widgets", []))
+
+
+def settings_of_video(video: dict) -> dict:
+    """What a Create Video is set to, as ours is."""
+    values = values_of(video, CREATE_VIDEO["widgets"])
+    translated = {name: CREATE_VIDEO["fits"].get(name, {}).get(shown(value), value) for name, value in values.items()}
+    return {name: value for name, value in translated.items() if name in CREATE_VIDEO["inputs"]}
+
+
+def set_to(node: dict, values: dict) -> None:
+    node["widgets_values"] = list(values.values())
+    if NAMED in node:
+        node[NAMED] = values
+
+
+def become_async(graph: Graph, decode: dict, stands_for: str) -> None:
+    kind = DECODES[stands_for]["alone"]
+    values = values_for(kind, settings_of_decode(decode))
+    become(decode, kind, {"decode": remember(decode, *WIDGET_VALUES)})
+    decode["inputs"] = decode_inputs(decode, stands_for)
+    set_to(decode, values)
     graph.aim_links(decode)
 
 
-def become_pair(graph: Graph, decode: dict, video: dict) -> None:
+def become_pair(graph: Graph, decode: dict, stands_for: str, video: dict) -> None:
     [link] = graph.links_from(decode["id"])
+    kind = DECODES[stands_for]["pair"]
+    values = values_for(kind, settings_of_decode(decode), settings_of_video(video))
     memory = {
-        "create_video": remember(video, "pos"),
+        "create_video": remember(video, "pos", *WIDGET_VALUES),
         "decode": decode,
         "decode_position": graph.node_positions[decode["id"]],
         "link": link,
         "link_position": graph.link_positions[get(link, "id")],
     }
-    become(video, DECODES[decode["type"]]["pair"], {**memory, "pos": grow_upwards(video)})
-    widgets = OURS[video["type"]]["widgets"]
-    others = [slot for slot in inputs(video) if slot["name"] != CREATE_VIDEO["frames"]]
-    video["inputs"] = decode_inputs(decode) + others
-    # Files of before bit_depth hold fps alone; the editor fills in the rest.
-    values = video.get("widgets_values")
-    if isinstance(values, list) and len(values) == len(CREATE_VIDEO["widgets"]):
-        video["widgets_values"] = [*values, *widgets.values()]
-    if NAMED in video:
-        video[NAMED] = {**video[NAMED], **widgets}
+    become(video, kind, {**memory, "pos": grow_upwards(video)})
+    others = [slot for slot in inputs(video) if slot["name"] in CREATE_VIDEO["inputs"]]
+    video["inputs"] = in_order([*decode_inputs(decode, stands_for), *others])
+    set_to(video, values)
     graph.remove(decode, link)
     graph.aim_links(video)
 
 
-def become_streamed(graph: Graph, decode: dict, saver: dict, settings: Settings) -> None:
+def become_streamed(graph: Graph, decode: dict, stands_for: str, saver: dict, settings: Settings) -> None:
     """Make a decode and its saver a video and its saver. The frame rate is the video's."""
     [link] = graph.links_from(decode["id"])
     put(link, "type", "VIDEO")
     rate = named(saver, {ours: name for name, ours in settings.links.items()}.get("fps", "")).get("link")
     become_saver(graph, saver, settings, "video")
+    kind = DECODES[stands_for]["pair"]
+    rates = {"fps": settings.values["fps"]} if "fps" in settings.values else {}
+    values = values_for(kind, settings_of_decode(decode), rates)
     memory = {"decode": remember(decode, "pos", "outputs", *WIDGET_VALUES)}
-    become(decode, DECODES[decode["type"]]["pair"], {**memory, "pos": grow_upwards(decode)})
-    values = {"fps": settings.values.get("fps", 24), "bit_depth": 8, **OURS[decode["type"]]["widgets"]}
-    decode["inputs"] = [*decode_inputs(decode), {"name": "audio", "type": "AUDIO", "link": None}]
+    become(decode, kind, {**memory, "pos": grow_upwards(decode)})
+    decode["inputs"] = in_order([*decode_inputs(decode, stands_for), {"name": "audio", "type": "AUDIO", "link": None}])
     if rate is not None:
-        saver["inputs"] = [slot for slot in inputs(saver) if slot["name"] != "fps"]
+        saver["inputs"] = [slot for slot in saver["inputs"] if slot["name"] != "fps"]
         decode["inputs"].append(widget_slot("fps", "FLOAT", rate))
     decode["outputs"] = [{"name": "VIDEO", "type": "VIDEO", "links": [get(link, "id")]}]
-    decode["widgets_values"] = list(values.values())
-    if NAMED in decode:
-        decode[NAMED] = values
+    set_to(decode, values)
     graph.aim_links(decode)
     graph.aim_links(saver)
 
@@ -277,10 +357,7 @@ def become_saver(graph: Graph, saver: dict, settings: Settings, source: str) -> 
         {"name": name, "type": kind, "links": links[0] if links and i == 0 else None}
         for i, (name, kind) in enumerate(OUR_SAVER["outputs"].items())
     ]
-    values = {**OUR_SAVER["widgets"], **settings.values}
-    saver["widgets_values"] = list(values.values())
-    if NAMED in saver:
-        saver[NAMED] = values
+    set_to(saver, {**OUR_SAVER["widgets"], **settings.values})
     graph.aim_links(saver)
 
 
@@ -363,17 +440,18 @@ def restore_streamed(graph: Graph, decode: dict, saver: dict) -> tuple[dict, dic
     [link] = graph.links_from(decode["id"])
     put(link, "type", "IMAGE")
     rate = [slot for slot in inputs(decode) if slot["name"] == "fps"]
-    values = values_of(decode, CREATE_VIDEO["widgets"])
+    values = values_of(decode, OURS[decode["type"]]["widgets"])
     decode["inputs"] = [slot for slot in inputs(decode) if slot["name"] != "fps"]
-    restore_saver(graph, saver, inputs(saver) + rate, {**values_now(saver), "fps": values.get("fps")})
+    restore_saver(graph, saver, inputs(saver) + rate, {**saver_values_now(saver), "fps": values.get("fps")})
     outputs = [{**slot, "links": [get(link, "id")]} for slot in memory["decode"]["outputs"]]
     pos = moved_along(memory["decode"]["pos"], memory["pos"], decode["pos"])
-    revert(decode, {**memory["decode"], "outputs": outputs, "pos": pos})
+    before = with_changes(memory["decode"], decode, settings_of_decode(memory["decode"]))
+    revert(decode, {**before, "outputs": outputs, "pos": pos})
     graph.aim_links(decode)
     return decode, saver
 
 
-def values_now(saver: dict) -> dict:
+def saver_values_now(saver: dict) -> dict:
     return values_of(saver, list(OUR_SAVER["widgets"]))
 
 
@@ -418,7 +496,7 @@ def same(value: object, other: object) -> bool:
 
 def restore_decode(graph: Graph, node: dict) -> dict:
     memory = memory_of(node, "alone") or {"decode": stock_decode(node)}
-    revert(node, memory["decode"])
+    revert(node, with_changes(memory["decode"], node, settings_of_decode(memory["decode"])))
     graph.aim_links(node)
     return node
 
@@ -433,34 +511,59 @@ def restore_pair(file: Workflow, graph: Graph, node: dict) -> tuple[dict, dict]:
         decode["outputs"] = [{**slot, "links": [get(link, "id")]} for slot in decode["outputs"]]
     put(link, "origin_id", decode["id"])
     decode["inputs"] = with_links_of(node, inputs(decode))
+    known = [slot["name"] for slot in decode["inputs"]]
+    tiles = [slot for slot in inputs(node) if slot["name"] in TILES]
+    decode["inputs"] += [slot for slot in tiles if slot.get("link") is not None and slot["name"] not in known]
+    node["inputs"] = [slot for slot in inputs(node) if slot["name"] not in TILES]
     decode["pos"] = moved_along(decode["pos"], memory["pos"], node["pos"])
     if (decode.get("mode") or 0) != (node.get("mode") or 0):
         decode["mode"] = node.get("mode") or 0
-    own, video = OURS[node["type"]]["widgets"], memory["create_video"]
+    decode = with_changes(decode, node, settings_of_decode(decode))
+    video = with_changes(memory["create_video"], node, settings_of_video(memory["create_video"]))
     pos = moved_along(video["pos"], memory["pos"], node["pos"])
-    revert(node, {**video, "pos": pos, "inputs": with_frames(inputs(video))}, widgets=False)
+    revert(node, {**video, "pos": pos, "inputs": with_frames(inputs(video))})
     named(node, CREATE_VIDEO["frames"])["link"] = get(link, "id")
-    if isinstance(node.get("widgets_values"), list):
-        node["widgets_values"] = node["widgets_values"][: len(CREATE_VIDEO["widgets"])]
-    if NAMED in node:
-        node[NAMED] = {name: value for name, value in node[NAMED].items() if name not in own}
     graph.add(decode, link, memory.get("decode_position"), memory.get("link_position"))
     graph.aim_links(decode)
     graph.aim_links(node)
     return decode, node
 
 
-def revert(node: dict, before: dict, widgets: bool = True) -> None:
-    """Turn a node back. What may have been changed since stays: title, links, properties of the user's own.
+def with_changes(was: dict, node: dict, settings: dict) -> dict:
+    """A stock node as it was, but for the values that have been changed in ours since.
 
     Args:
-        widgets: whether its widgets are what they were before, too.
+        node: one of ours, that stands for it.
+        settings: what it was set to, as ours was then.
     """
+    names = (
+        CREATE_VIDEO["widgets"]
+        if was["type"] == CREATE_VIDEO["type"]
+        else DECODES.get(was["type"], {}).get("widgets", [])
+    )
+    then, now = values_for(node["type"], settings), values_of(node, OURS[node["type"]]["widgets"])
+    changed = {name: now[name] for name in names if name in then and name in now and not same(now[name], then[name])}
+    if not changed:
+        return was
+    values = {**then, **values_of(was, names), **changed}
+    last = max(names.index(name) for name in changed)
+    given = was.get("widgets_values") or []
+    was = {**was}
+    if isinstance(given, list):
+        was["widgets_values"] = [values[name] for name in names[: max(len(given), last + 1)]] + given[len(names) :]
+    else:
+        was["widgets_values"] = {**given, **changed}
+    if NAMED in was:
+        was[NAMED] = {**was[NAMED], **changed}
+    return was
+
+
+def revert(node: dict, before: dict) -> None:
+    """Turn a node back. What may have been changed since stays: title, links, properties of the user's own."""
     kept = {key: value for key, value in properties_of(node).items() if key not in (MEMORY["key"], *PACK_PROPERTIES)}
-    if widgets:
-        for key in WIDGET_VALUES:
-            if key not in before:
-                node.pop(key, None)
+    for key in WIDGET_VALUES:
+        if key not in before:
+            node.pop(key, None)
     slots = with_links_of(node, inputs(before))
     known = {*DECODE_INPUTS, *(slot["name"] for slot in slots)}
     slots += [slot for slot in inputs(node) if slot["name"] not in known and slot.get("link") is not None]
@@ -485,11 +588,21 @@ def moved_along(pos: list, anchor_before: list, anchor_now: list) -> list:
     return [x + x_now - x_before, y + y_now - y_before]
 
 
+def values_now(node: dict, names: list[str]) -> list:
+    values = values_for(node["type"], values_of(node, OURS[node["type"]]["widgets"]))
+    return [values[name] for name in names]
+
+
 def stock_decode(node: dict) -> dict:
     """What a node of ours that never was a stock one is turned into."""
     [kind] = OURS[node["type"]]["stock"]
     properties = {"cnr_id": PACKS["stock"]}
-    return {"type": kind, "inputs": decode_inputs(node), "properties": properties, "widgets_values": []}
+    return {
+        "type": kind,
+        "inputs": decode_inputs(node, kind),
+        "properties": properties,
+        "widgets_values": values_now(node, DECODES[kind]["widgets"]),
+    }
 
 
 def stock_pair(graph: Graph, node: dict) -> dict:
@@ -504,6 +617,7 @@ def stock_pair(graph: Graph, node: dict) -> dict:
             "pos": node["pos"],
             "inputs": others,
             "properties": {"cnr_id": PACKS["stock"]},
+            "widgets_values": values_now(node, [name for name in CREATE_VIDEO["widgets"] if name in DEFAULTS]),
         },
         "decode": {
             "id": None,
@@ -513,10 +627,10 @@ def stock_pair(graph: Graph, node: dict) -> dict:
             "flags": {},
             "order": node.get("order") or 0,
             "mode": 0,
-            "inputs": decode_inputs(node),
+            "inputs": decode_inputs(node, decode),
             "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": []}],
             "properties": {"cnr_id": PACKS["stock"], "Node name for S&R": decode},
-            "widgets_values": [],
+            "widgets_values": values_now(node, DECODES[decode]["widgets"]),
         },
         "link": graph.new_link("IMAGE"),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .decode_tiled import AsyncVAEDecodeTiled
+from .decode_tiled_to_video import AsyncVAEDecodeTiledToVideo
 from .decode_to_video import AsyncVAEDecodeToVideo
 from .decode_video import AsyncVAEDecodeVideo
 from .sample_latent import SampleVideoLatent
@@ -12,4 +14,11 @@ from .save_video import SaveVideoStreaming
 
 class AsyncFramePipelineExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [AsyncVAEDecodeVideo, AsyncVAEDecodeToVideo, SaveVideoStreaming, SampleVideoLatent]
+        return [
+            AsyncVAEDecodeVideo,
+            AsyncVAEDecodeToVideo,
+            AsyncVAEDecodeTiled,
+            AsyncVAEDecodeTiledToVideo,
+            SaveVideoStreaming,
+            SampleVideoLatent,
+        ]

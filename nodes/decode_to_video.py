@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from . import families, rescue, values
 from .checked import checked_fps
-from .inputs import decoder_input, samples_input, vae_input
+from .inputs import decoder_input, samples_input, save_latents_first_input, vae_input, video_inputs
 from .latent_video import LatentVideo
 from .version import described
 
@@ -29,42 +29,15 @@ class AsyncVAEDecodeToVideo(io.ComfyNode):
                 "images to video",
                 "wan vae",
                 "wan decode",
+                *families.search_words(),
                 "async",
             ],
             inputs=[
                 samples_input(),
                 vae_input(),
-                io.Float.Input(
-                    "fps",
-                    default=16.0,
-                    min=0.01,
-                    max=1000.0,
-                    step=0.001,
-                    tooltip=f"Frames per second. {families.frame_rates()}.",
-                ),
-                io.Audio.Input(
-                    "audio",
-                    optional=True,
-                    tooltip="Sound for the video; cut, or padded with silence, to its length when saved.",
-                ),
-                io.Int.Input(
-                    "bit_depth",
-                    optional=True,
-                    default=8,
-                    min=8,
-                    max=10,
-                    step=2,
-                    tooltip="Bits per colour in saved files. 10 keeps gradients smoother; some players cannot show it.",
-                ),
+                *video_inputs(fps=16.0),
                 decoder_input(),
-                io.Boolean.Input(
-                    "save_latents_first",
-                    optional=True,
-                    advanced=True,
-                    default=False,
-                    tooltip="Write the latents into the input folder before decoding, for runs that may be killed. The "
-                    "file is removed when the video is complete. After an error they are saved in any case.",
-                ),
+                save_latents_first_input(),
             ],
             outputs=[io.Video.Output(tooltip="A video for any saver or video node.")],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import decoding, live, rescue
+from . import decoding, families, live, rescue
 from .inputs import decoder_input, samples_input, vae_input
 from .version import described
 
@@ -26,6 +26,7 @@ class AsyncVAEDecodeVideo(io.ComfyNode):
                 "latent to image",
                 "wan vae",
                 "wan decode",
+                *families.search_words(),
                 "async",
                 "streaming",
             ],

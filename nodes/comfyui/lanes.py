@@ -33,8 +33,16 @@ def run(
     frames: tuple[int, int] | None = None,
     ends: Ends | None = None,
 ) -> Report:
-    """`engine.run`; `already_decoded` and `decoded` are those of a `Report`, and `slots` are SLOTS unless given."""
+    """`engine.run`; `already_decoded` and `decoded` are those of a `Report`, and `slots` are SLOTS unless given.
+
+    Slots that a video is too short for are not made, nor more than SLOTS of them where they hold floats: each takes
+    memory on the GPU and in main memory, beside a decode that may need it.
+    """
     first, stop = frames or (0, spec.frames)
+    frames_per_slot, slots = min(frames_per_slot, stop - first), slots or SLOTS
+    if any(sink.pixel_format.layout == "image" for sink in sinks):
+        slots = min(slots, SLOTS)
+    slots = min(slots, max(2, -(-(stop - first) // frames_per_slot)))
     bar = comfy.utils.ProgressBar(stop - first)
     with live.watch(sinks, already_decoded, decoded) as watch:
 
@@ -53,7 +61,7 @@ def run(
             sinks,
             spectators=[*spectators, *watch.spectators],
             frames=frames,
-            slots=slots or SLOTS,
+            slots=slots,
             frames_per_slot=frames_per_slot,
             check=check,
             progress=progress,

@@ -25,8 +25,19 @@ def load_for_decoding(vae, latent: torch.Tensor, memory_needed: int | None = Non
     """
     vae.throw_exception_if_invalid()
     if memory_needed is None:
-        memory_needed = vae.memory_used_decode(latent.shape, vae.vae_dtype)
+        memory_needed = estimate(vae, latent)
     model_management.load_models_gpu([vae.patcher], memory_required=memory_needed, force_full_load=vae.disable_offload)
+
+
+def batch_size(vae, latent: torch.Tensor) -> int:
+    """How many of a batch `VAE.decode` would decode at a time, with what is loaded and free now."""
+    free = vae.patcher.get_free_memory(vae.device)
+    return max(1, int(free / estimate(vae, latent)))
+
+
+def estimate(vae, latent: torch.Tensor) -> float:
+    """How many bytes ComfyUI reckons that a decode takes."""
+    return vae.memory_used_decode(latent.shape, vae.vae_dtype)
 
 
 def room(vae, model) -> Room:
@@ -97,7 +108,12 @@ def float32_was_asked_for() -> bool:
 def make_room() -> None:
     """Unload every model and give cached GPU memory back."""
     model_management.unload_all_models()
-    model_management.soft_empty_cache()
+    give_pieces_back()
+
+
+def out_of_memory(message: str) -> Exception:
+    """An error that ComfyUI counts as out of memory."""
+    return model_management.OOM_EXCEPTION(message)
 
 
 def is_oom(error: BaseException) -> bool:

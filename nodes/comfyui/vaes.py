@@ -17,14 +17,39 @@ import nodes as core_nodes
 
 from ...pipeline.text import Text
 
-# By the function that a VAE's class decodes with: whether it does what `_rehearse` looks for.
-_is_known: dict[tuple[Callable, type], bool] = {}
+UNKNOWN = Text("this ComfyUI decodes in a way this version of the pack does not know")
+REPLACED = Text("another node or pack replaced the VAE's decode")
+
+# By the function that a VAE's class decodes with, the model's class, and `into_buffer`: whether it does what
+# `_rehearse` looks for.
+_is_known: dict[tuple[Callable, type, bool], bool] = {}
+# The same of `_rehearse_batch`.
+_is_known_of_batches: dict[tuple[Callable, type], bool] = {}
 
 
 def model_name(vae) -> str:
     """Module and class of a VAE's model, such as "comfy.ldm.wan.vae.WanVAE"."""
-    kind = type(getattr(vae, "first_stage_model", None))
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return _class_name(getattr(vae, "first_stage_model", None))
+
+
+def decoder_of(vae):
+    """The decoder of a VAE's model; None where it has none of that name."""
+    return getattr(getattr(vae, "first_stage_model", None), "decoder", None)
+
+
+def decoder_name(vae) -> str:
+    """Its module and class: some models have any of several."""
+    return _class_name(decoder_of(vae))
+
+
+def is_wrapped(module) -> bool:
+    """Whether somebody compiled a module or replaced its `forward`: what lies in it may then never be called."""
+    compiled = getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    return compiled or "forward" in vars(module)
+
+
+def _class_name(module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def latent_of(samples: dict) -> torch.Tensor:
@@ -91,19 +116,48 @@ def size_by_ratios(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
     return int(latent.shape[0] * frames), int(height), int(width)
 
 
+def has_chunked_io(vae) -> bool:
+    """Whether ComfyUI gives the VAE's model a buffer for the whole video, to write each piece into."""
+    return bool(getattr(getattr(vae, "first_stage_model", None), "comfy_has_chunked_io", False))
+
+
+def size_of_buffer(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
+    """(frames, height, width) of that buffer, or None where the model does not say."""
+    try:
+        batch, _, frames, height, width = vae.first_stage_model.decode_output_shape(latent.shape)
+        return int(batch * frames), int(height), int(width)
+    except Exception:  # not one for videos, or another method than is known
+        return None
+
+
 # -- what may be done in the place of `VAE.decode` --------------------------------------------------
 
 
-def why_not_known(vae) -> str | None:
-    """Why `first_stage_model.decode(latent)` may not be called in the place of `VAE.decode`; None if it may."""
-    if not (_is_cores_own(vae) and _is_cores_own(vae.first_stage_model)):
-        return Text("another node or pack replaced the VAE's decode")
+def why_not_known(vae, into_buffer: bool = False) -> str | None:
+    """Why `first_stage_model.decode(latent)`, or with `into_buffer` `decode(latent, output_buffer=...)`, may not be
+    called in the place of `VAE.decode`; None if it may."""
+    if not (is_cores_own(vae) and is_cores_own(vae.first_stage_model)):
+        return REPLACED
     # What is done around a model may depend on which it is.
-    decode = type(vae).decode, type(vae.first_stage_model)
+    decode = type(vae).decode, type(vae.first_stage_model), into_buffer
     if decode not in _is_known:
-        _is_known[decode] = _rehearse(vae)
-    if not _is_known[decode]:
-        return Text("this ComfyUI decodes in a way this version of the pack does not know")
+        _is_known[decode] = _rehearse(vae, into_buffer)
+    return why_no_frames(vae) if _is_known[decode] else UNKNOWN
+
+
+def why_not_in_batches(vae) -> str | None:
+    """Why a batch may not be given to `first_stage_model.decode` in parts of `memory.batch_size` in the place of
+    `VAE.decode`; None if it may."""
+    if not (is_cores_own(vae) and is_cores_own(getattr(vae, "first_stage_model", vae))):
+        return REPLACED
+    decode = type(vae).decode, type(vae.first_stage_model)
+    if decode not in _is_known_of_batches:
+        _is_known_of_batches[decode] = _rehearse_batch(vae)
+    return why_no_frames(vae) if _is_known_of_batches[decode] else UNKNOWN
+
+
+def why_no_frames(vae) -> str | None:
+    """Why what the model puts out cannot be taken for frames; None if it can."""
     if vae.output_channels != 3 or getattr(vae, "conv_out_channels", 3) != 3:
         return Text("the VAE's output is not RGB")
     if output_range(vae) is None:
@@ -125,15 +179,18 @@ def output_range(vae) -> tuple[bool, bool] | None:
     return (False, False) if torch.equal(processed, probe) else None
 
 
-def _is_cores_own(owner) -> bool:
-    """Whether `owner.decode` is the method its class was written with, not one patched in since."""
-    code = getattr(type(owner).decode, "__code__", None)
-    return "decode" not in vars(owner) and code is not None and code.co_filename == inspect.getfile(type(owner))
+def is_cores_own(owner, name: str = "decode") -> bool:
+    """Whether a method is the one that the owner's class was written with, not one patched in since."""
+    code = getattr(getattr(type(owner), name, None), "__code__", None)
+    return name not in vars(owner) and code is not None and code.co_filename == inspect.getfile(type(owner))
 
 
-def _rehearse(vae) -> bool:
+def _rehearse(vae, into_buffer: bool) -> bool:
     """Whether `VAE.decode` gives the model the latent, in the VAE's dtype, and nothing else, and of what comes back
     `process_output`, in the dtype of an IMAGE, and nothing else.
+
+    With `into_buffer`, it is to give the model a buffer too, of the size that the model says, and what comes back is
+    what is written into that.
 
     It is played through on the CPU, with a model that decodes nothing and no model loaded. So a ComfyUI whose `decode`
     has more parameters, or does more around it, is known as long as it does this.
@@ -143,19 +200,52 @@ def _rehearse(vae) -> bool:
         latent = torch.linspace(-1.0, 1.0, vae.latent_channels * 24).view(1, -1, 2, 3, 4)
         decoded = torch.linspace(-1.5, 1.5, 630).view(1, 3, 5, 6, 7).to(vae.vae_dtype)
         stand_in, model = copy.copy(vae), copy.copy(vae.first_stage_model)
-        model.decode = lambda *args, **kwargs: calls.append((args, kwargs)) or decoded.clone()
+        model.decode_output_shape = lambda shape: decoded.shape if shape == latent.shape else None
+
+        def decode(*args, output_buffer=None, **options):
+            calls.append((args, options, output_buffer is not None))
+            return decoded.clone() if output_buffer is None else output_buffer.copy_(decoded)
+
+        model.decode = decode
         stand_in.first_stage_model = model
         stand_in.device = stand_in.output_device = torch.device("cpu")
         stand_in.process_output = lambda frames: frames.mul_(0.25)
-        frames_thwc = _with_nothing_loaded(type(vae).decode)(stand_in, latent)
-        [((given,), options)] = calls
+        frames_thwc = with_nothing_loaded(type(vae).decode)(stand_in, latent)
+        [((given,), options, buffer_given)] = calls
+        if options or buffer_given != into_buffer:
+            return False
         expected = decoded.to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
-        return torch.equal(given, latent.to(vae.vae_dtype)) and not options and torch.equal(frames_thwc, expected)
+        return torch.equal(given, latent.to(vae.vae_dtype)) and torch.equal(frames_thwc, expected)
     except Exception:  # whatever it is that this VAE does not have
         return False
 
 
-def _with_nothing_loaded(decode: Callable) -> Callable:
+def _rehearse_batch(vae) -> bool:
+    """What `_rehearse` looks for, of a batch of which the memory holds two and a half: it is to be decoded in parts of
+    two, since frames differ by rounding where others are decoded with them.
+    """
+    parts: list[torch.Tensor] = []
+    try:
+        latent = torch.linspace(-1.0, 1.0, 5 * vae.latent_channels * 24)
+        latent = latent.view(5, -1, 2, 3, 4) if vae.latent_dim == 3 else latent.view(5, -1, 6, 4)
+        decoded = torch.linspace(-1.5, 1.5, 5 * 630).view(5, 3, *((5, 6, 7) if vae.latent_dim == 3 else (15, 14)))
+        rest = iter(decoded.to(vae.vae_dtype).split((2, 2, 1)))
+        stand_in, model = copy.copy(vae), copy.copy(vae.first_stage_model)
+        model.decode = lambda part: parts.append(part) or next(rest).clone()
+        stand_in.first_stage_model = model
+        stand_in.patcher = types.SimpleNamespace(get_free_memory=lambda device: 500)
+        stand_in.memory_used_decode = lambda shape, dtype: 200
+        stand_in.device = stand_in.output_device = torch.device("cpu")
+        stand_in.process_output = lambda frames: frames.mul_(0.25)
+        frames = with_nothing_loaded(type(vae).decode)(stand_in, latent)
+        expected = decoded.to(vae.vae_dtype).to(vae.vae_output_dtype()).mul(0.25).movedim(1, -1)
+        in_parts = [len(part) for part in parts] == [2, 2, 1]
+        return in_parts and torch.equal(torch.cat(parts), latent.to(vae.vae_dtype)) and torch.equal(frames, expected)
+    except Exception:  # whatever it is that this VAE does not have
+        return False
+
+
+def with_nothing_loaded(decode: Callable) -> Callable:
     """The same function, whose `model_management` loads no models."""
 
     class Idle:
@@ -180,12 +270,19 @@ def stock_decode(vae, samples: dict) -> torch.Tensor:
 
 
 def tiled_decode(vae, latent: torch.Tensor) -> torch.Tensor:
-    """What `VAE.decode` does with a video when the GPU's memory does not suffice: (T, H, W, 3), in tiles."""
+    """What `VAE.decode` does with frames when the GPU's memory does not suffice: (T, H, W, 3), in tiles, where the
+    model has none of its own."""
     model_management.soft_empty_cache()
     tile = 256 // vae.spacial_compression_decode()
     overlap = tile // 4
-    pixels = vae.decode_tiled_3d(latent, tile_x=tile, tile_y=tile, overlap=(1, overlap, overlap))
-    return pixels.to(vae.output_device).movedim(1, -1).flatten(0, 1)
+    if getattr(vae, "handles_tiling", False):
+        pixels = vae._decode_tiled_owned(latent, tile_x=tile, tile_y=tile, overlap=overlap)
+    elif latent.ndim == 4:
+        pixels = vae.decode_tiled_(latent)
+    else:
+        pixels = vae.decode_tiled_3d(latent, tile_x=tile, tile_y=tile, overlap=(1, overlap, overlap))
+    frames_last = pixels.to(vae.output_device).movedim(1, -1)
+    return frames_last if latent.ndim == 4 else frames_last.flatten(0, 1)
 
 
 def load_vae(path: str):

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 from ...pipeline.text import Text
 from ..comfyui import vaes
-from . import taehv, wan
+from ..comfyui.tiling import Tiling
+from . import cogvideox, hunyuan, ltx, minimax, seedvr2, taehv, tiled, wan
+from .chunked import CHUNKED
 from .family import Family, Job, Output
-from .ways import STOCK
+from .ways import LATE, STOCK, TILED
 
-FAMILIES = (*wan.FAMILIES, *taehv.FAMILIES)
+FAMILIES = (
+    *wan.FAMILIES,
+    *ltx.FAMILIES,
+    *hunyuan.FAMILIES,
+    *minimax.FAMILIES,
+    *cogvideox.FAMILIES,
+    *seedvr2.FAMILIES,
+    *taehv.FAMILIES,
+)
 # Every other VAE there is: images, sound, other video models.
-OTHER = Family("other", lambda vae: True, (STOCK,))
+OTHER = Family("other", lambda vae: True, (LATE, TILED, STOCK))
 
 
 def of(vae) -> Family:
     """The family that a VAE is of."""
-    return next(family for family in (*FAMILIES, OTHER) if family.matches(vae))
+    # A model that one ComfyUI decodes in its own loop, the next one may give a buffer.
+    return next(family for family in (*ltx.FAMILIES, CHUNKED, *FAMILIES, OTHER) if family.matches(vae))
 
 
 def names(conjunction: str) -> str:
@@ -27,15 +38,22 @@ def names(conjunction: str) -> str:
     return f"{', '.join(most)} {conjunction} {last}"
 
 
+def search_words() -> list[str]:
+    """By which a node that decodes is looked for."""
+    return [f"{family.name.lower()} vae" for family in FAMILIES]
+
+
 def frame_rates() -> str:
     """What models make, for sentences: "Wan 2.1: 16, Wan 2.2 5B: 24"."""
     return ", ".join(f"{model}: {fps}" for family in FAMILIES for model, fps in family.models.items())
 
 
-def job(vae, samples: dict, decoder: str, output: Output) -> Job:
+def job(vae, samples: dict, decoder: str, output: Output, tiling: Tiling | None = None) -> Job:
     """A decode to be done; for the errors see `check`."""
     check(vae, samples)
     family = of(vae)
+    if tiling is not None:
+        return Job(vae, samples, tiled.NAME, output, tiled.in_tiles(family, tiling), tiling)
     return Job(vae, samples, decoder, output, family, reason=_why_unknown(vae) if family is OTHER else "")
 
 
@@ -66,6 +84,7 @@ def check(vae, samples: dict) -> None:
     )
 
 
-def size_of(vae, samples: dict) -> tuple[int, int, int] | None:
+def size_of(vae, samples: dict, tiling: Tiling | None = None) -> tuple[int, int, int] | None:
     """(frames, height, width) that decoding will give, or None where only decoding tells."""
-    return of(vae).size(vae, vaes.latent_of(samples))
+    family = of(vae) if tiling is None else tiled.in_tiles(of(vae), tiling)
+    return family.size(vae, vaes.latent_of(samples))

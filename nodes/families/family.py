@@ -13,6 +13,7 @@ from ...pipeline.decoders.fast.plan import Plan
 from ...pipeline.report import Decoded, Report
 from ...pipeline.video_spec import VideoSpec
 from ..comfyui import vaes
+from ..comfyui.tiling import Tiling
 from ..log import say
 
 
@@ -46,6 +47,7 @@ class Job:
         decoder: what the user asked for, one of `decoding.DECODERS`.
         output: where the frames go.
         family: of the VAE.
+        tiling: the tiles that the user asked for; None for none.
         reason: why the last way that was tried or asked did not do; before the first one, why none may.
         reasons: the same by each way's name.
         notes: what else there was to say, for the report.
@@ -59,6 +61,7 @@ class Job:
     decoder: str
     output: Output
     family: Family
+    tiling: Tiling | None = None
     reason: str = ""
     reasons: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

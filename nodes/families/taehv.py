@@ -23,11 +23,14 @@ def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
     if latent.ndim != 5:
         return vaes.size_by_ratios(vae, latent)
     model = vae.first_stage_model
-    scale = model.patch_size
-    for layer in model.decoder:
-        if isinstance(layer, torch.nn.Upsample):
-            scale *= int(layer.scale_factor)
-    frames = latent.shape[2] * model.t_upscale - model.frames_to_trim
+    try:
+        scale = model.patch_size
+        for layer in model.decoder:
+            if isinstance(layer, torch.nn.Upsample):
+                scale *= int(layer.scale_factor)
+        frames = latent.shape[2] * model.t_upscale - model.frames_to_trim
+    except (AttributeError, TypeError):  # another model than is known
+        return None
     return latent.shape[0] * frames, latent.shape[3] * scale, latent.shape[4] * scale
 
 
@@ -36,6 +39,7 @@ EXACT = Exact(
     frames_per_slot=4,
     to_frames=_frames,
     dropped_frames=lambda model: model.frames_to_trim,
+    tried_frames=2,
 )
 FAMILIES = (
     Family("TAEHV", lambda vae: vaes.model_name(vae) == "comfy.taesd.taehv.TAEHV", all_exact(EXACT), size=_size),

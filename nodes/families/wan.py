@@ -265,10 +265,7 @@ def last_layer(model: torch.nn.Module) -> torch.nn.Module:
     decoder itself, whose outputs come in bursts of a whole chunk.
     """
     decoder = model.decoder
-    compiled = getattr(decoder, "_compiled_call_impl", None) is not None or hasattr(decoder, "_orig_mod")
-    if compiled or "forward" in vars(decoder):
-        return decoder
-    return decoder.head[-1]
+    return decoder if vaes.is_wrapped(decoder) else decoder.head[-1]
 
 
 def enlarging(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -278,12 +275,13 @@ def enlarging(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 # Slots hold what the hook sees at a time: 2.1's decoder recurses in pieces of two frames, 2.2's puts out four.
 # The bytes were measured on an H200, and are the same for each pixel from 832x480 to 1920x1088.
-EXACT_21 = Exact(last_layer, frames_per_slot=2, little=Little(4730, 4770, 3170, enlarging))
+EXACT_21 = Exact(last_layer, frames_per_slot=2, little=Little(4730, 4770, 3170, enlarging), tried_frames=2)
 EXACT_22 = Exact(
     last_layer,
     frames_per_slot=4,
     to_frames=lambda model, output: unpatchify(output[0]),
     little=Little(3570, 7330, 2420, enlarging),
+    tried_frames=2,
 )
 
 FAMILIES = (

@@ -35,7 +35,8 @@ def decode(
         latents_bcthw: (1, C, T, H, W) in the model's dtype, on its device.
         submit: receives (3, T, H, W) pieces in the model's dtype.
         layer: of the model, called once for each piece of the video in order. Its third dimension is what
-            may be left out of an output without the rest of the loop noticing.
+            may be left out of an output without the rest of the loop noticing. Where it gives a tuple, the first item
+            is the piece, and the others are left as they are.
         to_frames: what the model does to the joined outputs after its loop, done to one: an output of `layer` as
             (3, T, H, W).
         dropped_frames: how many the model leaves out at the start of what `layer` puts out.
@@ -58,6 +59,8 @@ def decode(
         # The module is everybody's: what another thread decodes with it meanwhile is not of this video.
         if threading.get_ident() != ours:
             return None
+        if isinstance(output, tuple):
+            return (take(module, args, output[0]), *output[1:])
         # A compiled or replaced decoder is hooked as a whole, and may give a list of pieces.
         pieces = output if isinstance(output, list) else [output]
         for piece in pieces:

@@ -1,6 +1,6 @@
 // The swap as the browser has it, for node. As a program, it swaps what it is given:
 //
-// stdin: a JSON list of {workflow or file, reverse, tiled, savers}; stdout: a list of {after, changes}, or of {error} where it
+// stdin: a JSON list of {workflow or file, reverse, tiles, everything, savers}; stdout: a list of {after, changes}, or of {error} where it
 // throws. `after` is null where nothing changed. Of {settings: [type, values, links]}: what a saver is set to.
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -13,11 +13,11 @@ const { NAMES } = await import('../../web/js/swap_rules.js')
 const { settingsOf } = await import('../../web/js/swap_savers.js')
 export { NAMES, explain, partnerType, restore, swap }
 
-function swapped({ workflow, file, reverse, tiled, savers, settings }) {
+function swapped({ workflow, file, reverse, settings, ...options }) {
   if (settings) return settingsOf(...settings)
   const before = workflow ?? JSON.parse(readFileSync(file, 'utf8'))
   try {
-    const { workflow: after, changes } = reverse ? restore(before) : swap(before, { tiled, savers })
+    const { workflow: after, changes } = reverse ? restore(before) : swap(before, options)
     return { after: JSON.stringify(after) === JSON.stringify(before) ? null : after, changes }
   } catch (error) {
     return { error: String(error) }

@@ -83,15 +83,69 @@ def test_frames_are_followed_through_other_nodes_but_not_into_latents():
     assert outcomes(swapped(start_image)[1])[1] == (("20",), "its frames do not go into a video")
 
 
-def test_tiles():
+TILES = {"tile_size": 768, "overlap": 64, "temporal_size": 4096, "temporal_overlap": 4}
+
+
+def in_tiles(file: str, **nodes: tuple) -> dict:
+    """A prompt whose decode in tiles gets its VAE from a file."""
+    before = a_video("VAEDecodeTiled")
+    before["2"]["inputs"]["vae_name"] = file
+    before["8"]["inputs"].update(TILES)
+    return before | prompt(**nodes)
+
+
+def test_tiles_whose_vae_cannot_be_told_stay():
+    before = in_tiles("mine.safetensors", n11=("PreviewImage", {"images": ["8", 0]}))
+    after, [change] = swapped(before)
+    assert after["8"] == {**before["8"], "class_type": "AsyncVAEDecodeTiled"} and change.won == "unknown"
+
+
+def test_tiles_go_when_that_is_asked_for():
     before = a_video("VAEDecodeTiled", n11=("PreviewImage", {"images": ["8", 0]}))
-    after, changes = swapped(before)
-    assert after == before and "tiles" in changes[0].reason
-    after, _ = swapped(before, tiled=True)
+    after, _ = swapped(before, tiles="without")
     assert after["8"]["inputs"] == {"samples": ["3", 0], "vae": ["2", 0]}
-    swapped(a_video("VAEDecodeTiled"), tiled=True)
     before["8"]["inputs"]["tile_size"] = ["5", 0]
-    assert swapped(before, tiled=True)[1][0].reason == "its tile settings are connected to something"
+    assert swapped(before, tiles="without")[1][0].reason == "its tile settings are connected to something"
+
+
+def test_tiles_go_where_they_save_no_memory():
+    after, [change] = swapped(in_tiles("ltx-2.3-22b-dev-fp8.safetensors"))
+    assert change.after == ("AsyncVAEDecodeToVideo",) and (change.won, change.vae) == ("without_tiles", "LTX")
+    assert not TILES.keys() & after["9"]["inputs"].keys()
+
+
+def test_tiles_stay_where_they_save_memory():
+    after, [change] = swapped(in_tiles("hunyuan_video_vae_bf16.safetensors"))
+    assert change.after == ("AsyncVAEDecodeTiledToVideo",) and change.won == "side_by_side"
+    assert after["9"]["inputs"].items() >= TILES.items()
+    after["9"]["inputs"].update(tile_size=256, fps=30)
+    restored, _ = swap(after, reverse=True)
+    assert restored["8"]["inputs"]["tile_size"] == 256 and restored["9"]["inputs"]["fps"] == 30
+    assert not TILES.keys() & restored["9"]["inputs"].keys()
+
+
+def test_what_wins_nothing_is_left_alone_unless_asked_for():
+    before = in_tiles("seedvr2_ema_vae_fp16.safetensors")
+    after, [change] = swapped(before)
+    assert after == before and change.reason == 'nothing would be won with the VAE of "SeedVR2" in these tiles'
+    assert swapped(before, everything=True)[1][0].won == "nothing"
+
+
+def test_a_vae_is_followed_through_nodes_that_hand_it_on():
+    before = in_tiles("", n2=("PatchVAE", {"vae": ["20", 0]}), n20=("VAELoader", {"vae_name": ["21", 0]}))
+    before |= prompt(n21=("PrimitiveString", {"value": "wan_2.1_vae.safetensors"}))
+    assert swapped(before)[1][0].vae == "Wan 2.1"
+
+
+def test_a_create_video_of_a_newer_comfyui():
+    settings = {"bit_depth": "auto", "color_space": "sRGB", "codec": "none"}
+    before = a_video()
+    before["9"]["inputs"].update(settings)
+    after, [change] = swapped(before)
+    assert change.after == ("AsyncVAEDecodeToVideo",)
+    assert after["9"]["inputs"]["bit_depth"] == 8 and "codec" not in after["9"]["inputs"]
+    before["9"]["inputs"]["color_space"] = "HDR10"
+    assert swapped(before)[1][0].after == ("AsyncVAEDecodeVideo",)
 
 
 def test_titles_follow_unless_they_are_the_users():

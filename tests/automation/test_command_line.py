@@ -15,6 +15,7 @@ REPO = Path(__file__).resolve().parent.parent.parent
 BEFORE = workflow(
     {1: "EmptyLatent", 2: "VAELoader", 8: "VAEDecode", 9: "CreateVideo", 10: "SaveVideo", 20: "VAEDecode"},
     "1>8.samples 2>8.vae 8>9.images 9>10.video 1>20.samples",
+    n2={"widgets_values": ["wan_2.1_vae.safetensors"]},
     n10={"title": "Grüße"},
 )
 
@@ -36,13 +37,52 @@ def test_there_and_back(source: Path, tmp_path: Path):
     done = run("swap", source, there)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        "VAE Decode #8 + Create Video #9 -> Async VAE Decode to Video\n"
+        "VAE Decode #8 + Create Video #9 -> Async VAE Decode to Video (Wan 2.1: streamed)\n"
         "VAE Decode #20 left alone: its frames do not go into a video\n"
         "1 of 2 changed\n"
     )
     assert "AsyncVAEDecodeToVideo" in there.read_text(encoding="utf-8")
     assert run("swap", there, back, "--reverse").returncode == 0
     assert back.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (
+            (),
+            "-> Async VAE Decode to Video (LTX: streamed without tiles, in less time and at 1280x704 in no more",
+        ),
+        (
+            ("--tiles", "same"),
+            "-> Async VAE Decode (Tiled) to Video (LTX: streamed in the same tiles, if memory suffices for all",
+        ),
+    ],
+)
+def test_tiles(tmp_path: Path, options: tuple, told: str):
+    source, target, back = (tmp_path / name for name in ("in.json", "out.json", "back.json"))
+    tiled = workflow(
+        {1: "EmptyLatent", 2: "VAELoader", 8: "VAEDecodeTiled", 9: "CreateVideo", 10: "SaveVideo"},
+        "1>8.samples 2>8.vae 8>9.images 9>10.video",
+        n2={"widgets_values": ["LTX23_video_vae_bf16.safetensors"]},
+        n8={"widgets_values": [768, 64, 4096, 4]},
+    )
+    source.write_text(json.dumps(tiled))
+    assert told in run("swap", source, target, *options).stdout
+    run("swap", target, back, "--reverse")
+    assert back.read_bytes() == source.read_bytes()
+
+
+def test_what_wins_nothing_is_swapped_with_all(tmp_path: Path):
+    source = tmp_path / "in.json"
+    tiled = workflow(
+        {1: "EmptyLatent", 2: "VAELoader", 8: "VAEDecodeTiled", 9: "CreateVideo", 10: "SaveVideo"},
+        "1>8.samples 2>8.vae 8>9.images 9>10.video",
+        n2={"widgets_values": ["seedvr2_ema_vae_fp16.safetensors"]},
+    )
+    source.write_text(json.dumps(tiled))
+    assert "0 of 1 changed" in run("swap", source, "--dry-run").stdout
+    assert "(no time is won)\n1 of 1 changed" in run("swap", source, "--dry-run", "--all").stdout
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(source: Path, tmp_path: Path):

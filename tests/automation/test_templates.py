@@ -1,4 +1,4 @@
-"""The swap over every official workflow template that the host comes with."""
+"""The swap over every official workflow template: those that the host comes with, and the newest."""
 
 from __future__ import annotations
 
@@ -8,37 +8,42 @@ from pathlib import Path
 
 import pytest
 from async_frame_pipeline.automation import swap
+from async_frame_pipeline.automation.rules import REASONS, WON
 
 from .graphs import as_json, flaws, written
 from .node import swap_in_node
 from .templates import (
+    COUNTED_VERSIONS,
+    OPTIONS,
     graphs_of,
     is_counted_version,
+    is_run,
     node_types,
     official_templates,
     swapped_templates,
     template_files,
+    version_of,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
-# Templates with a VAE Decode and a video in them, but no VAE Decode on the way to the video.
-LEFT_ALONE = {
-    "hunyuan_video_text_to_video": "VAE Decode (Tiled) makes the video; the VAE Decode beside it is not connected",
-    "templates_ohneis_i2v": "VAE Decode makes the picture that an API node starts its video from",
-    "video_ltx2_canny_to_video": "VAE Decode (Tiled) makes the video; the VAE Decode beside it is not connected",
-    "video_ltx2_depth_to_video": "VAE Decode (Tiled) makes the video; VAE Decode makes its depth maps",
-    "video_ltx2_t2v": "VAE Decode (Tiled) makes the video; the VAE Decode beside it is not connected",
+# Of decodes towards a video that are run: how many there are.
+DECODES_OF_VIDEOS = {"pinned": 78, "newest": 88}
+# And those of them that do not stream.
+LEFT = {
+    ("txt_to_image_to_video", "late", "Stable Video Diffusion"),
+    ("utility_seedvr2_3b_int8_upscale_video", "", ""),
 }
-SAVERS = {"CreateVideo", "SaveWEBM", "SaveAnimatedWEBP", "SaveVideo"}
+STREAMED = {"streamed", "in_tiles", "side_by_side", "without_tiles", "untiled_streamed"}
+
+whichever = pytest.mark.parametrize("which", COUNTED_VERSIONS)
+however = pytest.mark.parametrize("how", OPTIONS)
 
 
-both = pytest.mark.parametrize("everything", [False, True])
-
-
-@both
-def test_every_template_comes_back_as_it_was(everything: bool):
-    for name, template in official_templates().items():
-        after, _ = swapped_templates(everything)[name]
+@whichever
+@however
+def test_every_template_comes_back_as_it_was(which: str, how: str):
+    for name, template in official_templates(which).items():
+        after, _ = swapped_templates(which, how)[name]
         restored, _ = swap(after, reverse=True)
         assert json.dumps(restored) == json.dumps(template), name
         for graph, graph_before in zip(graphs_of(after), graphs_of(template)):
@@ -46,57 +51,77 @@ def test_every_template_comes_back_as_it_was(everything: bool):
             assert set(flaws(graph)) <= set(flaws(graph_before)), name
 
 
-@both
-def test_the_browser_makes_the_same_of_every_template(everything: bool):
-    there = swap_in_node(
-        [{"file": str(file), "tiled": everything, "savers": everything} for file in template_files().values()]
-    )
-    changed = [name for name, done in zip(template_files(), there, strict=True) if done["after"]]
-    back = swap_in_node([{"workflow": swapped_templates(everything)[name][0], "reverse": True} for name in changed])
-    for (name, template), done in zip(official_templates().items(), there, strict=True):
-        after, changes = swapped_templates(everything)[name]
+@whichever
+@however
+def test_the_browser_makes_the_same_of_every_template(which: str, how: str):
+    there = swap_in_node([{"file": str(file), **OPTIONS[how]} for file in template_files(which).values()])
+    changed = [name for name, done in zip(template_files(which), there, strict=True) if done["after"]]
+    swapped = swapped_templates(which, how)
+    back = swap_in_node([{"workflow": swapped[name][0], "reverse": True} for name in changed])
+    for (name, template), done in zip(official_templates(which).items(), there, strict=True):
+        after, changes = swapped[name]
         assert (done["after"] is None) == (after is template), name
         assert after is template or written(done["after"]) == written(after), name
         assert done["changes"] == as_json(changes), name
     for name, done in zip(changed, back, strict=True):
-        assert written(done["after"]) == written(official_templates()[name]), name
+        assert written(done["after"]) == written(official_templates(which)[name]), name
     assert changed
 
 
-def test_only_the_decodes_change():
-    for name, (after, changes) in swapped_templates().items():
+@whichever
+def test_only_the_decodes_change(which: str):
+    for name, (after, changes) in swapped_templates(which).items():
         gone = sum(len(change.nodes) for change in changes if change.after)
-        before = [json.dumps(node) for graph in graphs_of(official_templates()[name]) for node in graph["nodes"]]
+        before = [json.dumps(node) for graph in graphs_of(official_templates(which)[name]) for node in graph["nodes"]]
         left = collections.Counter(json.dumps(node) for graph in graphs_of(after) for node in graph["nodes"])
         assert len(before) - gone == (left & collections.Counter(before)).total(), name
 
 
-def test_the_count():
+@whichever
+def test_nearly_all_decodes_of_videos_are_streamed(which: str, capsys: pytest.CaptureFixture):
+    templates = official_templates(which)
+    decodes = [
+        (name, change)
+        for name, (_, changes) in swapped_templates(which).items()
+        for change in changes
+        if change.reason != REASONS["not_a_video"] and is_run(templates[name], change.graph, change.nodes[0])
+    ]
+    left = [(name, change) for name, change in decodes if change.won not in STREAMED]
+    count = f"{len(decodes) - len(left)} of {len(decodes)}"
+    by_family = collections.Counter((change.vae, change.won) for _, change in decodes if change.won in STREAMED)
+    with capsys.disabled():
+        print(f"\nofficial templates, {which} ({version_of(which)}): {count} decodes of videos are streamed")
+        for (vae, won), number in sorted(by_family.items()):
+            print(f"  {number:3} {WON[won].replace('%name%', vae)}")
+        for name, change in left:
+            print(f"  not: {name}: {change}")
+    assert len(decodes) - len(left) >= 0.97 * len(decodes)
+    if not is_counted_version(which):
+        pytest.skip(f"the numbers are of {COUNTED_VERSIONS[which]}")
+    assert len(decodes) == DECODES_OF_VIDEOS[which]
+    assert {(name, change.won, change.vae) for name, change in left} == LEFT
+    if which == "newest":
+        streamed = len(decodes) - len(left)
+        told = f"Of the {len(decodes)} decodes of videos in ComfyUI's official templates, {streamed} stream"
+        assert told in (REPO / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_becomes_of_them():
     if not is_counted_version():
         pytest.skip("this ComfyUI comes with other templates")
-    templates = official_templates()
-    assert len(templates) == 493
-    decoding = {
-        name
-        for name, template in templates.items()
-        if "VAEDecode" in node_types(template) and node_types(template) & SAVERS
-    }
-    assert len(decoding) == 56
-
     changes = {name: changes for name, (_, changes) in swapped_templates().items()}
-    converted = {name for name in templates if any(change.after for change in changes[name])}
-    assert converted <= decoding and decoding - converted == LEFT_ALONE.keys()
-    assert len(converted) == 51
-    assert sum("wan" in name.lower() for name in converted) == 31
-
-    done = collections.Counter(change.after for name in templates for change in changes[name])
-    assert done[("AsyncVAEDecodeToVideo",)] == 46 and done[("AsyncVAEDecodeVideo",)] == 23
-    reasons = collections.Counter(
-        (change.before[0], change.reason) for name in templates for change in changes[name] if change.reason
-    )
+    assert len(changes) == 493
+    assert sum(any(change.after for change in each) for each in changes.values()) == 66
+    done = collections.Counter(change.after for each in changes.values() for change in each if change.after)
+    assert done == {
+        ("AsyncVAEDecodeToVideo",): 55,
+        ("AsyncVAEDecodeTiledToVideo",): 8,
+        ("AsyncVAEDecodeVideo",): 23,
+    }
+    reasons = collections.Counter(change.reason for each in changes.values() for change in each if change.reason)
     assert reasons == {
-        ("VAEDecode", "its frames do not go into a video"): 161,
-        ("VAEDecodeTiled", "it decodes in tiles, which somebody chose to save memory"): 24,
+        "its frames do not go into a video": 167,
+        'nothing would be won with the VAE of "SeedVR2" in these tiles': 1,
     }
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from .newest_frontend import static_folder
+from ..newest import unpacked
 from .shared_page import SharedPage
 from .watching import RECORD, Watched, watch
 
@@ -149,7 +149,8 @@ def frontend(
     if request.param == "pinned":
         yield server
         return
-    with Server("--front-end-root", str(static_folder()), base=tmp_path_factory.mktemp("newest")) as newest:
+    static = unpacked("comfyui-frontend-package", "newest-frontend") / "comfyui_frontend_package" / "static"
+    with Server("--front-end-root", str(static), base=tmp_path_factory.mktemp("newest")) as newest:
         greet_nobody(newest)
         yield newest
 

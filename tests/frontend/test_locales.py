@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from async_frame_pipeline.automation.rules import REASONS
+from async_frame_pipeline.automation.rules import REASONS, TILES_COME_BACK, WON
 from playwright.sync_api import expect
 
 from ..unit.test_report import every_verdict
@@ -178,15 +178,16 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
     commands, items = editor.page.evaluate(
         """() => {
             app.rootGraph.clear()
-            const types = ['VAEDecode', 'CreateVideo', 'AsyncVAEDecodeVideo', 'SaveVideoStreaming']
-            const [decode, video, ours, saver] = types.map(type => {
+            const types = ['VAEDecode', 'VAEDecodeTiled', 'CreateVideo', 'CreateVideo', 'AsyncVAEDecodeVideo']
+            const [decode, tiled, video, another, ours, saver] = [...types, 'SaveVideoStreaming'].map(type => {
                 const node = LiteGraph.createNode(type)
                 app.rootGraph.add(node)
                 return node
             })
             decode.connect(0, video, video.findInputSlot('images'))
+            tiled.connect(0, another, another.findInputSlot('images'))
             const collect = node => app.collectNodeMenuItems(node).map(item => item?.content)
-            const items = [decode, ours, saver].flatMap(collect)
+            const items = [decode, tiled, ours, saver].flatMap(collect)
             saver.properties.async_frame_pipeline_hides_preview = true
             items.push(...collect(saver))
             const commands = app.extensionManager.command.commands
@@ -197,14 +198,20 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
     items += editor.page.evaluate(
         """() => {
             app.rootGraph.clear()
-            const [decode, saver, ours] = ['VAEDecode', 'SaveWEBM', 'SaveVideoStreaming'].map(type => {
+            const types = ['VAEDecode', 'SaveWEBM', 'VAEDecodeTiled', 'SaveWEBM', 'SaveVideoStreaming']
+            const [decode, saver, tiled, another, ours] = types.map(type => {
                 const node = LiteGraph.createNode(type)
                 app.rootGraph.add(node)
                 return node
             })
+            // The editor may keep the values of nodes that had these ids before.
+            const set = (node, values) => values.forEach((value, at) => (node.widgets[at].value = value))
+            set(tiled, [512, 64, 64, 8])
+            for (const node of [saver, another]) set(node, ['ComfyUI', 'vp9', 24, 32])
             decode.connect(0, saver, saver.findInputSlot('images'))
+            tiled.connect(0, another, another.findInputSlot('images'))
             ours.properties.async_frame_pipeline = { saver: { type: 'SaveWEBM', inputs: [] } }
-            const items = [decode, saver, ours].flatMap(node => app.collectNodeMenuItems(node))
+            const items = [decode, saver, tiled, ours].flatMap(node => app.collectNodeMenuItems(node))
             return items.map(item => item?.content).filter(item => item?.match(/saver|Save Video \\(/))
         }"""
     )
@@ -215,7 +222,7 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
 
 def test_messages_have_the_words_of_the_sources():
     main = load("en", "main")
-    messages, reasons = main["asyncFramePipeline"], set(REASONS.values())
+    messages, reasons = main["asyncFramePipeline"], {*REASONS.values(), *WON.values(), TILES_COME_BACK}
     browser = {
         text for path in (REPO / "web" / "js").glob("*.js") for text in re.findall(r"'([^'\n]*)'", path.read_text())
     }
@@ -248,7 +255,8 @@ def test_chinese_in_the_menus_the_messages_and_the_settings(chinese_editor: Edit
     page.get_by_text(main["contextMenu"]["Swap for Async VAE Decode (Video)"]).click()
     expect(page.get_by_text(f"{main['asyncFramePipeline']['Decodes swapped']}: 1", exact=True)).to_be_visible()
     names = [load("zh", "nodeDefs")["AsyncVAEDecodeVideo"]["display_name"], "VAE解码"]
-    expect(page.get_by_text(f"{names[1]} → {names[0]}", exact=True)).to_be_visible()
+    won = main["asyncFramePipeline"]["unknown VAE: what is won shows when it runs"]
+    expect(page.get_by_text(f"{names[1]} → {names[0]} ({won})", exact=True)).to_be_visible()
 
     page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
     dialog = page.get_by_role("dialog")

@@ -14,7 +14,14 @@ from .conftest import PATIENCE_MS, REPO, Editor, Server
 
 DOCS = REPO / "web" / "docs"
 LOCALES = {path.name for path in (REPO / "locales").iterdir()}
-NODES = ("AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo", "SaveVideoStreaming", "SampleVideoLatent")
+NODES = (
+    "AsyncVAEDecodeVideo",
+    "AsyncVAEDecodeToVideo",
+    "AsyncVAEDecodeTiled",
+    "AsyncVAEDecodeTiledToVideo",
+    "SaveVideoStreaming",
+    "SampleVideoLatent",
+)
 
 
 def definition(server: Server, node_id: str) -> dict:

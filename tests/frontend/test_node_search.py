@@ -10,9 +10,11 @@ from .conftest import Editor
 SHOWN, LISTED = 8, 64
 # Many nodes of ComfyUI have these in their names, which count for more than search words.
 COMMON = {"images to video", "first frame", "last frame"}
+# As people call the models.
+VAES = ["wan vae", "wan decode", "ltx vae", "hunyuan vae", "minimax vae", "cogvideox vae", "seedvr2 vae", "taehv"]
 WANTED = {
-    "AsyncVAEDecodeVideo": ["async vae decode", "wan vae", "wan decode", "video vae decode"],
-    "AsyncVAEDecodeToVideo": ["wan vae", "wan decode", "latent to video", "vae decode video"],
+    "AsyncVAEDecodeVideo": ["async vae decode", "video vae decode", *VAES],
+    "AsyncVAEDecodeToVideo": ["latent to video", "vae decode video", *VAES],
     "SaveVideoStreaming": [
         "save video",
         "mp4",

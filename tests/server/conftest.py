@@ -1,9 +1,9 @@
 """Real ComfyUI servers for the tests in this folder, each with this pack and the test nodes in pack/."""
 
 import contextlib
-import itertools
 import re
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ import flags  # noqa: E402
 import host  # noqa: E402
 
 TEST_NODES = HERE / "pack"
-_seeds = itertools.count(1)
 
 
 # Python hides deprecations by default.
@@ -48,9 +47,9 @@ def server(start_server):
 
 
 @pytest.fixture
-def seed():
-    """A seed no other test uses, so that no result comes from ComfyUI's cache."""
-    return next(_seeds)
+def seed(request):
+    """A seed no other test uses, so that no result comes from ComfyUI's cache; a test's own, whichever run with it."""
+    return zlib.crc32(request.node.nodeid.encode())
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,11 @@ class Outcome:
         return [line for line in self.our_log if re.search(r"\bexact [\w. ]+ decode\b", line)]
 
     @property
+    def late_decodes(self) -> list[str]:
+        """The lines about decodes whose frames went through the lanes once all were decoded."""
+        return [line for line in self.our_log if line.startswith("late other decode")]
+
+    @property
     def stock_decodes(self) -> list[str]:
         """The reasons of the decodes that went the stock way."""
         return [

@@ -28,17 +28,17 @@ def assert_rescued(path: Path, samples: dict) -> None:
     assert rescued.dtype == expected.dtype and torch.equal(rescued, expected)
 
 
-def assert_resumes(server, name: str, samples: dict, seed: int, frames: int) -> None:
+def assert_resumes(server, name: str, samples: dict, seed: int, frames: int, kind: str = "wan 2.1") -> None:
     """The file, loaded by the stock LoadLatent, gives the pixels that the stock nodes make of the original; and a file.
 
     Args:
         name: of the .latent in the input folder.
         samples: inputs of the AFPTestLatent that was lost.
-        seed: of the wan 2.1 VAE.
+        seed, kind: of the VAE.
         frames: that the video has.
     """
     graph = Graph()
-    vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name="resume")
+    vae = graph("AFPTestVAE", kind=kind, seed=seed, name="resume")
     loaded = disarmed(graph, graph("LoadLatent", latent=name))
     stock = graph("VAEDecode", samples=graph("AFPTestLatent", **samples), vae=vae)
     ours = graph("AsyncVAEDecodeVideo", samples=loaded, vae=vae, decoder="exact")

@@ -111,13 +111,21 @@ def test_choice_of_the_saver_that_another_node_makes(server, seed, inputs, expec
     assert_nothing_was_decoded(server, f"linked {seed}")
 
 
-@pytest.mark.parametrize("node", ["AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo"])
+TILES = {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
+DECODES = {
+    "AsyncVAEDecodeVideo": {},
+    "AsyncVAEDecodeToVideo": {"fps": 16},
+    "AsyncVAEDecodeTiled": TILES,
+    "AsyncVAEDecodeTiledToVideo": {**TILES, "fps": 16},
+}
+
+
+@pytest.mark.parametrize("node", DECODES)
 @pytest.mark.parametrize("vae", ["wan_2.1_vae.safetensors", None])
 def test_what_is_no_vae(server, seed, node, vae):
     graph = Graph()
     samples = graph("AFPTestLatent", batch=1, channels=16, latent_frames=2, height=4, width=4, seed=seed)
-    more = {"fps": 16} if node == "AsyncVAEDecodeToVideo" else {}
-    graph("PreviewAny", source=graph(node, samples=samples, vae=linked(graph, vae), **more))
+    graph("PreviewAny", source=graph(node, samples=samples, vae=linked(graph, vae), **DECODES[node]))
     assert f"vae is {type(vae).__name__}" in refusal(server, graph)
 
 

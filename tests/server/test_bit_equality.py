@@ -93,26 +93,45 @@ def test_batch_of_two_videos(server, seed, kind, channels, scale):
     assert_same(comparison, 2 * 9, 2 * scale, 3 * scale)
 
 
-def test_nested_latent(server, seed):
-    comparison, _ = decode_both_ways(
-        server, seed, "wan 2.1", channels=16, latent_frames=3, height=4, width=4, nested=True
+@pytest.mark.parametrize("kind, channels, size, frames", [("wan 2.1", 16, (4, 4), 9), ("ltx", 128, (1, 2), 17)])
+def test_nested_latent(server, seed, kind, channels, size, frames):
+    """As the models with sound give it."""
+    comparison, outcome = decode_both_ways(
+        server, seed, kind, channels=channels, latent_frames=3, height=size[0], width=size[1], nested=True
     )
-    assert_same(comparison, 9, 32, 32)
+    assert_same(comparison, frames, 32, 32 if kind == "wan 2.1" else 64)
+    assert_took_the_exact_path(outcome, frames)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_image_vae_takes_the_stock_way(server, seed, batch):
+def test_image_vae(server, seed, batch):
     comparison, outcome = decode_both_ways(
         server, seed, "image", batch=batch, channels=4, latent_frames=0, height=4, width=5
     )
     assert_same(comparison, batch, 32, 40)
-    assert_went_the_stock_way(outcome)
+    assert len(outcome.late_decodes) == 1 and outcome.stock_decodes == []
 
 
 def test_taehv(server, seed):
     comparison, outcome = decode_both_ways(server, seed, "taehv", channels=16, latent_frames=3, height=4, width=5)
     assert_same(comparison, 9, 32, 40)
     assert_took_the_exact_path(outcome, 9)
+
+
+@pytest.mark.parametrize("latent_frames", [1, 2, 5])
+def test_ltx(server, seed, latent_frames):
+    frames = 8 * latent_frames - 7
+    comparison, outcome = decode_both_ways(
+        server, seed, "ltx", channels=128, latent_frames=latent_frames, height=2, width=3
+    )
+    assert_same(comparison, frames, 64, 96)
+    assert_took_the_exact_path(outcome, frames)
+
+
+def test_ltx_with_fp16_intermediates(fp16_server, seed):
+    comparison, outcome = decode_both_ways(fp16_server, seed, "ltx", channels=128, latent_frames=3, height=2, width=2)
+    assert_same(comparison, 17, 64, 64, dtype="torch.float16")
+    assert_took_the_exact_path(outcome, 17)
 
 
 @pytest.mark.parametrize("latent_frames", [1, 2, 5])

@@ -10,7 +10,14 @@ from graph import skip_if_missing
 
 NOTES = {"Note", "MarkdownNote"}  # exist in the frontend only
 NEWER = {"FrameInterpolationModelLoader", "FrameInterpolate"}  # in the templates, not in every ComfyUI supported
-NODES = ["AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo", "SaveVideoStreaming", "SampleVideoLatent"]
+NODES = [
+    "AsyncVAEDecodeVideo",
+    "AsyncVAEDecodeToVideo",
+    "AsyncVAEDecodeTiled",
+    "AsyncVAEDecodeTiledToVideo",
+    "SaveVideoStreaming",
+    "SampleVideoLatent",
+]
 
 
 @pytest.mark.parametrize("node", NODES)

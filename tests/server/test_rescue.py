@@ -48,7 +48,7 @@ def failing(
         graph("PreviewAny", source=node)
         return graph, node
     how = (
-        {"format": "mp4 (h264)", "quality": "high"}
+        {"format": "mp4 (h264)", "quality": "lossless"}  # else x264 may make other pixels of the same ones next time
         if consumer == "SaveVideoStreaming"
         else {"format": "mp4", "codec": "h264"}
     )
@@ -240,7 +240,7 @@ def api_form_of_resume(name: str, seed: int, saver: str) -> dict:
     [decode] = [node for node in prompt.values() if node["class_type"] == "AsyncVAEDecodeToVideo"]
     decode["inputs"]["decoder"] = "exact"
     [save] = [node for node in prompt.values() if node["class_type"] == "SaveVideoStreaming"]
-    save["inputs"]["filename_prefix"] = saver
+    save["inputs"] |= {"filename_prefix": saver, "quality": "lossless"}
     return prompt
 
 

@@ -212,7 +212,7 @@ def test_names_count_up_and_nothing_is_overwritten(server, seed):
 @pytest.mark.parametrize("width, height", [(45, 33), (64, 33), (45, 32)])
 def test_odd_sizes_are_padded_to_even_ones(server, seed, width, height):
     graph = Graph()
-    image = graph("EmptyImage", width=width, height=height, batch_size=5, color=0x2060A0 + seed)
+    image = graph("EmptyImage", width=width, height=height, batch_size=5, color=seed & 0xFFFFFF)
     video = graph("CreateVideo", images=image, fps=16)
     file = saved(server, graph, save(graph, video, f"odd_{seed}"))
     assert (file.width, file.height) == (width + width % 2, height + height % 2)
@@ -222,7 +222,7 @@ def test_odd_sizes_are_padded_to_even_ones(server, seed, width, height):
 def test_saves_the_stock_video_and_a_loaded_file_too(server, seed):
     """CreateVideo with sound -> our saver -> its own VIDEO output -> our saver again."""
     graph = Graph()
-    image = graph("EmptyImage", width=64, height=48, batch_size=8, color=seed)
+    image = graph("EmptyImage", width=64, height=48, batch_size=8, color=seed & 0xFFFFFF)
     audio = graph("AFPTestAudio", seconds=0.5)
     first = save(graph, graph("CreateVideo", images=image, fps=16, audio=audio), f"first_{seed}")
     second = save(graph, first, f"second_{seed}")

@@ -19,5 +19,5 @@ if _clone is not None:
 
 
 def vae(kind: str, seed: int = 1):
-    """A tiny `comfy.sd.VAE` with random weights: "wan 2.1", "wan 2.2", "taehv" or "image"."""
+    """A tiny `comfy.sd.VAE` with random weights: "wan 2.1", "wan 2.2", "ltx", "taehv" or "image"."""
     return vaes.KINDS[kind](seed)

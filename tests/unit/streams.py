@@ -73,3 +73,19 @@ class ListSink:
     @property
     def frames(self) -> torch.Tensor:
         return torch.cat(self.chunks)
+
+
+class Kept(ListSink):
+    """Only what was written since it was last opened counts, as in a file."""
+
+    def open(self, spec):
+        super().open(spec)
+        self.chunks.clear()
+
+
+def out_of_memory():
+    raise torch.OutOfMemoryError("a test's")
+
+
+def another_error():
+    raise RuntimeError("a test's")

@@ -1,5 +1,6 @@
 """What the benchmarks make of their runs, and that figures of a card that others used are not kept. Needs no card."""
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import json
@@ -272,3 +273,96 @@ def test_what_a_decode_took_of_the_model_is_what_the_next_prompt_finds_gone(load
     assert (row["seconds_all"], row["seconds"]) == ([3.0, 4.0, 5.0], 4.0)
     assert (row["use"]["seconds"], row["decode"]["seconds"]) == (2.0, 2.0), "the first prompt warms up"
     assert (row["away_bytes_all"], row["times_away"]) == ([8, 0, 1], 2)
+
+
+# -- benchmarks/families ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def families(load, monkeypatch, tmp_path):
+    """The program, with a server that answers from `answers`: ways by their names, or an error."""
+    program = load("families")
+    monkeypatch.setenv("AFP_COMMIT", "abc1234")
+    monkeypatch.setattr(program.machine, "refuse_shared", lambda ours=0: None)
+    told = SimpleNamespace(program=program, asked=[], answers=[], out=tmp_path / "figures.json")
+
+    def run_prompt(prompt, timeout=0):
+        [node] = prompt.values()
+        told.asked.append(node["inputs"])
+        answer = told.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        row = {"latent": [1], "dtype": "bfloat16", "said": {"ours file": ["exact LTX decode"]}, "ways": answer}
+        return {"outputs": {"1": {"figures": [row]}}}
+
+    system = {"system": dict.fromkeys(("comfyui_version", "pytorch_version", "python_version"), "1")}
+    server = SimpleNamespace(run=run_prompt, get=lambda path: system, log_text=lambda: "")
+    monkeypatch.setattr(program, "server_of", lambda args, folder: contextlib.nullcontext(server))
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["families", "--out", str(told.out), *args])
+        assert program.main() == 0
+        return json.loads(told.out.read_text())
+
+    told.run = run
+    return told
+
+
+def took(seconds, gigabytes, **more):
+    spread = {"seconds": seconds, "seconds_min": seconds, "seconds_max": seconds, "turns": 1}
+    return spread | {"peak_bytes": gigabytes * 1e9, "host_bytes": 1e9} | more
+
+
+def test_each_family_is_compared_to_stock_and_ltx_to_its_goals(families, capsys):
+    families.answers = [
+        {
+            "decoder alone": took(1.0, 5),
+            "stock image": took(2.0, 8),
+            "stock file": took(4.0, 8),
+            "ours image": took(1.0, 4, equal=True, rms=0.0),
+            "ours file": took(1.2, 4),
+        },
+        {
+            "stock file": took(4.0, 6),
+            "ours file": took(1.2, 4),
+            "ours tiled file": took(2.0, 3),
+            "ours tiled image": {"turns": 0, "error": "OutOfMemoryError: no"},
+        },
+    ]
+    figures = families.run("--frames", "121", "--rows", "ltx", "ltx-tiled-768")
+    assert [asked["tiles"] for asked in families.asked] == ["", "768,64,4096,4"]
+    assert figures["goals"] == [
+        "ltx, 121 frames: ours file seconds 1.20 of decoder alone, goal 1.10: MISSED",
+        "ltx, 121 frames: ours file peak_bytes 0.50 of stock file, goal 0.65: met",
+        "ltx-tiled-768, 121 frames: ours file seconds 0.30 of stock file, goal 0.40: met",
+        "ltx-tiled-768, 121 frames: ours file peak_bytes 0.67 of stock file, goal 1.00: met",
+        "ltx-tiled-768, 121 frames: ours tiled file seconds 0.50 of stock file, goal 0.70: met",
+    ]
+    printed = capsys.readouterr().out
+    assert "x 0.50" in printed and "stock's bits" in printed and "exact LTX decode" in printed
+    assert "FAILED: OutOfMemoryError" in printed
+
+
+def test_a_family_that_fails_is_told_and_the_rest_goes_on(families, capsys):
+    failed = families.program.host.PromptFailed({"node_id": "1", "exception_message": "no"}, interrupted=False)
+    families.answers = [failed, {"ours file": took(1.0, 2)}, {"ours file": took(2.0, 3)}, {"ours file": took(3.0, 3)}]
+    figures = families.run("--rows", "mochi", "taehv")
+    assert [(row["row"], row["frames"]) for row in figures["rows"]] == [
+        ("mochi", 121),
+        ("taehv", 121),
+        ("mochi", 361),
+        ("taehv", 361),
+    ]
+    assert "no" in figures["rows"][0]["error"]
+    assert figures["goals"] == [
+        "taehv, ours file: 121 frames GPU 2.00 GB, host 1.00 GB; 361 frames GPU 3.00 GB, host 1.00 GB"
+    ]
+
+
+def test_the_largest_row_is_measured_at_one_length_and_no_row_begins_late(families, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(families.program, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    families.answers = [{"ours file": took(1.0, 2)}] * 9
+    figures = families.run("--rows", "hunyuan-1.5-720p", "hunyuan-1.5")
+    assert [(row["width"], row["frames"]) for row in figures["rows"]] == [(1280, 121), (384, 121), (384, 361)]
+    assert len(families.run("--seconds", "50")["rows"]) == 2

@@ -208,8 +208,9 @@ def test_a_vae_of_strangers_may_name_its_device_in_words(climb, monkeypatch):
     assert climb.tried == ["stock"]
 
 
-def test_an_unknown_vae_has_the_stock_way_alone():
+def test_an_unknown_vae_is_not_streamed():
     vae = in_comfyui.vae("image")
     job = families.job(vae, {"samples": torch.zeros(1, 4, 2, 2)}, "auto", Output())
-    assert [way.name for way in job.family.ways] == ["stock"]
-    assert job.reason == f"{type(vae.first_stage_model).__name__} is not a VAE of Wan 2.1, Wan 2.2, TAEHV"
+    assert [way.name for way in job.family.ways] == ["late", "tiled", "stock"]
+    known = ", ".join(family.name for family in families.FAMILIES)
+    assert job.reason == f"{type(vae.first_stage_model).__name__} is not a VAE of {known}"

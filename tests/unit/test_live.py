@@ -232,7 +232,7 @@ def test_a_run_that_cannot_be_watched_goes_on(live, server, monkeypatch):
 
 
 def test_the_stock_way_is_told_with_its_reason(live, server):
-    live.tell("stock", Report(decoded=Decoded("stock", Text("the latent is nested"))))
+    live.tell("stock", Report(decoded=Decoded("stock", Text("the VAE's output is not RGB"))))
     [data] = server.events
     assert data == {
         "node": "5:12",
@@ -240,7 +240,7 @@ def test_the_stock_way_is_told_with_its_reason(live, server):
         "prompt_id": "a-prompt",
         "state": "stock",
         "decoder": "stock",
-        "texts": {"reason": {"text": "the latent is nested", "values": {}}, "notes": []},
+        "texts": {"reason": {"text": "the VAE's output is not RGB", "values": {}}, "notes": []},
     }
 
 

@@ -10,7 +10,7 @@ from async_frame_pipeline.pipeline.decoders.fast.plan import NoRoom, Plan
 from async_frame_pipeline.pipeline.text import Text
 
 from . import in_comfyui
-from .streams import ListSink
+from .streams import Kept, another_error, out_of_memory
 
 import comfy.model_management as model_management
 from async_frame_pipeline.nodes import decoding
@@ -38,7 +38,8 @@ def whole(monkeypatch):
 @pytest.fixture(params=["wan 2.1", "wan 2.2"])
 def vae(request):
     vae = in_comfyui.vae(request.param)
-    wan.loaded(vae)  # compared before a test counts
+    wan.loaded(vae)  # both compared before a test counts
+    decoding.decode_image(vae, {"samples": torch.zeros(1, vae.latent_channels, 1, 1, 1)}, "exact")
     return vae
 
 
@@ -46,14 +47,6 @@ def vae(request):
 def samples(vae):
     generator = torch.Generator().manual_seed(0)
     return {"samples": torch.randn(1, vae.latent_channels, 4, 4, 3, generator=generator)}
-
-
-def out_of_memory():
-    raise torch.OutOfMemoryError("a test's")
-
-
-def another_error():
-    raise RuntimeError("a test's")
 
 
 cancel = model_management.interrupt_current_processing  # as the user's button does it
@@ -85,14 +78,6 @@ def happens(vae, monkeypatch):
         monkeypatch.setattr(first_layer, "forward", forward)
 
     return happens
-
-
-class Kept(ListSink):
-    """Only what was written since it was last opened counts, as in a file."""
-
-    def open(self, spec):
-        super().open(spec)
-        self.chunks.clear()
 
 
 @pytest.fixture

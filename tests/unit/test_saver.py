@@ -204,7 +204,7 @@ def assert_ends(output, frames: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("kind", ["wan 2.1", "wan 2.2", "taehv", "image"])
 def test_the_ends_of_a_decode_are_those_of_vae_decode(kind):
-    """`image` goes the stock way."""
+    """`image` is decoded late."""
     video, frames = latent_video(kind)
     assert_ends(saver.save(video=video), frames)
     assert_ends(saver.save(video=video, ping_pong=True), frames)
@@ -219,6 +219,8 @@ def test_the_ends_are_those_of_the_way_that_succeeded(failures, monkeypatch):
     decode, tries = exact.decode, []
 
     def fails(model, latents, submit, *how):
+        if latents.shape[-2:] == (2, 2):  # of the noise that is decoded before a model's first use
+            return decode(model, latents, submit, *how)
         tries.append(how)
         if len(tries) > failures:
             return decode(model, latents, submit, *how)

@@ -47,6 +47,8 @@ SETTINGS = {
 
 # Title, subtitle, what the last nodes do.
 CARDS = {
+    "HunyuanVideo 1.5 text to video": ("HunyuanVideo", "1.5 · text to video", "lanes"),
+    "LTX-2.3 text to video": ("LTX-2.3", "text to video · with sound", "lanes"),
     "Resume from rescued latents": ("Resume", "from rescued latents", "lanes"),
     "Wan 2.2 14B text to video": ("Wan 2.2 14B", "text to video", "lanes"),
     "Wan 2.2 14B text to video, 4 steps": ("Wan 2.2 14B", "text to video · 4 steps", "lanes"),
@@ -251,6 +253,20 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
     links = [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "scale", "image")]
     show(editor, nodes, [*links, ("scale", 0, "video", "images"), ("video", 0, "save", "video")])
     save_jpg(picture(page, 640, everything), HELP / "AsyncVAEDecodeVideo" / "graph.jpg")
+
+    for node, output in (("AsyncVAEDecodeTiled", "images"), ("AsyncVAEDecodeTiledToVideo", "video")):
+        nodes = source | {
+            "decode": (
+                node,
+                [40, 200],
+                [290, 180 if output == "images" else 280],
+                {"fps": 24} if output == "video" else {},
+            ),
+            "save": ("SaveVideoStreaming", [80, 450 if output == "images" else 550], [250, 130], save),
+        }
+        links = [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "save", output)]
+        show(editor, nodes, links)
+        save_jpg(picture(page, 640, everything), HELP / node / "graph.jpg")
 
     nodes = {
         "sample": ("SampleVideoLatent", [0, 0], [270, 70], {}),

@@ -3,7 +3,7 @@
     python stand_ins.py COMFYUI_FOLDER MODELS_FOLDER
 
 Each file holds the real architecture, recognised by ComfyUI's own detection; only its sizes are small where
-ComfyUI reads them from the file. Where it does not, the size is the real one (Wan 2.2's VAE, FILM).
+ComfyUI reads them from the file, or where small/ changes them. Else the size is the real one (Wan 2.2's VAE, FILM).
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import audio_video
+import torch
+from weights import random_weights, save
 
 TINY_VAE = Path(__file__).resolve().parent.parent.parent / "workflows" / "sample" / "tiny_wan_vae.safetensors"
 
@@ -113,33 +117,28 @@ STAND_INS: dict[tuple[str, str], Callable[[int, Path], None]] = {
     ("vae", "wan_2.1_vae.safetensors"): wan_21_vae,
     ("vae", "wan2.2_vae.safetensors"): wan_22_vae,
     ("frame_interpolation", "film_net_fp16.safetensors"): film,
+    ("diffusion_models", "hunyuanvideo1.5_720p_t2v_fp16.safetensors"): audio_video.hunyuan,
+    ("text_encoders", "qwen_2.5_vl_7b_fp8_scaled.safetensors"): audio_video.qwen25_vl,
+    ("text_encoders", "byt5_small_glyphxl_fp16.safetensors"): audio_video.byt5,
+    ("vae", "hunyuanvideo15_vae_fp16.safetensors"): audio_video.hunyuan_vae,
+    ("checkpoints", "ltx-2.3-22b-dev-fp8.safetensors"): audio_video.ltx,
+    ("text_encoders", "gemma_3_12B_it_fp4_mixed.safetensors"): audio_video.gemma,
+    ("loras", "ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors"): audio_video.ltx_lora,
+    ("latent_upscale_models", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"): audio_video.ltx_upscaler,
+}
+
+# What ComfyUI's own templates that are tested load besides.
+OFFICIAL: dict[tuple[str, str], Callable[[int, Path], None]] = {
+    ("loras", "gemma-3-12b-it-abliterated_lora_rank64_bf16.safetensors"): audio_video.gemma_lora,
+    ("diffusion_models", "minimax_h3_fl2va_pruned_int8_convrot.safetensors"): audio_video.minimax,
+    ("text_encoders", "qwen3vl_32b_minimax_h3_nvfp4_awq.safetensors"): audio_video.qwen3_vl,
+    ("vae", "minimax_h3_video_vae_fp16.safetensors"): audio_video.minimax_vae,
+    ("vae", "minimax_h3_audio_vae_fp32.safetensors"): audio_video.minimax_audio_vae,
 }
 
 
-def random_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Weights for a module on "meta", such that activations keep their size from layer to layer."""
-    # Drawn once and repeated: Wan 2.2's VAE holds 700 M numbers.
-    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    weights = {}
-    for name, parameter in module.state_dict().items():
-        repeats = -(-parameter.numel() // noise.numel())
-        values = noise.repeat(repeats)[: parameter.numel()].view(parameter.shape)
-        is_gain = name.endswith("gamma") or (name.endswith("weight") and parameter.ndim == 1)
-        if is_gain:
-            weights[name] = 1 + 0.1 * values
-        elif parameter.ndim <= 1:
-            weights[name] = 0.02 * values
-        else:
-            weights[name] = values * 0.7 / parameter[0].numel() ** 0.5
-    return weights
-
-
-def save(weights: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    safetensors.torch.save_file({name: weight.contiguous() for name, weight in weights.items()}, path, metadata)
-
-
 def main(comfyui: str, models: str) -> None:
-    for seed, ((folder, name), make) in enumerate(STAND_INS.items()):
+    for seed, ((folder, name), make) in enumerate((STAND_INS | OFFICIAL).items()):
         path = Path(models) / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         make(seed, path)
@@ -152,7 +151,6 @@ if __name__ == "__main__":
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    import safetensors.torch
-    import torch
+    import small  # noqa: F401
 
     main(comfyui, models)

@@ -12,10 +12,17 @@ from .names import API_FORMS
 from .stand_ins import STAND_INS
 
 WORKFLOWS = {path.stem: json.loads(path.read_text()) for path in sorted((REPO / "workflows").glob("*.json"))}
+HUGGING_FACE = "https://huggingface.co"
+# Most repositories have the folders of models/ in them.
 REPOSITORIES = (
-    "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files/",
-    "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/",
-    "https://huggingface.co/Comfy-Org/frame_interpolation/resolve/main/",
+    f"{HUGGING_FACE}/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files/%s/",
+    f"{HUGGING_FACE}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/%s/",
+    f"{HUGGING_FACE}/Comfy-Org/frame_interpolation/resolve/main/%s/",
+    f"{HUGGING_FACE}/Comfy-Org/HunyuanVideo_1.5_repackaged/resolve/main/split_files/%s/",
+    f"{HUGGING_FACE}/Comfy-Org/ltx-2/resolve/main/split_files/%s/",
+    f"{HUGGING_FACE}/Comfy-Org/ltx-2.3/resolve/main/split_files/%s/",
+    f"{HUGGING_FACE}/Lightricks/LTX-2.3-fp8/resolve/main/",
+    f"{HUGGING_FACE}/Lightricks/LTX-2.3/resolve/main/",
 )
 
 
@@ -47,7 +54,8 @@ def test_every_model_file_can_be_downloaded_into_its_folder(name: str):
         chosen = [value for value in values if str(value).endswith(".safetensors")]
         assert [model["name"] for model in node["properties"].get("models", [])] == chosen, node["type"]
     for model in models(WORKFLOWS[name]):
-        assert model["url"] in [f"{repository}{model['directory']}/{model['name']}" for repository in REPOSITORIES]
+        folders = [repository.replace("%s", model["directory"]) for repository in REPOSITORIES]
+        assert model["url"] in [f"{folder}{model['name']}" for folder in folders]
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

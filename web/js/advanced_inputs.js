@@ -3,13 +3,12 @@
 // The nodes mark them as advanced, and the frontend's newer node renderer goes by that. The older one does not draw
 // widgets with a property of that name, but nothing gives it to them, and it keeps their room free.
 import { app } from '../../../scripts/app.js'
-
-const NODES = ['AsyncVAEDecodeVideo', 'AsyncVAEDecodeToVideo', 'SaveVideoStreaming']
+import { OUR_TYPES } from './our_nodes.js'
 
 app.registerExtension({
   name: 'async-frame-pipeline.advancedInputs',
   nodeCreated(node) {
-    if (!NODES.includes(node.comfyClass)) return
+    if (!OUR_TYPES.includes(node.comfyClass)) return
     for (const widget of node.widgets ?? []) if (widget.options?.advanced) widget.advanced = true
     const layoutWidgets = node.getLayoutWidgets
     if (layoutWidgets)

@@ -5,6 +5,7 @@
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { LanesPanel } from './lanes_panel.js'
+import { OUR_TYPES, SAVER } from './our_nodes.js'
 import { eachOutput, everyNode, locatorOf, nodeOfExecution } from './outputs.js'
 import { addPanel } from './panel_widget.js'
 import { earlierOutputs } from './earlier_outputs.js'
@@ -12,8 +13,6 @@ import { languagesLoaded, menuEntry, onLanguageChange, userLanguage } from './us
 
 const EVENT = 'async-frame-pipeline.lanes'
 const OUTPUT = 'async_frame_pipeline'
-const SAVER = 'SaveVideoStreaming'
-const OUR_TYPES = ['AsyncVAEDecodeVideo', 'AsyncVAEDecodeToVideo', SAVER]
 const HIDES_PREVIEW = 'async_frame_pipeline_hides_preview' // a node's property
 
 // node -> its panel, and the event that it shows. Weak, since nobody says that a node in a subgraph is gone when the

@@ -15,6 +15,11 @@ const SPEED_UP = 'AsyncFramePipeline.SpeedUpVideoDecoding'
 const RESTORE = 'AsyncFramePipeline.RestoreVideoDecoding'
 const TOAST_MS = 10_000
 const SETTLE_FRAMES = 10
+// What there is for VAE Decode (Tiled).
+const IN_TILES = [
+  { tiles: 'same', standsFor: 'VAEDecodeTiled' },
+  { tiles: 'without', standsFor: 'VAEDecode', suffix: ', without tiles' }
+]
 
 app.registerExtension({
   name: 'async-frame-pipeline.swap',
@@ -25,13 +30,17 @@ app.registerExtension({
     if (Object.hasOwn(SAVERS, node.type))
       return [item(`Swap for ${NAMES[OUR_SAVER.type]}`, 'Savers swapped', swap, { only })]
     if (!Object.hasOwn(DECODES, node.type)) return []
-    const { alone, pair } = DECODES[node.type]
-    const toImages = item(`Swap for ${NAMES[alone]}`, 'Decodes swapped', swap, { only, pair: false })
     const partner = partnerType(serialized(), only)
-    if (!partner) return [toImages]
-    const withCreateVideo = `Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}`
-    const text = partner === CREATE_VIDEO.type ? withCreateVideo : 'Swap with its saver, to save while it decodes'
-    return [toImages, item(text, 'Decodes swapped', swap, { only })]
+    const ways = DECODES[node.type].without_tiles ? IN_TILES : [{ standsFor: node.type }]
+    return ways.flatMap(({ tiles, standsFor, suffix = '' }) => {
+      const { alone, pair } = DECODES[standsFor]
+      const toImages = item(`Swap for ${NAMES[alone]}${suffix}`, 'Decodes swapped', swap, { only, pair: false, tiles })
+      if (!partner) return [toImages]
+      const withCreateVideo = `Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}${suffix}`
+      const withSaver = `Swap with its saver, to save while it decodes${tiles === 'same' ? ', in the same tiles' : suffix}`
+      const text = partner === CREATE_VIDEO.type ? withCreateVideo : withSaver
+      return [toImages, item(text, 'Decodes swapped', swap, { only, tiles })]
+    })
   },
   commands: [
     {

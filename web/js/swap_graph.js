@@ -14,6 +14,8 @@ export const withLinksOf = (node, slots) =>
   slots.map((slot) => ({ ...slot, link: named(node, slot.name)?.link ?? null }))
 export const xy = (pair) => [pair[0], pair[1]]
 
+export const valuesIn = ({ widgets_values: values }) => Object.values(values ?? []) // a list, or an object by name
+
 const relayedName = ({ widgets_values: values }) =>
   Array.isArray(values) && typeof values[0] === 'string' ? values[0] : null
 
@@ -43,6 +45,11 @@ class Graph {
 
   linksTo(nodeId) {
     return this.links.filter((link) => get(link, 'target_id') === nodeId)
+  }
+
+  linksInto(node, name) {
+    const id = named(node, name)?.link ?? null
+    return id === null ? [] : this.links.filter((link) => get(link, 'id') === id)
   }
 
   isKnownToTarget(link) {
@@ -162,6 +169,16 @@ export class Workflow {
     )
   }
 
+  /** [graph, node] of the Set nodes of a Get node. */
+  setters(graph, getter) {
+    return this.graphs.flatMap((inner) =>
+      [...inner.nodes.values()]
+        .filter((node) => Object.hasOwn(RELAYS, node.type) && RELAYS[node.type] === getter.type)
+        .filter((node) => this.getters(inner, node).some(([, each]) => each === getter))
+        .map((node) => [inner, node])
+    )
+  }
+
   #nearest(graph, type, name) {
     const found = []
     const around = [graph]
@@ -212,6 +229,57 @@ export class Workflow {
       }
     }
     return { ends, lost }
+  }
+
+  /** [graph, node] of the nodes that what comes into an input comes out of. */
+  sources(graph, node, name) {
+    const found = []
+    const seen = new Set()
+    const todo = graph.linksInto(node, name).map((link) => [graph, link])
+    while (todo.length) {
+      const [graph, link] = todo.pop()
+      const key = `${graph.id} ${get(link, 'id')}`
+      if (seen.has(key)) continue
+      seen.add(key)
+      const [originId, slot] = [get(link, 'origin_id'), get(link, 'origin_slot')]
+      const origin = graph.nodes.get(originId)
+      const inner = origin && this.#definitions.get(origin.type)
+      if (originId === INPUTS_ID) {
+        const { name } = graph.raw.inputs[slot]
+        for (const [outer, host] of this.hosts(graph))
+          todo.push(...outer.linksInto(host, name).map((link) => [outer, link]))
+      } else if (inner) {
+        const out = inner.linksTo(OUTPUTS_ID).filter((link) => get(link, 'target_slot') === slot)
+        todo.push(...out.map((link) => [inner, link]))
+      } else if (origin && Object.values(RELAYS).includes(origin.type)) {
+        for (const [outer, setter] of this.setters(graph, origin))
+          todo.push(...outer.linksTo(setter.id).map((link) => [outer, link]))
+      } else if (origin) found.push([graph, origin])
+    }
+    return found
+  }
+
+  /** What a node's widget may be set to by its link. */
+  setFromOutside(graph, node, name) {
+    return graph.linksInto(node, name).flatMap((link) => {
+      const slot = get(link, 'origin_slot')
+      if (get(link, 'origin_id') !== INPUTS_ID) return valuesIn(graph.nodes.get(get(link, 'origin_id')) ?? {})
+      const { name } = graph.raw.inputs[slot]
+      return this.hosts(graph).flatMap(([outer, host]) =>
+        outer.linksInto(host, name).length ? this.setFromOutside(outer, host, name) : this.#shown(graph, host, slot)
+      )
+    })
+  }
+
+  #shown(graph, host, slot) {
+    const toWidgets = new Set()
+    for (const link of graph.linksFrom(INPUTS_ID)) {
+      const target = graph.nodes.get(get(link, 'target_id')) ?? {}
+      if (inputs(target)[get(link, 'target_slot')]?.widget) toWidgets.add(get(link, 'origin_slot'))
+    }
+    const values = valuesIn(host)
+    const at = [...toWidgets].sort((a, b) => a - b).indexOf(slot)
+    return at !== -1 && values.length === toWidgets.size ? [values[at]] : []
   }
 
   #innerSlot(inner, host, slot) {

@@ -1,8 +1,8 @@
 // What the user is told of a swap. Knows nothing of the editor.
-import { DECODES, REASONS } from './swap_rules.js'
+import { REASONS, TILES_COME_BACK, WON, isWithoutItsTiles } from './swap_rules.js'
 
 /**
- * What was changed, and what was left alone and why; alike ones counted together.
+ * What was changed and what is won by it, and what was left alone and why; alike ones counted together.
  *
  * @param changes as `swap` and `restore` return them.
  * @param displayName a node type's name, in the user's language.
@@ -11,10 +11,11 @@ import { DECODES, REASONS } from './swap_rules.js'
  */
 export function explain(changes, displayName, translated) {
   const named = (types) => types.map(displayName).join(' + ')
-  const lines = changes.map(({ before, after, reason }) => {
+  const lines = changes.map(({ before, after, reason, won, vae }) => {
     if (reason) return `${named(before)} ${translated('left alone')}: ${inUsersLanguage(reason, translated)}`
-    const tiles = DECODES[before[0]]?.tiled && translated('its tile settings are back when you restore it')
-    return `${named(before)} → ${named(after)}${tiles ? ` (${tiles})` : ''}`
+    const notes = won ? [translated(WON[won]).replace('%name%', () => vae)] : []
+    if (isWithoutItsTiles(before, after)) notes.push(translated(TILES_COME_BACK))
+    return `${named(before)} → ${named(after)}${notes.length ? ` (${notes.join('; ')})` : ''}`
   })
   const counts = new Map()
   for (const line of lines) counts.set(line, (counts.get(line) ?? 0) + 1)

@@ -56,6 +56,7 @@ function translate(rule, value) {
   return { [rule.to]: value }
 }
 
-const shown = (value) => (value !== null && typeof value === 'object' ? JSON.stringify(value) : String(value ?? null))
+export const shown = (value) =>
+  value !== null && typeof value === 'object' ? JSON.stringify(value) : String(value ?? null)
 
 const noMatch = (name, value) => ({ why: reason('no_match', `${name}: ${shown(value)}`) })

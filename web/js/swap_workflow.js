@@ -2,11 +2,13 @@
 //
 // automation/workflow_file.py does the same to files, function by function. The rules are in ../swap/rules.json, and
 // tests/automation/cases is what both must do. This file knows nothing of the editor.
-import { Workflow, get, inputs, named, put, withLinksOf, xy } from './swap_graph.js'
+import { choose, familyOf } from './swap_families.js'
+import { Workflow, get, inputs, named, put, valuesIn, withLinksOf, xy } from './swap_graph.js'
 import {
   CREATE_VIDEO,
   DECODES,
   DECODE_INPUTS,
+  DEFAULTS,
   FRAME_TYPES,
   LAYOUT,
   MEMORY,
@@ -18,13 +20,15 @@ import {
   REASONS,
   RELAYS,
   SAVERS,
+  VAE_TYPES,
   VIDEO_NODES,
   reason
 } from './swap_rules.js'
-import { rulesOf, settingsOf } from './swap_savers.js'
+import { rulesOf, settingsOf, shown } from './swap_savers.js'
 
 const NAMED = 'widgets_values_named'
 const WIDGET_VALUES = ['widgets_values', NAMED]
+const TILES = DECODES.VAEDecodeTiled.widgets
 
 /**
  * Put this pack's nodes in the place of other ones.
@@ -33,21 +37,22 @@ const WIDGET_VALUES = ['widgets_values', NAMED]
  * @param only {graph, node}: swap this one decode, whatever its frames are for, or this one saver. `graph` is the id of
  *     the subgraph definition it is in, or null. Without it, the whole workflow by the rules.
  * @param pair whether a Create Video or a saver may be swapped with its decode.
- * @param tiled without `only`: swap VAE Decode (Tiled) too.
+ * @param tiles what becomes of VAE Decode (Tiled): 'same', the same tiles; 'without'; or 'auto', what the rules say.
+ * @param everything without `only`: swap decodes too with which nothing is won.
  * @param savers without `only`: swap savers too where nothing is won in time.
  * @returns {workflow, changes}: the new workflow, and for each decode and saver {graph, nodes, before, after, reason,
- *     subgraph}.
+ *     won, vae, subgraph}.
  */
-export function swap(workflow, { only = null, pair = true, tiled = false, savers = false } = {}) {
+export function swap(workflow, { only = null, pair = true, tiles = 'auto', everything = false, savers = false } = {}) {
   const file = new Workflow(structuredClone(workflow))
   const plans = file.graphs.flatMap((graph) =>
     [...graph.nodes.values()]
       .filter((node) => Object.hasOwn(DECODES, node.type) && (!only || isMeantOrFeeds(graph, node, only)))
       .map((decode) => {
-        const plan = only ? decideOne(file, graph, decode, pair) : decide(file, graph, decode, pair, tiled)
+        const plan = (only ? decideOne : decide)(file, graph, decode, { pair, tiles, everything })
         return { graph, decode, ...plan }
       })
-      .filter(({ decode, settings }) => !only || settings || isMeant(graph, decode, only))
+      .filter((plan) => !only || isMeant(graph, plan.decode, only) || (plan.settings && plan.won !== 'nothing'))
   )
   const saverPlans = file.graphs.flatMap((graph) =>
     [...graph.nodes.values()]
@@ -56,22 +61,24 @@ export function swap(workflow, { only = null, pair = true, tiled = false, savers
       .map((saver) => ({ graph, saver, settings: settingsIn(file, graph, saver) }))
   )
   const hopedFor = plans.filter(({ why }) => !why && pair).map(({ graph, decode }) => partnerOf(graph, decode))
-  const changes = plans.map(({ graph, decode, partner, settings, why }) => {
+  const changes = plans.map(({ graph, decode, standsFor, won, vae, partner, settings, why }) => {
     const nodes = partner ? [decode, partner] : [decode]
     const [ids, before] = [nodes.map((node) => node.id), nodes.map((node) => node.type)]
-    if (why) return change(graph, ids, before, [], why)
-    if (settings) becomeStreamed(graph, decode, partner, settings)
-    else if (partner) becomePair(graph, decode, partner)
-    else becomeAsync(graph, decode)
+    if (why) return change(graph, ids, before, [], { reason: why })
+    if (settings) becomeStreamed(graph, decode, standsFor, partner, settings)
+    else if (partner) becomePair(graph, decode, standsFor, partner)
+    else becomeAsync(graph, decode, standsFor)
     const after = (settings ? nodes : nodes.slice(-1)).map((node) => node.type)
-    return change(graph, ids, before, after)
+    return change(graph, ids, before, after, { won, vae })
   })
   for (const { graph, saver, settings } of saverPlans) {
     const { type } = saver
     const meant = savers || only !== null
     if (meant && !settings.why) becomeSaver(graph, saver, settings, SAVERS[type].frames)
-    if (meant || (settings.why && hopedFor.includes(saver)))
-      changes.push(change(graph, [saver.id], [type], settings.why ? [] : [saver.type], settings.why))
+    if (meant || (settings.why && hopedFor.includes(saver))) {
+      const more = settings.why ? { reason: settings.why } : { won: 'saver' }
+      changes.push(change(graph, [saver.id], [type], settings.why ? [] : [saver.type], more))
+    }
   }
   const inGroupNodes = only ? [] : file.graphs.flatMap((graph) => leftInGroupNodes(file, graph))
   return { workflow: file.workflow, changes: [...changes, ...inGroupNodes] }
@@ -82,7 +89,10 @@ const leftInGroupNodes = (file, graph) =>
     file
       .grouped(host)
       .filter((node) => Object.hasOwn(DECODES, node.type))
-      .map((node) => change(graph, [host.id], [node.type], [], reason('in_group_node', file.groupName(host))))
+      .map((node) => {
+        const why = reason('in_group_node', file.groupName(host))
+        return change(graph, [host.id], [node.type], [], { reason: why })
+      })
   )
 
 /** The reverse of `swap`; `only` as there. */
@@ -99,14 +109,14 @@ export function restore(workflow, { only = null } = {}) {
       if (both) after = restoreStreamed(graph, ...both)
       else if (memoryOf(node, 'saver')) {
         if (isAsSwapped(node, wasOfVideo(node) ? 'images' : 'video'))
-          after = [restoreSaver(graph, node, inputs(node), valuesNow(node))]
+          after = [restoreSaver(graph, node, inputs(node), saverValuesNow(node))]
         else [after, why] = [[], REASONS.rewired]
       } else if (Object.hasOwn(OURS, node.type))
         after = isPair(node) ? restorePair(file, graph, node) : [restoreDecode(graph, node)]
       else continue
       const ids = (both ?? [node]).map((each) => each.id)
       const types = after.map((each) => each.type)
-      changes.push(change(graph, ids, before, types, why))
+      changes.push(change(graph, ids, before, types, { reason: why }))
     }
     graph.putInPlace()
   }
@@ -118,7 +128,7 @@ export function partnerType(workflow, only) {
   const file = new Workflow(workflow)
   for (const graph of file.graphs)
     for (const node of graph.nodes.values())
-      if (isMeant(graph, node, only)) return decideOne(file, graph, node, true).partner?.type ?? null
+      if (isMeant(graph, node, only)) return decideOne(file, graph, node).partner?.type ?? null
   return null
 }
 
@@ -128,48 +138,90 @@ export const wasSaver = (node) => memoryOf(node, 'saver') !== null
 // The editor's own ids are strings where the serialised ones are numbers.
 const isMeant = (graph, node, only) => graph.id === only.graph && String(node.id) === String(only.node)
 
-// A saver that is pointed at is swapped with the decode that it is all for; tiles have their own menu.
+// A saver that is pointed at is swapped with the decode that it is all for.
 const isMeantOrFeeds = (graph, node, only) => {
   if (isMeant(graph, node, only)) return true
-  const saver = DECODES[node.type].tiled ? null : partnerOf(graph, node)
+  const saver = partnerOf(graph, node)
   return Object.hasOwn(SAVERS, saver?.type ?? '') && isMeant(graph, saver, only)
 }
 
-const change = (graph, nodes, before, after, why = '') => ({
+const change = (graph, nodes, before, after, { reason = '', won = '', vae = '' } = {}) => ({
   graph: graph.id,
   nodes,
   before,
   after,
-  reason: why,
+  reason,
+  won,
+  vae,
   subgraph: graph.name
 })
 
 // ---------------------------------------------------------------------------- what to do
 
-function decide(file, graph, decode, pair, tiled) {
-  if (DECODES[decode.type].tiled && !tiled) return { why: REASONS.in_tiles }
+function decide(file, graph, decode, options) {
   const { ends: videos, lost } = file.ends(graph, decode, FRAME_TYPES, (node) => !VIDEO_NODES.includes(node.type))
   if (!videos.length) return { why: lost.length ? reason(...lost[0]) : REASONS.not_a_video }
-  const chosen = decideOne(file, graph, decode, pair)
+  const chosen = decideOne(file, graph, decode, options)
+  if (chosen.won === 'nothing' && !options.everything) return { why: reason('nothing_won', chosen.vae) }
   if (!chosen.partner || chosen.settings) return chosen
-  return file.ends(graph, chosen.partner, ['VIDEO'], isPassive).ends.length > 1 ? {} : chosen
+  const usedMoreThanOnce = file.ends(graph, chosen.partner, ['VIDEO'], isPassive).ends.length > 1
+  return usedMoreThanOnce ? { ...chosen, partner: null } : chosen
 }
 
-function decideOne(file, graph, decode, pair) {
-  if (tilesInUse(file, graph, decode)) return { why: REASONS.tiles_in_use }
+function decideOne(file, graph, decode, { pair = true, tiles = 'auto' } = {}) {
+  const family = familyAt(file, graph, decode)
+  const names = DECODES[decode.type].widgets
+  const inView = names.length > 0 && isShown(file, graph, decode)
+  const inUse = inView || names.some((name) => named(decode, name)?.link != null)
+  const values = { ...DEFAULTS, ...valuesOf(decode, names) }
+  const { standsFor, won, why } = choose(decode.type, family, tiles, values, inUse)
+  if (why) return { why }
+  const plan = { standsFor, won, vae: family?.name ?? '', partner: null }
   const partner = pair ? partnerOf(graph, decode) : null
-  if (!partner || !Object.hasOwn(SAVERS, partner.type)) return { partner }
+  if (!partner || !Object.hasOwn(SAVERS, partner.type)) return inView ? plan : { ...plan, partner }
   const settings = settingsIn(file, graph, partner)
-  return settings.why ? {} : { partner, settings }
+  return settings.why ? plan : { ...plan, partner, settings }
+}
+
+/** The family of the VAE that a decode gets, through whatever hands a VAE on; null if that cannot be told. */
+function familyAt(file, graph, decode) {
+  const found = []
+  const seen = new Set()
+  const todo = file.sources(graph, decode, 'vae')
+  for (const [graph, node] of todo) {
+    if (seen.has(node)) continue
+    seen.add(node)
+    const family = familyOf(filesOf(file, graph, node))
+    const { handedOn, isCertain } = vaesInto(graph, node)
+    if (handedOn.length && (isCertain || !family))
+      todo.push(...handedOn.flatMap((name) => file.sources(graph, node, name)))
+    else found.push(family)
+  }
+  return found.length && found.every((family) => family === found[0]) ? found[0] : null
+}
+
+function vaesInto(graph, node) {
+  const linked = inputs(node).flatMap(({ name, type }) =>
+    graph.linksInto(node, name).map((link) => ({ name, types: [type, ...graph.typesOf(link)] }))
+  )
+  const isVae = ({ types: [type, ...types] }) => type === 'VAE' || types.some((each) => VAE_TYPES.includes(each))
+  return {
+    handedOn: linked.filter(isVae).map(({ name }) => name),
+    isCertain: linked.some(({ types }) => types.includes('VAE'))
+  }
+}
+
+function filesOf(file, graph, node) {
+  const linked = inputs(node).filter((slot) => slot.widget && slot.link != null)
+  const fromOutside = linked.flatMap((slot) => file.setFromOutside(graph, node, slot.name))
+  return (fromOutside.length ? fromOutside : valuesIn(node)).filter((value) => typeof value === 'string')
 }
 
 const isPassive = ({ type }) => ['Reroute', ...Object.entries(RELAYS).flat()].includes(type)
 
-function tilesInUse(file, graph, decode) {
-  if (!DECODES[decode.type].tiled) return false
-  const linked = inputs(decode).some((slot) => !DECODE_INPUTS.includes(slot.name) && slot.link != null)
+function isShown(file, graph, decode) {
   const shown = file.hosts(graph).flatMap(([, host]) => host.properties?.proxyWidgets ?? [])
-  return linked || shown.some((widget) => String(widget[0]) === String(decode.id))
+  return shown.some((widget) => String(widget[0]) === String(decode.id))
 }
 
 function partnerOf(graph, decode) {
@@ -184,7 +236,17 @@ function partnerOf(graph, decode) {
     (isSaver ? get(fed[0], 'type') === 'IMAGE' : !graph.isRerouted(fed[0]))
   const { frames } = isSaver ? SAVERS[partner.type] : CREATE_VIDEO
   const takesImages = named(partner, frames)?.link === get(fed[0], 'id')
-  return takesImages && sound ? partner : null
+  return takesImages && sound && (isSaver || isMatched(partner)) ? partner : null
+}
+
+/** Whether all that a Create Video is set to has a place in our nodes. */
+function isMatched(video) {
+  const { fits, frames, inputs: taken, widgets } = CREATE_VIDEO
+  const values = valuesOf(video, widgets)
+  const isFit = (name) => !Object.hasOwn(values, name) || Object.hasOwn(fits[name], shown(values[name]))
+  const linked = inputs(video).filter((slot) => slot.link != null)
+  const known = linked.every(({ name }) => name === frames || taken.includes(name))
+  return Object.keys(fits).every(isFit) && known && valuesIn(video).length <= widgets.length
 }
 
 function settingsIn(file, graph, saver) {
@@ -211,53 +273,85 @@ function valuesOf({ widgets_values: values }, names) {
 
 // ---------------------------------------------------------------------------- there
 
-const decodeInputs = (node) => inputs(node).filter((slot) => DECODE_INPUTS.includes(slot.name))
+/** The inputs of a node that a stock decode of this type has. */
+function decodeInputs(node, type) {
+  const names = [...DECODE_INPUTS, ...DECODES[type].widgets]
+  return inputs(node).filter((slot) => names.includes(slot.name))
+}
 
-function becomeAsync(graph, decode) {
-  become(decode, DECODES[decode.type].alone, { decode: remember(decode, ...WIDGET_VALUES) })
-  const { widgets } = OURS[decode.type]
-  decode.inputs = decodeInputs(decode)
-  decode.widgets_values = Object.values(widgets)
-  if (NAMED in decode) decode[NAMED] = { ...widgets }
+/** Inputs in the order that the editor gives them: those of widgets come last. */
+const inOrder = (slots) => [...slots].sort((a, b) => Boolean(a.widget) - Boolean(b.widget))
+
+/** Values of all widgets of one of ours, in their order. */
+function valuesFor(type, ...given) {
+  const known = Object.assign({}, DEFAULTS, ...given)
+  return Object.fromEntries(OURS[type].widgets.map((name) => [name, known[name]]))
+}
+
+const settingsOfDecode = (decode) =>
+  valuesOf(decode, Object.hasOwn(DECODES, decode.type) ? DECODES[decode.type].widgets : [])
+
+/** What a Create Video is set to, as ours is. */
+function settingsOfVideo(video) {
+  const { fits, inputs: taken, widgets } = CREATE_VIDEO
+  return Object.fromEntries(
+    Object.entries(valuesOf(video, widgets))
+      .filter(([name]) => taken.includes(name))
+      .map(([name, value]) => [name, fits[name]?.[shown(value)] ?? value])
+  )
+}
+
+function setTo(node, values) {
+  node.widgets_values = Object.values(values)
+  if (NAMED in node) node[NAMED] = values
+}
+
+function becomeAsync(graph, decode, standsFor) {
+  const type = DECODES[standsFor].alone
+  const values = valuesFor(type, settingsOfDecode(decode))
+  become(decode, type, { decode: remember(decode, ...WIDGET_VALUES) })
+  decode.inputs = decodeInputs(decode, standsFor)
+  setTo(decode, values)
   graph.aimLinks(decode)
 }
 
-function becomePair(graph, decode, video) {
+function becomePair(graph, decode, standsFor, video) {
   const [link] = graph.linksFrom(decode.id)
+  const type = DECODES[standsFor].pair
+  const values = valuesFor(type, settingsOfDecode(decode), settingsOfVideo(video))
   const memory = {
-    create_video: remember(video, 'pos'),
+    create_video: remember(video, 'pos', ...WIDGET_VALUES),
     decode,
     decode_position: graph.nodePositions.get(decode.id),
     link,
     link_position: graph.linkPositions.get(get(link, 'id'))
   }
-  become(video, DECODES[decode.type].pair, { ...memory, pos: growUpwards(video) })
-  const { widgets } = OURS[video.type]
-  video.inputs = [...decodeInputs(decode), ...inputs(video).filter((slot) => slot.name !== CREATE_VIDEO.frames)]
-  if (Array.isArray(video.widgets_values) && video.widgets_values.length === CREATE_VIDEO.widgets.length)
-    video.widgets_values = [...video.widgets_values, ...Object.values(widgets)]
-  if (NAMED in video) video[NAMED] = { ...video[NAMED], ...widgets }
+  become(video, type, { ...memory, pos: growUpwards(video) })
+  const others = inputs(video).filter((slot) => CREATE_VIDEO.inputs.includes(slot.name))
+  video.inputs = inOrder([...decodeInputs(decode, standsFor), ...others])
+  setTo(video, values)
   graph.remove(decode, link)
   graph.aimLinks(video)
 }
 
-function becomeStreamed(graph, decode, saver, settings) {
+function becomeStreamed(graph, decode, standsFor, saver, settings) {
   const [link] = graph.linksFrom(decode.id)
   put(link, 'type', 'VIDEO')
   const [rateName] = Object.entries(settings.links).find(([, ours]) => ours === 'fps') ?? []
   const rate = named(saver, rateName)?.link ?? null
   becomeSaver(graph, saver, settings, 'video')
+  const type = DECODES[standsFor].pair
+  const rates = 'fps' in settings.values ? { fps: settings.values.fps } : {}
+  const values = valuesFor(type, settingsOfDecode(decode), rates)
   const memory = { decode: remember(decode, 'pos', 'outputs', ...WIDGET_VALUES) }
-  become(decode, DECODES[decode.type].pair, { ...memory, pos: growUpwards(decode) })
-  const values = { fps: settings.values.fps ?? 24, bit_depth: 8, ...OURS[decode.type].widgets }
-  decode.inputs = [...decodeInputs(decode), { name: 'audio', type: 'AUDIO', link: null }]
+  become(decode, type, { ...memory, pos: growUpwards(decode) })
+  decode.inputs = inOrder([...decodeInputs(decode, standsFor), { name: 'audio', type: 'AUDIO', link: null }])
   if (rate !== null) {
     saver.inputs = inputs(saver).filter((slot) => slot.name !== 'fps')
     decode.inputs.push(widgetSlot('fps', 'FLOAT', rate))
   }
   decode.outputs = [{ name: 'VIDEO', type: 'VIDEO', links: [get(link, 'id')] }]
-  decode.widgets_values = Object.values(values)
-  if (NAMED in decode) decode[NAMED] = values
+  setTo(decode, values)
   graph.aimLinks(decode)
   graph.aimLinks(saver)
 }
@@ -279,9 +373,7 @@ function becomeSaver(graph, saver, settings, source) {
     type,
     links: i === 0 ? (links ?? null) : null
   }))
-  const values = { ...OUR_SAVER.widgets, ...settings.values }
-  saver.widgets_values = Object.values(values)
-  if (NAMED in saver) saver[NAMED] = values
+  setTo(saver, { ...OUR_SAVER.widgets, ...settings.values })
   graph.aimLinks(saver)
 }
 
@@ -353,17 +445,18 @@ function restoreStreamed(graph, decode, saver) {
   const [link] = graph.linksFrom(decode.id)
   put(link, 'type', 'IMAGE')
   const rate = inputs(decode).filter((slot) => slot.name === 'fps')
-  const { fps } = valuesOf(decode, CREATE_VIDEO.widgets)
+  const { fps } = valuesOf(decode, OURS[decode.type].widgets)
   decode.inputs = inputs(decode).filter((slot) => slot.name !== 'fps')
-  restoreSaver(graph, saver, [...inputs(saver), ...rate], { ...valuesNow(saver), fps: fps ?? null })
+  restoreSaver(graph, saver, [...inputs(saver), ...rate], { ...saverValuesNow(saver), fps: fps ?? null })
   const outputs = memory.decode.outputs.map((slot) => ({ ...slot, links: [get(link, 'id')] }))
   const pos = movedAlong(memory.decode.pos, memory.pos, decode.pos)
-  revert(decode, { ...memory.decode, outputs, pos })
+  const before = withChanges(memory.decode, decode, settingsOfDecode(memory.decode))
+  revert(decode, { ...before, outputs, pos })
   graph.aimLinks(decode)
   return [decode, saver]
 }
 
-const valuesNow = (saver) => valuesOf(saver, Object.keys(OUR_SAVER.widgets))
+const saverValuesNow = (saver) => valuesOf(saver, Object.keys(OUR_SAVER.widgets))
 
 function restoreSaver(graph, saver, slots, now) {
   const was = { ...memoryOf(saver, 'saver').saver }
@@ -396,7 +489,7 @@ function restoreSaver(graph, saver, slots, now) {
 
 function restoreDecode(graph, node) {
   const memory = memoryOf(node, 'alone') ?? { decode: stockDecode(node) }
-  revert(node, memory.decode)
+  revert(node, withChanges(memory.decode, node, settingsOfDecode(memory.decode)))
   graph.aimLinks(node)
   return node
 }
@@ -411,26 +504,53 @@ function restorePair(file, graph, node) {
   }
   put(link, 'origin_id', decode.id)
   decode.inputs = withLinksOf(node, inputs(decode))
+  const isNew = ({ name, link }) => TILES.includes(name) && link != null && !named(decode, name)
+  decode.inputs.push(...inputs(node).filter(isNew))
+  node.inputs = inputs(node).filter((slot) => !TILES.includes(slot.name))
   decode.pos = movedAlong(decode.pos, memory.pos, node.pos)
   if ((decode.mode ?? 0) !== (node.mode ?? 0)) decode.mode = node.mode ?? 0
-  const own = OURS[node.type].widgets
-  const pos = movedAlong(memory.create_video.pos, memory.pos, node.pos)
-  revert(node, { ...memory.create_video, pos, inputs: withFrames(inputs(memory.create_video)) }, false)
+  const stock = withChanges(decode, node, settingsOfDecode(decode))
+  const video = withChanges(memory.create_video, node, settingsOfVideo(memory.create_video))
+  const pos = movedAlong(video.pos, memory.pos, node.pos)
+  revert(node, { ...video, pos, inputs: withFrames(inputs(video)) })
   named(node, CREATE_VIDEO.frames).link = get(link, 'id')
-  if (Array.isArray(node.widgets_values))
-    node.widgets_values = node.widgets_values.slice(0, CREATE_VIDEO.widgets.length)
-  if (NAMED in node)
-    node[NAMED] = Object.fromEntries(Object.entries(node[NAMED]).filter(([name]) => !Object.hasOwn(own, name)))
-  graph.add(decode, link, memory.decode_position, memory.link_position)
-  graph.aimLinks(decode)
+  graph.add(stock, link, memory.decode_position, memory.link_position)
+  graph.aimLinks(stock)
   graph.aimLinks(node)
-  return [decode, node]
+  return [stock, node]
 }
 
-function revert(node, before, widgets = true) {
+/**
+ * A stock node as it was, but for the values that have been changed in ours since.
+ *
+ * @param node one of ours, that stands for it.
+ * @param settings what it was set to, as ours was then.
+ */
+function withChanges(was, node, settings) {
+  const names = was.type === CREATE_VIDEO.type ? CREATE_VIDEO.widgets : (DECODES[was.type]?.widgets ?? [])
+  const then = valuesFor(node.type, settings)
+  const now = valuesOf(node, OURS[node.type].widgets)
+  const changed = Object.fromEntries(
+    names.filter((name) => name in then && name in now && now[name] !== then[name]).map((name) => [name, now[name]])
+  )
+  if (!Object.keys(changed).length) return was
+  const values = { ...then, ...valuesOf(was, names), ...changed }
+  const last = Math.max(...Object.keys(changed).map((name) => names.indexOf(name)))
+  const given = was.widgets_values ?? []
+  const widgetValues = Array.isArray(given)
+    ? [...names.slice(0, Math.max(given.length, last + 1)).map((name) => values[name]), ...given.slice(names.length)]
+    : { ...given, ...changed }
+  return {
+    ...was,
+    widgets_values: widgetValues,
+    ...(NAMED in was ? { [NAMED]: { ...was[NAMED], ...changed } } : {})
+  }
+}
+
+function revert(node, before) {
   const kept = { ...node.properties }
   for (const key of [MEMORY.key, ...PACK_PROPERTIES]) delete kept[key]
-  if (widgets) for (const key of WIDGET_VALUES) if (!(key in before)) delete node[key]
+  for (const key of WIDGET_VALUES) if (!(key in before)) delete node[key]
   const slots = withLinksOf(node, inputs(before))
   const known = [...DECODE_INPUTS, ...slots.map((slot) => slot.name)]
   slots.push(...inputs(node).filter((slot) => !known.includes(slot.name) && slot.link != null))
@@ -451,9 +571,19 @@ function movedAlong(pos, anchorBefore, anchorNow) {
   return xy(pos).map((value, axis) => value + now[axis] - before[axis])
 }
 
+function valuesNow(node, names) {
+  const values = valuesFor(node.type, valuesOf(node, OURS[node.type].widgets))
+  return names.map((name) => values[name])
+}
+
 function stockDecode(node) {
   const [type] = OURS[node.type].stock
-  return { type, inputs: decodeInputs(node), properties: { cnr_id: PACKS.stock }, widgets_values: [] }
+  return {
+    type,
+    inputs: decodeInputs(node, type),
+    properties: { cnr_id: PACKS.stock },
+    widgets_values: valuesNow(node, DECODES[type].widgets)
+  }
 }
 
 function stockPair(graph, node) {
@@ -466,7 +596,11 @@ function stockPair(graph, node) {
       type: video,
       pos: node.pos,
       inputs: inputs(node).filter((slot) => CREATE_VIDEO.inputs.includes(slot.name)),
-      properties: { cnr_id: PACKS.stock }
+      properties: { cnr_id: PACKS.stock },
+      widgets_values: valuesNow(
+        node,
+        CREATE_VIDEO.widgets.filter((name) => Object.hasOwn(DEFAULTS, name))
+      )
     },
     decode: {
       id: null,
@@ -476,10 +610,10 @@ function stockPair(graph, node) {
       flags: {},
       order: node.order ?? 0,
       mode: 0,
-      inputs: decodeInputs(node),
+      inputs: decodeInputs(node, decode),
       outputs: [{ name: 'IMAGE', type: 'IMAGE', links: [] }],
       properties: { cnr_id: PACKS.stock, 'Node name for S&R': decode },
-      widgets_values: []
+      widgets_values: valuesNow(node, DECODES[decode].widgets)
     },
     link: graph.newLink('IMAGE')
   }

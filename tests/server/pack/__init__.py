@@ -21,6 +21,7 @@ NODE_CLASS_MAPPINGS = {
     "AFPTestCompareImages": probes.CompareImages,
     "AFPTestCompareAudio": probes.CompareAudio,
     "AFPTestDumpImages": probes.DumpImages,
+    "AFPTestDumpAudio": probes.DumpAudio,
     "AFPTestFault": faults.Fault,
     "AFPTestBlockRescue": faults.BlockRescue,
     "AFPTestState": probes.State,

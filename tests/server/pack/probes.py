@@ -73,6 +73,18 @@ class DumpImages(Probe):
         return {"ui": {"images_dumped": [name]}}
 
 
+class DumpAudio(Probe):
+    """Write an AUDIO to `<base>/<name>.npy`, (channels, samples)."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"audio": ("AUDIO",), "name": ("STRING", {})}}
+
+    def report(self, audio, name):
+        np.save(Path(folder_paths.base_path) / f"{name}.npy", audio["waveform"][0].cpu().numpy())
+        return {"ui": {"audio_dumped": [{"sample_rate": audio["sample_rate"]}]}}
+
+
 class State(Probe):
     """Threads of this process; calls and hooks of every watched VAE;
     on demand what the lanes hold, and what memory is held.
