@@ -153,6 +153,11 @@ class Broker:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(connection.close(), ANSWER_SECONDS)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there now; where it is not, questions wait for it."""
+        return self._nc.is_connected
+
     # -- set up, by `farm up` alone ---------------------------------------------------------------
 
     async def prepare(self, settings: Settings) -> None:

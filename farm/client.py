@@ -62,6 +62,7 @@ class Client:
 
     def __init__(self, broker: Broker, blobs: Blobs, scratch: Scratch):
         self.broker, self._blobs, self._scratch = broker, blobs, scratch
+        self._hashed: dict[tuple[str, int, int], Blob] = {}
 
     async def submit(
         self,
@@ -131,6 +132,16 @@ class Client:
         record = await self.wait(job_id) if wait else await self.broker.record(job_id)
         if record is None or record.result is None:
             raise KeyError(f"there is no video of a job {job_id}")
+        await self.copy(record, target)
+        await self.delivered(job_id)
+        return target
+
+    async def copy(self, record: Record, target: Path) -> None:
+        """The video of a completed job as a file, whole or not at all.
+
+        Raises:
+            Broken: what is there is not what was stored.
+        """
         result = record.result
         unfinished = self._scratch.folder / result.name
         there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
@@ -142,8 +153,10 @@ class Client:
         finally:
             part.unlink(missing_ok=True)
             unfinished.unlink(missing_ok=True)
+
+    async def delivered(self, job_id: str) -> None:
+        """Note that its client has what became of a job."""
         await self.broker.change(job_id, lambda now: None if now.delivered else {"delivered": time.time()})
-        return target
 
     async def latent(self, job_id: str, target: Path) -> Path:
         """The job's latents as a .latent file, of a job that failed above all."""
@@ -156,7 +169,12 @@ class Client:
         return target
 
     async def _named(self, path: Path | str) -> Blob:
-        return Blob(await asyncio.to_thread(sha256_of, Path(path)), Path(path).stat().st_size)
+        """Hashed once: a VAE is sent with many jobs."""
+        status = Path(path).stat()
+        key = (str(path), status.st_size, status.st_mtime_ns)
+        if key not in self._hashed:
+            self._hashed[key] = Blob(await asyncio.to_thread(sha256_of, Path(path)), status.st_size)
+        return self._hashed[key]
 
     async def _store(self, kind: str, name: str, path: Path | str) -> None:
         if not await self._blobs.has(kind, name):

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .comfyui import late
 from .decode_tiled import AsyncVAEDecodeTiled
 from .decode_tiled_to_video import AsyncVAEDecodeTiledToVideo
 from .decode_to_video import AsyncVAEDecodeToVideo
 from .decode_video import AsyncVAEDecodeVideo
+from .elsewhere import AsyncCollectVideo, AsyncDecodeElsewhere, AsyncSaveVideoElsewhere
+from .elsewhere_collector import collector
 from .sample_latent import SampleVideoLatent
 from .save_video import SaveVideoStreaming
 
 
 class AsyncFramePipelineExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        late.offer(lambda: collector().jobs.told())
+        collector().resume()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             AsyncVAEDecodeVideo,
@@ -21,4 +28,7 @@ class AsyncFramePipelineExtension(ComfyExtension):
             AsyncVAEDecodeTiledToVideo,
             SaveVideoStreaming,
             SampleVideoLatent,
+            AsyncSaveVideoElsewhere,
+            AsyncDecodeElsewhere,
+            AsyncCollectVideo,
         ]

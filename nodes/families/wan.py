@@ -63,6 +63,8 @@ class FastWan(torch.nn.Module):
         self.weights = _as_parameters(weights.load(state, vae.device, DTYPES[vae.device.type]), self)
         self.to("cpu")
         self.patcher = memory.static_patcher(self, vae)
+        # RMS, of the comparison; see `_compared`.
+        self.difference = math.nan
         # Not `device`: a ModelPatcher calls so where a model is.
         self.runs_on = vae.device
         self._plans: dict[tuple[int, int, tuple[Bands, ...]], Plan] = {}
@@ -211,6 +213,14 @@ def loaded(vae) -> FastWan:
     return _loaded[module]
 
 
+def verdict(vae) -> float | str | None:
+    """What is known of the fast decoder with this VAE: the RMS difference to its own, why it cannot be used, or None
+    where they were not compared yet, which takes time on the GPU.
+    """
+    known = _loaded.get(vae.first_stage_model)
+    return known.difference if isinstance(known, FastWan) else known
+
+
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     """Decode (1, C, T, h, w) on the decoder's device, any dtype: (3, 1 or 4, H, W) float32 for each latent frame."""
     for t in range(latent.shape[2]):
@@ -234,6 +244,7 @@ def _compared(vae) -> FastWan:
     ours = torch.cat(list(steps(WanDecoder(model.weights), noise)), dim=1)
     difference = (ours.clamp(-1, 1) - stock.clamp(-1, 1)).square().mean().sqrt().item()
     if difference <= LARGEST_DIFFERENCE:
+        model.difference = difference
         return model
     kind = ValueError if math.isfinite(difference) else _NoVerdict
     raise kind(

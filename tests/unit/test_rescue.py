@@ -37,7 +37,7 @@ def test_metadata_that_cannot_be_written_does_not_cost_the_latents(monkeypatch, 
     prompt = {"1": {"class_type": "Any", "is_changed": [b"\xff"], "inputs": {}}}
     monkeypatch.setattr(rescue.server, "running_prompt", lambda: (prompt, {"extra_pnginfo": extra}))
     monkeypatch.setattr(rescue.server, "input_folder", lambda: tmp_path)
-    assert "Nothing is lost" in rescue._rescue({"samples": torch.ones(1, 2)})
+    assert "Nothing is lost" in rescue._rescue({"samples": torch.ones(1, 2)}, None)
     [path] = tmp_path.iterdir()
     with safetensors.safe_open(path, "pt") as file:
         texts = file.metadata()
