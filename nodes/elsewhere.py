@@ -25,7 +25,7 @@ from ..pipeline.sinks.formats import FORMATS
 from ..pipeline.text import Text
 from . import elsewhere_files, families, rescue, saver_inputs, values
 from .checked import checked_audio, checked_fps
-from .comfyui import lanes, late
+from .comfyui import lanes, late, server
 from .comfyui.queued import CheckedWhenQueued
 from .elsewhere_collector import Collector, Parcel, Unreachable, collector
 from .elsewhere_jobs import OUTPUT, Sent, output_of
@@ -188,7 +188,7 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
                 video = LatentVideo(vae, samples, checked_fps(fps), audio)
                 saved = save(video, source_of(video), inputs, cls.hidden, [note])
                 done = collector().jobs.keep(
-                    _sent(uuid.uuid4().hex, cls.hidden, inputs.filename_prefix),
+                    order.sent or _sent(uuid.uuid4().hex, cls.hidden, inputs.filename_prefix),
                     state="here",
                     reason=str(note),
                     path=saved[2],
@@ -290,6 +290,7 @@ class _Order:
         if self._format.extension not in CONTAINERS:
             values.one_of("format", inputs.format, _formats())
         self._why_not = elsewhere_files.why_not(vae, samples)
+        self.sent: Sent | None = None
 
     def send(self, hidden, prefix: str | None) -> Sent:
         """Raises:
@@ -298,10 +299,10 @@ class _Order:
         if self._why_not is not None:
             raise Unreachable(self._why_not)
         all_of_them: Collector = collector()
-        job_id = all_of_them.new_id(late.prompt_id(), hidden.unique_id)
-        sent = _sent(job_id, hidden, prefix)
-        all_of_them.send(sent, lambda: self._packed(prefix))
-        return sent
+        job_id = all_of_them.new_id(server.running_prompt_id() or uuid.uuid4().hex, hidden.unique_id)
+        self.sent = _sent(job_id, hidden, prefix)
+        all_of_them.send(self.sent, lambda: self._packed(prefix))
+        return self.sent
 
     @contextlib.contextmanager
     def _packed(self, prefix: str | None) -> Iterator[Parcel]:
@@ -338,7 +339,7 @@ def _sent(job_id: str, hidden, prefix: str | None, **more: object) -> Sent:
     node_id, display = hidden.unique_id, hidden.unique_id
     if hidden.dynprompt is not None:
         display = hidden.dynprompt.get_display_node_id(node_id)
-    return Sent(job_id, late.prompt_id(), node_id, display, late.listener(), prefix, **more)
+    return Sent(job_id, server.running_prompt_id() or "", node_id, display, late.listener(), prefix, **more)
 
 
 def _told_prefix(prefix: str) -> str:
@@ -367,7 +368,9 @@ async def _ended(sent: Sent) -> Path:
         lanes.check_cancel()
         await asyncio.sleep(LOOK_SECONDS)
     if not sent.path:
-        raise RuntimeError(f"The job {sent.job_id} has {sent.state}: {sent.reason or 'it was cancelled'}")
+        error = RuntimeError(f"The job {sent.job_id} {sent.state}: {sent.reason or 'somebody did that'}")
+        error.latents_told = sent.state == "failed"  # it says where they are
+        raise error
     if not Path(sent.path).is_file():
         raise RuntimeError(f"The video of the job {sent.job_id} was saved as {sent.path}, and is not there any more.")
     return Path(sent.path)

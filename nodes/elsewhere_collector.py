@@ -149,14 +149,16 @@ class Collector:
         self._wait(self._reached())
         if sent.prefix is None:
             self._awaited.add(sent.job_id)
-        with pack() as parcel:
-            self.jobs.keep(sent)
-            try:
+        try:
+            with pack() as parcel:
+                self.jobs.keep(sent)
                 self._wait(self._submit(sent, parcel))
-            except BaseException:
-                # Should it have arrived all the same, it is cancelled when it is seen.
-                self.jobs.keep(sent, state="here")
-                raise
+        except BaseException as error:
+            # Should it have arrived all the same, it is cancelled when it is seen.
+            self.jobs.keep(sent, state="here")
+            if isinstance(error, OSError):  # no room for its files
+                raise Unreachable(f"{type(error).__name__}: {error}") from error
+            raise
 
     def adopt(self, job_id: str) -> Sent:
         """A job that a node waits for, whoever sent it.
@@ -241,7 +243,7 @@ class Collector:
         """
         self._why = ""
         self._wanted.set()
-        deadline = time.monotonic() + 2 * PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS + 1
         while self._client is None or not self._client.broker.is_connected:
             if self._why or time.monotonic() > deadline:
                 raise Unreachable(self._why or Text("the farm does not answer"))
@@ -273,12 +275,8 @@ class Collector:
                 if time.monotonic() - since > PATIENCE_SECONDS:
                     raise Unreachable(Text("the farm does not answer"))
             submitting.result()
-        except Full as error:
+        except (Full, InvalidJob) as error:
             raise Unreachable(str(error)) from error
-        except InvalidJob as error:
-            raise Unreachable(str(error)) from error
-        except OSError as error:  # no room for its files
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
         finally:
             submitting.cancel()
         self._see(client, await client.broker.record(sent.job_id))
@@ -336,9 +334,12 @@ class Collector:
             # Sent by a run of this ComfyUI whose notes are lost.
             who = record.job.client
             sent = self.jobs.keep(Sent(record.id, who.prompt_id, who.node_id, prefix=record.job.name_prefix))
-        if record.id in self._at_work or sent.state == "completed":
+        if record.id in self._at_work:
             return
-        if sent.state == "here":
+        if sent.state == "completed":
+            if not record.delivered:  # this ComfyUI ended before it could say so
+                self._begin(record.id, client.delivered(record.id))
+        elif sent.state == "here":
             if record.state not in ENDED:
                 self._begin(record.id, client.broker.cancel(record.id))
         elif sent.state == record.state in ENDED:

@@ -36,13 +36,6 @@ def offer(jobs: Callable[[], list[dict]]) -> None:
         return web.json_response({"jobs": jobs()})
 
 
-def prompt_id() -> str:
-    """Of the prompt that runs; "" where there is none."""
-    server = getattr(PromptServer, "instance", None)
-    running = server.prompt_queue.get_current_queue_volatile()[0] if server is not None else []
-    return running[0][1] if running else ""
-
-
 def listener() -> str | None:
     """The page that queued the prompt that runs; None if it was none."""
     server = getattr(PromptServer, "instance", None)
