@@ -30,7 +30,7 @@ from .comfyui.queued import CheckedWhenQueued
 from .elsewhere_collector import Collector, Parcel, Unreachable, collector
 from .elsewhere_jobs import OUTPUT, Sent, output_of
 from .families import wan
-from .inputs import samples_input, vae_input
+from .inputs import samples_input, video_inputs
 from .latent_video import LatentVideo
 from .log import say
 from .save_video import save
@@ -50,24 +50,12 @@ def _formats() -> list[str]:
 
 
 def _decode_inputs() -> list[io.Input]:
-    return [
-        samples_input(),
-        vae_input(),
-        io.Float.Input(
-            "fps",
-            default=16.0,
-            min=0.01,
-            max=1000.0,
-            step=0.001,
-            tooltip=f"Frames per second. {families.frame_rates()}.",
-        ),
-    ]
+    vae = io.Vae.Input("vae", tooltip="The VAE used for decoding. Its weights are sent once.")
+    return [samples_input(), vae, *video_inputs(fps=16.0)[:1]]
 
 
-def _audio_input() -> io.Audio.Input:
-    return io.Audio.Input(
-        "audio", optional=True, tooltip="Sound for the video; cut, or padded with silence, to its length."
-    )
+def _audio_input() -> io.Input:
+    return video_inputs(fps=16.0)[1]
 
 
 def _file_inputs(quality: str) -> list[io.Input]:
@@ -77,14 +65,15 @@ def _file_inputs(quality: str) -> list[io.Input]:
             options=saver_inputs.Offered(_formats()),
             default="mp4 (h264)",
             optional=True,
-            tooltip="Container and codec of the file that is made elsewhere. mkv (ffv1) is lossless.",
+            tooltip="Container and codec of the file.",
         ),
         io.Combo.Input(
             "quality",
             options=list(QUALITIES),
             default=quality,
             optional=True,
-            tooltip="Higher looks better and makes larger files. Not every format has lossless.",
+            tooltip="Higher looks better and makes larger files. Medium is what Save Video does. "
+            "Lossless changes nothing that is stored; not every format has it.",
         ),
         io.Combo.Input(
             "bit_depth",
@@ -92,7 +81,7 @@ def _file_inputs(quality: str) -> list[io.Input]:
             default=AUTO,
             optional=True,
             advanced=True,
-            tooltip="Bits per colour. Auto: 8, or the nearest the format can store.",
+            tooltip="Bits per colour. Auto: what the video has, or the nearest the format can store.",
         ),
     ]
 
@@ -104,15 +93,15 @@ def _farm_inputs() -> list[io.Input]:
             options=list(PRIORITIES),
             default=PRIORITIES[0],
             optional=True,
-            tooltip="pro: the job starts in the next free slot, before all that are std.",
+            tooltip="pro: the job is the next to start, before all that are std.",
         ),
         io.Combo.Input(
             "if_unreachable",
             options=[HERE, ERROR],
             default=HERE,
             optional=True,
-            tooltip="Where no farm answers, or it cannot decode this: decode on this machine, as the streaming nodes "
-            "do, or stop with an error. The node says why.",
+            tooltip="What to do where no farm answers, or it cannot decode this: decode here, or stop with an error. "
+            "The node says why.",
         ),
     ]
 
@@ -132,9 +121,8 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
             display_name="Save Video (Decode Elsewhere)",
             category="video",
             description=described(
-                "Sends the latent to a farm, where another GPU, machine or CPU decodes and encodes it, and ends at "
-                "once, so that the next prompt starts. When the video is done, it is in the output folder and shown "
-                "here."
+                "Sends the latent to another GPU, machine or CPU, which decodes and encodes it, and ends at once: the "
+                "next prompt starts meanwhile. The video is saved and shown here when it is done."
             ),
             search_aliases=["save video", "export video", "vae decode", "mp4", *SEARCH],
             inputs=[
@@ -192,7 +180,7 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
                     state="here",
                     reason=str(note),
                     path=saved[2],
-                    ui={"images": saved.ui["images"], "animated": [True]},
+                    ui={"images": [dict(image) for image in saved.ui["images"]], "animated": [True]},
                 )
                 return io.NodeOutput(done.job_id, ui=saved.ui | {OUTPUT: [json.dumps(done.told())]})
             return io.NodeOutput(sent.job_id, ui=output_of([sent]))
@@ -206,8 +194,8 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             display_name="Decode Elsewhere",
             category="video",
             description=described(
-                "Sends the latent to a farm, where another GPU, machine or CPU decodes it, and waits for the video. "
-                "Other branches of the prompt run meanwhile; the next prompt does not."
+                "Sends the latent to another GPU, machine or CPU and waits for the decoded video. Other branches of "
+                "the prompt go on meanwhile, the next prompt does not."
             ),
             search_aliases=["vae decode", "latent to video", *SEARCH],
             inputs=[*_decode_inputs(), _audio_input(), *_file_inputs("very high"), *_farm_inputs()],
@@ -257,10 +245,10 @@ class AsyncCollectVideo(io.ComfyNode):
             node_id="AsyncCollectVideo",
             display_name="Collect Decoded Video",
             category="video",
-            description=described("Waits for a job that was sent to a farm, and gives its video."),
+            description=described("Waits for a job of Save Video (Decode Elsewhere) and gives its video."),
             search_aliases=["load video", "fetch video", *SEARCH],
             inputs=[
-                io.String.Input("job", tooltip="The job's id, as Save Video (Decode Elsewhere) gives it."),
+                io.String.Input("job", tooltip="The id that Save Video (Decode Elsewhere) gives."),
             ],
             outputs=[io.Video.Output(tooltip="The video, for any saver or video node.")],
         )

@@ -23,7 +23,7 @@ import pytest
 from async_frame_pipeline.farm.client import farm
 from async_frame_pipeline.farm.settings import Settings
 from async_frame_pipeline.tests.farm.ground import Ground
-from graph import Graph, Link, run
+from graph import Graph, Link, refusal, run
 from mp4 import read
 from resume import rescued_name
 
@@ -50,8 +50,10 @@ class Farm:
     @contextlib.contextmanager
     def worker_stands_still(self):
         self.worker.send_signal(signal.SIGSTOP)
-        yield
-        self.worker.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.worker.send_signal(signal.SIGCONT)
 
     def ask(self, question):
         """The answer of a coroutine function to a client."""
@@ -241,7 +243,7 @@ def test_decode_elsewhere_and_collect_give_videos(comfyui):
     node = graph("AsyncDecodeElsewhere", **sending("", "AsyncDecodeElsewhere")[0].prompt["3"]["inputs"])
     for video in (graph("AsyncCollectVideo", job=saver), Link(node.node)):
         frames = graph("GetVideoComponents", video=video)
-        graph("PreviewAny", source=graph("AFPTestCompareImages", a=frames, b=frames))
+        graph("AFPTestCompareImages", a=frames, b=frames)
     outcome = run(comfyui, graph)
     compared = [each["comparison"][0] for each in outcome.entry["outputs"].values() if "comparison" in each]
     assert len(compared) == 2 and compared[0] == compared[1] and compared[0]["distinct_values"] > 100
@@ -249,7 +251,7 @@ def test_decode_elsewhere_and_collect_give_videos(comfyui):
 
 
 def test_an_interrupt_cancels_the_job(comfyui, the_farm):
-    graph, node = sending("", "AsyncDecodeElsewhere")
+    graph, node = sending("", "AsyncDecodeElsewhere", fps=12.0)  # else it came out of ComfyUI's cache
     graph("PreviewAny", source=node)
     with the_farm.worker_stands_still():
         known = {each["job_id"] for each in jobs(comfyui)}
@@ -295,3 +297,62 @@ def test_what_cannot_go_elsewhere_is_decoded_here(comfyui, given):
     assert read(comfyui.output_dir / image["filename"]).pts
     assert sum("decoded here" in line for line in outcome.our_log) == 1
     assert outcome.report(saver)["notes"] == [job["reason"]]
+
+
+def test_many_jobs_of_two_clients_come_back_and_the_urgent_ones_first(comfyui, the_farm):
+    """25 of a ComfyUI and 25 of a script; every fifth is a pro's, and is queued after those before it."""
+    latent = next((the_farm.ground.files / "latents").iterdir())
+    vae = next((the_farm.ground.files / "vaes").iterdir())
+    priorities = ["std" if number % 5 else "pro" for number in range(25)]
+
+    async def by_script(client):
+        jobs = [await client.submit(latent, vae, priority=priority, user="other") for priority in priorities]
+        return [job.id for job in jobs]
+
+    async def all_done(client):
+        return [record for record in await client.broker.records() if record.id in sent and record.result]
+
+    with the_farm.worker_stands_still():
+        prompts = []
+        for number, priority in enumerate(priorities):
+            graph, saver = sending("many", crop=SIZE | {"latent_frames": 1}, fps=1.0 + number, priority=priority)
+            prompts.append(comfyui.submit(graph.prompt))
+        outputs = [comfyui.result(prompt)["outputs"][saver.node] for prompt in prompts]
+        mine = [job_of(each[JOB])["job_id"] for each in outputs]
+        sent = [*mine, *the_farm.ask(by_script)]
+        # Ahead of a std job are all pros, also those that a script queued later.
+        by_priority = [[number for number in range(25) if priorities[number] == each] for each in ("pro", "std")]
+        expected = {number: index for index, number in enumerate(by_priority[0])}
+        expected |= {number: 10 + index for index, number in enumerate(by_priority[1])}
+
+        def ahead():
+            told = {job["job_id"]: job["before"] for job in jobs(comfyui)}
+            return {number: told[job_id] for number, job_id in enumerate(mine)}
+
+        until(lambda: ahead() == expected)
+    records = until(lambda: found if len(found := the_farm.ask(all_done)) == 50 else None)
+    started = [record.job.priority for record in sorted(records, key=lambda record: record.started)]
+    # One may have been on its way to the worker when that was stopped.
+    assert started[started[0] == "std" :][:10] == ["pro"] * 10
+    until(lambda: len(files(comfyui, "many")) == 25)
+    assert files(comfyui, "many") == [f"many_{number:05}_.mp4" for number in range(1, 26)]
+
+
+def test_without_a_farm_that_answers(comfyui, the_farm):
+    """The last test: it ends the farm."""
+    the_farm.ground.kill_server()
+    graph, saver = sending("decoded_here")
+    outcome = run(comfyui, graph)
+    job = job_of(outcome.ui(saver)[JOB])
+    assert job["state"] == "here" and "does not answer" in job["reason"]
+    [image] = outcome.ui(saver)["images"]
+    assert len(read(comfyui.output_dir / image["filename"]).pts) == FRAMES
+    collected = Graph()
+    video = collected("AsyncCollectVideo", job=job["job_id"])
+    collected("PreviewAny", source=collected("GetVideoComponents", video=video))
+    run(comfyui, collected)
+
+    graph, _ = sending("refused", if_unreachable="error")
+    message = refusal(comfyui, graph)
+    assert "does not answer" in message and rescued_name(message)
+    assert files(comfyui, "refused") == []
