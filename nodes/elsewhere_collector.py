@@ -433,16 +433,17 @@ class Collector:
             root = server.temp_folder()
         prefix = sent.prefix or f"elsewhere_{sent.job_id}"
         folder, name, number, _ = server.output_names(prefix, result.width, result.height, root)
-        target = Unfinished(Numbered(Path(folder), name, number, record.job.params.output_type))
-        path = target.create()
+        # Of a name that is nobody else's, so that it can be told and removed after a kill.
+        unfinished = Path(folder) / f".{sent.job_id}.part"
+        self.jobs.keep(sent, unfinished=str(unfinished), publishing=False)
         try:
-            self.jobs.keep(sent, unfinished=str(path), publishing=False)
-            await client.copy(record, path)
+            await client.copy(record, unfinished)
             self.jobs.keep(sent, publishing=True)
+            target = Unfinished(Numbered(Path(folder), name, number, record.job.params.output_type))
+            target.adopt(unfinished)
             return await asyncio.to_thread(target.publish)
-        except BaseException:
-            target.discard()
-            raise
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _left_behind(self, sent: Sent, result, extension: str) -> Path | None:
         """The finished file of a ComfyUI that was killed before it could note it; what was unfinished goes."""

@@ -43,8 +43,8 @@ class Sent:
         before: jobs ahead of it in the queue.
         frames, total: decoded so far, of how many.
         seconds_left: as far as one can tell.
-        unfinished: the file that is being written.
-        publishing: whether that may have its name already.
+        unfinished: the file that is being written, beside its final place.
+        publishing: whether it may have its name already.
         path: of the finished file.
         ui: what the node shows of it.
     """
