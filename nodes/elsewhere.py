@@ -27,7 +27,7 @@ from . import elsewhere_files, families, rescue, saver_inputs, values
 from .checked import checked_audio, checked_fps
 from .comfyui import lanes, late, server
 from .comfyui.queued import CheckedWhenQueued
-from .elsewhere_collector import Collector, Parcel, Unreachable, collector
+from .elsewhere_collector import Parcel, Unreachable, collector
 from .elsewhere_jobs import OUTPUT, Sent, output_of
 from .families import wan
 from .inputs import samples_input, video_inputs
@@ -169,20 +169,16 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
             )
             order = _Order(vae, samples, fps, audio, inputs, priority)
             here = values.one_of("if_unreachable", if_unreachable, (HERE, ERROR)) == HERE
+            sent = _sent(cls.hidden, inputs.filename_prefix)
             try:
-                sent = order.send(cls.hidden, inputs.filename_prefix)
+                order.send(sent)
             except Unreachable as unreachable:
                 note = _decoded_here(unreachable, here)
                 video = LatentVideo(vae, samples, checked_fps(fps), audio)
                 saved = save(video, source_of(video), inputs, cls.hidden, [note])
-                done = collector().jobs.keep(
-                    order.sent or _sent(uuid.uuid4().hex, cls.hidden, inputs.filename_prefix),
-                    state="here",
-                    reason=str(note),
-                    path=saved[2],
-                    ui={"images": [dict(image) for image in saved.ui["images"]], "animated": [True]},
-                )
-                return io.NodeOutput(done.job_id, ui=saved.ui | {OUTPUT: [json.dumps(done.told())]})
+                shown = {"images": [dict(image) for image in saved.ui["images"]], "animated": [True]}
+                collector().jobs.keep(sent, state="here", reason=str(note), path=saved[2], ui=shown)
+                return io.NodeOutput(sent.job_id, ui=saved.ui | {OUTPUT: [json.dumps(sent.told())]})
             return io.NodeOutput(sent.job_id, ui=output_of([sent]))
 
 
@@ -222,13 +218,14 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             )
             order = _Order(vae, samples, fps, audio, inputs, priority)
             here = values.one_of("if_unreachable", if_unreachable, (HERE, ERROR)) == HERE
+            sent = _sent(cls.hidden, None)
             try:
-                sent = order.send(cls.hidden, None)
+                order.send(sent)
             except Unreachable as unreachable:
                 note = _decoded_here(unreachable, here)
                 video = LatentVideo(vae, samples, checked_fps(fps), audio)
-                told = _sent("", cls.hidden, None, state="here", reason=str(note)).told()
-                return io.NodeOutput(video, ui={OUTPUT: [json.dumps(told)]})
+                sent.state, sent.reason = "here", str(note)
+                return io.NodeOutput(video, ui=output_of([sent]))
             try:
                 path = await _ended(sent)
             except BaseException as error:
@@ -278,19 +275,14 @@ class _Order:
         if self._format.extension not in CONTAINERS:
             values.one_of("format", inputs.format, _formats())
         self._why_not = elsewhere_files.why_not(vae, samples)
-        self.sent: Sent | None = None
 
-    def send(self, hidden, prefix: str | None) -> Sent:
+    def send(self, sent: Sent) -> None:
         """Raises:
         Unreachable: it cannot be sent, or not now.
         """
         if self._why_not is not None:
             raise Unreachable(self._why_not)
-        all_of_them: Collector = collector()
-        job_id = all_of_them.new_id(server.running_prompt_id() or uuid.uuid4().hex, hidden.unique_id)
-        self.sent = _sent(job_id, hidden, prefix)
-        all_of_them.send(self.sent, lambda: self._packed(prefix))
-        return self.sent
+        collector().send(sent, lambda: self._packed(sent.prefix))
 
     @contextlib.contextmanager
     def _packed(self, prefix: str | None) -> Iterator[Parcel]:
@@ -323,11 +315,13 @@ class _Order:
             yield Parcel(latent, elsewhere_files.write_vae(self._vae), sound, params, more)
 
 
-def _sent(job_id: str, hidden, prefix: str | None, **more: object) -> Sent:
+def _sent(hidden, prefix: str | None) -> Sent:
+    """What will be remembered of the job of a node that runs; its id is another one once it is sent."""
     node_id, display = hidden.unique_id, hidden.unique_id
     if hidden.dynprompt is not None:
         display = hidden.dynprompt.get_display_node_id(node_id)
-    return Sent(job_id, server.running_prompt_id() or "", node_id, display, late.listener(), prefix, **more)
+    prompt_id = server.running_prompt_id() or uuid.uuid4().hex  # none where ComfyUI is used as a library
+    return Sent(uuid.uuid4().hex, prompt_id, node_id, display, late.listener(), prefix)
 
 
 def _told_prefix(prefix: str) -> str:

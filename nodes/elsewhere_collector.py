@@ -19,6 +19,7 @@ import contextlib
 import functools
 import glob
 import importlib.util
+import itertools
 import logging
 import os
 import sys
@@ -124,41 +125,45 @@ class Collector:
         if self.jobs.any_open() and why_no_farm() is None:
             self._start()
 
-    def new_id(self, prompt_id: str, node_id: str) -> str:
-        """Of the job of a node that runs: the same for the same run.
-
-        Raises:
-            Unreachable: there is no farm.
-        """
-        reason = why_no_farm()
-        if reason is not None:
-            raise Unreachable(reason)
-        from ..farm.messages import job_id
-
-        return job_id(prompt_id, node_id, self.jobs.run_of(prompt_id, node_id))
-
     def send(self, sent: Sent, pack: Callable[[], contextlib.AbstractContextManager[Parcel]]) -> None:
-        """Queue a job; returns when the farm has it.
+        """Queue a job, whose id it gives; returns when the farm has it.
 
         Args:
             pack: gives what to send, if there is a farm that answers.
         Raises:
             Unreachable: it cannot be sent.
         """
+        reason = why_no_farm()
+        if reason is not None:
+            raise Unreachable(reason)
         self._start()
         self._wait(self._reached())
-        if sent.prefix is None:
-            self._awaited.add(sent.job_id)
+        from ..farm.messages import job_id
+
         try:
             with pack() as parcel:
-                self.jobs.keep(sent)
-                self._wait(self._submit(sent, parcel))
-        except BaseException as error:
+                # The same run of a node is the same job: nothing that goes wrong on the way makes two of it. Clients
+                # may use a prompt's id again, and a node that is given a list runs for each thing in it: other jobs.
+                ids = (job_id(sent.prompt_id, sent.node_id, run) for run in itertools.count())
+                while not self._sent_as(sent, next(each for each in ids if self.jobs.get(each) is None), parcel):
+                    pass
+        except OSError as error:  # no room for its files
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+    def _sent_as(self, sent: Sent, job_id: str, parcel: Parcel) -> bool:
+        """False where the farm knows another job of this id."""
+        self.jobs.keep(sent, job_id=job_id, state="queued")
+        if sent.prefix is None:
+            self._awaited.add(job_id)
+        try:
+            if self._wait(self._submit(sent, parcel)):
+                return True
+        except BaseException:
             # Should it have arrived all the same, it is cancelled when it is seen.
             self.jobs.keep(sent, state="here")
-            if isinstance(error, OSError):  # no room for its files
-                raise Unreachable(f"{type(error).__name__}: {error}") from error
             raise
+        self.jobs.forget(sent)
+        return False
 
     def adopt(self, job_id: str) -> Sent:
         """A job that a node waits for, whoever sent it.
@@ -250,7 +255,8 @@ class Collector:
             await asyncio.sleep(LOOK_SECONDS)
         return self._client
 
-    async def _submit(self, sent: Sent, parcel: Parcel) -> None:
+    async def _submit(self, sent: Sent, parcel: Parcel) -> bool:
+        """False where the farm knows another job of this id."""
         from ..farm.broker import Full
         from ..farm.messages import Client, InvalidJob
 
@@ -261,6 +267,7 @@ class Collector:
                 parcel.vae,
                 audio=parcel.sound,
                 job_id=sent.job_id,
+                created=sent.created,
                 params=parcel.params,
                 user=self.jobs.client(),
                 client=Client(self.jobs.client(), sent.prompt_id, sent.node_id),
@@ -274,12 +281,15 @@ class Collector:
                 since = time.monotonic() if client.broker.is_connected else since
                 if time.monotonic() - since > PATIENCE_SECONDS:
                     raise Unreachable(Text("the farm does not answer"))
-            submitting.result()
+            record = submitting.result()
         except (Full, InvalidJob) as error:
             raise Unreachable(str(error)) from error
         finally:
             submitting.cancel()
-        self._see(client, await client.broker.record(sent.job_id))
+        if record.job.created != sent.created:
+            return False
+        self._see(client, record)
+        return True
 
     async def _adopted(self, job_id: str) -> Sent:
         from ..farm.messages import InvalidJob

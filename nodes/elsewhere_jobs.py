@@ -96,7 +96,6 @@ class Jobs:
     def __init__(self, folder: Path):
         self._folder, self._lock = folder, threading.RLock()
         self._sent: dict[str, Sent] = {}
-        self._runs: dict[tuple[str, str], int] = {}
         self._client = ""
         for path in sorted(folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
@@ -114,13 +113,6 @@ class Jobs:
                     self._write(path, uuid.uuid4().hex)
                 self._client = path.read_text(encoding="utf-8")
             return self._client
-
-    def run_of(self, prompt_id: str, node_id: str) -> int:
-        """How often this node ran before in this prompt: once for each thing that it is given a list of."""
-        with self._lock:
-            index = self._runs.get((prompt_id, node_id), 0)
-            self._runs[prompt_id, node_id] = index + 1
-            return index
 
     def get(self, job_id: str) -> Sent | None:
         with self._lock:

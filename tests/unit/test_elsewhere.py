@@ -1,6 +1,7 @@
 """Decode elsewhere without a farm: what leaves, what is remembered, and one file whatever happens to who collects."""
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import shutil
@@ -174,14 +175,54 @@ def test_of_jobs_that_are_over_so_many_are_remembered(tmp_path, monkeypatch):
     assert [sent.job_id for sent in jobs.all()] == ["a", "2", "3"] == [sent.job_id for sent in Jobs(tmp_path).all()]
 
 
-def test_a_node_that_is_given_a_list_sends_a_job_for_each_and_shows_all(tmp_path):
+def test_a_node_that_is_given_a_list_shows_all_of_its_jobs(tmp_path):
     jobs = Jobs(tmp_path)
-    assert [jobs.run_of("p", "1"), jobs.run_of("p", "1"), jobs.run_of("p", "2"), jobs.run_of("q", "1")] == [0, 1, 0, 0]
     for number in range(2):
         jobs.keep(Sent(str(number), "p", "1"), ui={"images": [{"filename": f"{number}.mp4"}], "animated": [True]})
     jobs.keep(Sent("2", "p", "1"))
+    jobs.keep(Sent("3", "p", "2"), ui={"images": [{"filename": "another's"}], "animated": [True]})
     shown = output_of(jobs.of_node("p", "1"))
     assert [image["filename"] for image in shown["images"]] == ["0.mp4", "1.mp4"] and len(shown[OUTPUT]) == 3
+
+
+@pytest.fixture
+def sender(tmp_path, monkeypatch):
+    """A collector and the answers of its farm: whether it took a job, or what it raised."""
+    collector, answers = Collector(Jobs(tmp_path / "jobs")), []
+
+    def answer(sent, parcel):
+        found = answers.pop(0)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(elsewhere_collector, "why_no_farm", lambda: None)
+    monkeypatch.setattr(collector, "_start", lambda: None)
+    monkeypatch.setattr(collector, "_reached", lambda: None)
+    monkeypatch.setattr(collector, "_submit", answer)
+    monkeypatch.setattr(collector, "_wait", lambda answered: answered)
+    return collector, answers
+
+
+def test_a_prompt_id_that_is_used_again_is_another_job(sender):
+    """Here in this run of ComfyUI; and in one whose notes are lost, which the farm tells."""
+    collector, answers = sender
+    answers += [True, False, True]
+    first, second = Sent("", "prompt", "9"), Sent("", "prompt", "9")
+    collector.send(first, contextlib.nullcontext)
+    collector.send(second, contextlib.nullcontext)
+    assert (first.job_id, second.job_id) == (ID, job_id("prompt", "9", 2))
+    assert {sent.job_id for sent in collector.jobs.all()} == {first.job_id, second.job_id}
+
+
+@pytest.mark.parametrize("error", [elsewhere_collector.Unreachable("it does not answer"), OSError("no space left")])
+def test_what_was_not_sent_is_known_not_to_be_wanted_should_it_have_arrived(sender, error):
+    collector, answers = sender
+    answers.append(error)
+    sent = Sent("", "prompt", "9", prefix="x")
+    with pytest.raises(elsewhere_collector.Unreachable, match=str(error)):
+        collector.send(sent, contextlib.nullcontext)
+    assert (sent.job_id, sent.state) == (ID, "here") and not collector.jobs.any_open()
 
 
 # -- who collects ------------------------------------------------------------------------------------
