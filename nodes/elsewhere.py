@@ -230,7 +230,7 @@ class AsyncDecodeElsewhere(io.ComfyNode):
                 path = await _ended(sent)
             except BaseException as error:
                 if sent.is_open:
-                    collector().cancel(sent.job_id)
+                    collector().cancel(sent)
                 raise error
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=output_of([sent]))
 

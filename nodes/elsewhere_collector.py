@@ -108,8 +108,8 @@ class Collector:
         # By id, of all jobs that wait, anybody's: what they are ordered by.
         self._queue: dict[str, tuple] = {}
         self._at_work: set[str] = set()
-        # Jobs that nodes of this run wait for.
-        self._awaited: set[str] = set()
+        # Jobs that nodes of this run sent, or wait for.
+        self._of_this_run: set[str] = set()
         self._told = {sent.job_id: sent.told() for sent in jobs.all() if not sent.is_open}
         # Jobs whose videos are there, and are not shown yet, or not in the history.
         self._to_show: dict[str, bool] = {}
@@ -153,14 +153,12 @@ class Collector:
     def _sent_as(self, sent: Sent, job_id: str, parcel: Parcel) -> bool:
         """False where the farm knows another job of this id."""
         self.jobs.keep(sent, job_id=job_id, state="queued")
-        if sent.prefix is None:
-            self._awaited.add(job_id)
+        self._of_this_run.add(job_id)
         try:
             if self._wait(self._submit(sent, parcel)):
                 return True
         except BaseException:
-            # Should it have arrived all the same, it is cancelled when it is seen.
-            self.jobs.keep(sent, state="here")
+            self.cancel(sent)  # should it have arrived all the same
             raise
         self.jobs.forget(sent)
         return False
@@ -176,7 +174,7 @@ class Collector:
         if sent is not None:
             if sent.is_open:
                 self._start()
-            self._awaited.add(job_id)
+            self._of_this_run.add(job_id)
             if sent.prefix is not None or sent.is_open or Path(sent.path).is_file():
                 return sent
             self.jobs.forget(sent)  # a file for a node that waited, which is gone with the temp folder
@@ -184,12 +182,13 @@ class Collector:
         if reason is not None:
             raise Unreachable(reason)
         self._start()
-        self._awaited.add(job_id)
+        self._of_this_run.add(job_id)
         return self._wait(self._adopted(job_id))
 
-    def cancel(self, job_id: str) -> None:
-        """Nobody waits for it any more; does not wait either."""
-        self._run(self._cancel(job_id))
+    def cancel(self, sent: Sent) -> None:
+        """Nobody wants it any more, also where that can be said only later; does not wait."""
+        self.jobs.keep(sent, state="cancelled", wanted=False)
+        self._run(self._cancel(sent.job_id))
 
     def _start(self) -> None:
         with self._starting:
@@ -282,8 +281,12 @@ class Collector:
                 if time.monotonic() - since > PATIENCE_SECONDS:
                     raise Unreachable(Text("the farm does not answer"))
             record = submitting.result()
+        except Unreachable:
+            raise
         except (Full, InvalidJob) as error:
             raise Unreachable(str(error)) from error
+        except Exception as error:  # such as a disk that is full, here or there
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
         finally:
             submitting.cancel()
         if record.job.created != sent.created:
@@ -312,12 +315,8 @@ class Collector:
     async def _follow(self, client) -> None:
         """All records, now and as they change."""
         for sent in self.jobs.all():
-            if sent.is_open and sent.prefix is None and sent.job_id not in self._awaited:
-                # A node waited for it, in a prompt that ended with its ComfyUI.
-                record = await client.broker.record(sent.job_id)
-                if record is not None and record.job.client.id == self.jobs.client():
-                    await client.broker.cancel(sent.job_id)
-                self.jobs.forget(sent)
+            if sent.is_open and sent.job_id not in self._of_this_run:
+                await self._look_after(client, sent)
         self._queue.clear()
         listening = await client.broker.hear("progress.*", self._progress)
         telling = asyncio.ensure_future(self._keep_telling())
@@ -328,6 +327,16 @@ class Collector:
             telling.cancel()
             with contextlib.suppress(Exception):
                 await listening.unsubscribe()
+
+    async def _look_after(self, client, sent: Sent) -> None:
+        """A job of an earlier run."""
+        record = await client.broker.record(sent.job_id)
+        if sent.prefix is None:  # a node waited for it, in a prompt that ended with its ComfyUI
+            if record is not None and record.job.client.id == self.jobs.client():
+                await client.broker.cancel(sent.job_id)
+            self.jobs.forget(sent)
+        elif record is None:
+            self.jobs.keep(sent, state="failed", reason="ComfyUI ended before the farm had the job")
 
     def _see(self, client, record) -> None:
         """A record as it is now."""
@@ -349,7 +358,7 @@ class Collector:
         if sent.state == "completed":
             if not record.delivered:  # this ComfyUI ended before it could say so
                 self._begin(record.id, client.delivered(record.id))
-        elif sent.state == "here":
+        elif not sent.wanted:
             if record.state not in ENDED:
                 self._begin(record.id, client.broker.cancel(record.id))
         elif sent.state == record.state in ENDED:

@@ -38,8 +38,9 @@ class Sent:
         prompt_id, node_id, display_node: whose it is.
         listener: the page that queued the prompt; None if none did.
         prefix: of the file in the output folder; None if the node that waits takes the video.
-        state, reason: as in the farm's record; "completed" once the file is there. "here" if it was not sent, or is
-            not wanted from there any more, since it was decoded on this machine.
+        state, reason: as in the farm's record; "completed" once the file is there. "here" if it was decoded on this
+            machine.
+        wanted: False once nobody waits for it any more; the farm may not know that yet.
         before: jobs ahead of it in the queue.
         frames, total: decoded so far, of how many.
         seconds_left: as far as one can tell.
@@ -57,6 +58,7 @@ class Sent:
     prefix: str | None = None
     state: str = "queued"
     reason: str | None = None
+    wanted: bool = True
     before: int | None = None
     frames: int | None = None
     total: int | None = None
