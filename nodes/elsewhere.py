@@ -45,8 +45,14 @@ CONTAINERS = ("mp4", "mkv")
 LOOK_SECONDS = 0.1
 
 
-def _formats() -> list[str]:
-    return [name for name in formats.available_formats() if FORMATS[name].extension in CONTAINERS]
+class _Offered(list):
+    """The formats to choose from: those of this machine, though another's are not refused."""
+
+    def __init__(self):
+        super().__init__(name for name in formats.available_formats() if name in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(FORMATS) and FORMATS[name].extension in CONTAINERS
 
 
 def _decode_inputs() -> list[io.Input]:
@@ -62,7 +68,7 @@ def _file_inputs(quality: str) -> list[io.Input]:
     return [
         io.Combo.Input(
             "format",
-            options=saver_inputs.Offered(_formats()),
+            options=_Offered(),
             default="mp4 (h264)",
             optional=True,
             tooltip="Container and codec of the file.",
@@ -108,6 +114,10 @@ def _farm_inputs() -> list[io.Input]:
 
 def _job_output() -> io.String.Output:
     return io.String.Output(display_name="job", tooltip="The job's id, for Collect Decoded Video.")
+
+
+def _video_output() -> io.Video.Output:
+    return io.Video.Output(tooltip="A video for any saver or video node.")
 
 
 SEARCH = ["decode elsewhere", "remote vae", "remote decode", "farm", "second gpu", "offload decode", "queue", "async"]
@@ -196,8 +206,12 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             search_aliases=["vae decode", "latent to video", *SEARCH],
             inputs=[*_decode_inputs(), _audio_input(), *_file_inputs("very high"), *_farm_inputs()],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.dynprompt],
-            outputs=[io.Video.Output(tooltip="The video, for any saver or video node.")],
+            outputs=[_video_output()],
         )
+
+    validate_inputs = CheckedWhenQueued(
+        "AsyncDecodeElsewhere", saver_inputs.fault_of_values_when_queued, saver_inputs.fault_alone, "fps"
+    )
 
     @classmethod
     async def execute(
@@ -247,7 +261,7 @@ class AsyncCollectVideo(io.ComfyNode):
             inputs=[
                 io.String.Input("job", tooltip="The id that Save Video (Decode Elsewhere) gives."),
             ],
-            outputs=[io.Video.Output(tooltip="The video, for any saver or video node.")],
+            outputs=[_video_output()],
         )
 
     @classmethod
@@ -273,7 +287,7 @@ class _Order:
         self._fps, self._sound = checked_fps(fps), checked_audio(audio)
         self._format = FORMATS[inputs.format]
         if self._format.extension not in CONTAINERS:
-            values.one_of("format", inputs.format, _formats())
+            values.one_of("format", inputs.format, list(_Offered()))
         self._why_not = elsewhere_files.why_not(vae, samples)
 
     def send(self, sent: Sent) -> None:

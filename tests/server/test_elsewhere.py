@@ -299,20 +299,40 @@ def test_what_cannot_go_elsewhere_is_decoded_here(comfyui, given):
     assert outcome.report(saver)["notes"] == [job["reason"]]
 
 
+@pytest.mark.parametrize("node", ["AsyncSaveVideoElsewhere", "AsyncDecodeElsewhere"])
+@pytest.mark.parametrize(
+    "given",
+    [{"format": "webm (vp9)"}, {"bit_depth": "16"}, {"priority": "first"}],
+    ids=["format", "depth", "priority"],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(comfyui, node, given):
+    graph, link = sending("refused", node, **given)
+    graph("PreviewAny", source=link)
+    with pytest.raises(host.PromptRejected, match=next(reversed(given))):
+        comfyui.submit(graph.prompt)
+
+
+def test_a_prefix_that_leads_out_is_refused_before_anything_runs(comfyui):
+    graph, _ = sending("../outside")
+    with pytest.raises(host.PromptRejected, match="filename_prefix"):
+        comfyui.submit(graph.prompt)
+
+
 def test_many_jobs_of_two_clients_come_back_and_the_urgent_ones_first(comfyui, the_farm):
     """25 of a ComfyUI and 25 of a script; every fifth is a pro's, and is queued after those before it."""
-    latent = next((the_farm.ground.files / "latents").iterdir())
-    vae = next((the_farm.ground.files / "vaes").iterdir())
     priorities = ["std" if number % 5 else "pro" for number in range(25)]
 
     async def by_script(client):
+        job = (await client.broker.record(mine[0])).job
+        latent = the_farm.ground.files / "latents" / job.latent.sha256
+        vae = the_farm.ground.files / "vaes" / job.vae.sha256
         jobs = [await client.submit(latent, vae, priority=priority, user="other") for priority in priorities]
         return [job.id for job in jobs]
 
     async def completed(client):
         records = []
         for job_id in sent:
-            while (record := await client.broker.record(job_id)).result is None:
+            while (record := await client.broker.record(job_id)).state != "completed":
                 await asyncio.sleep(0.05)
             records.append(record)
         return records
