@@ -364,7 +364,9 @@ async def _ended(sent: Sent) -> Path:
         lanes.check_cancel()
         await asyncio.sleep(LOOK_SECONDS)
     if not sent.path:
-        error = RuntimeError(f"The job {sent.job_id} {sent.state}: {sent.reason or 'somebody did that'}")
+        error = RuntimeError(
+            f"The job {sent.job_id} {'failed' if sent.reason else 'was cancelled'}. {sent.reason or ''}"
+        )
         error.latents_told = sent.state == "failed"  # it says where they are
         raise error
     if not Path(sent.path).is_file():

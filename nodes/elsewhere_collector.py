@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import safetensors
+
 from ..pipeline.sinks.unfinished import Numbered, Unfinished
 from ..pipeline.text import Text
 from . import rescue
@@ -482,12 +484,16 @@ class Collector:
 
     async def _lost(self, client, sent: Sent, reason: str) -> None:
         """There will be no video: the latents come back, as of any decode that fails."""
+        from ..farm.messages import InvalidJob
+
         with tempfile.TemporaryDirectory() as folder:
             try:
                 latent = await client.latent(sent.job_id, Path(folder) / "a.latent")
                 note = await asyncio.to_thread(rescue.rescue_file, latent)
-            except Exception as error:
-                note = f"The latents could not be fetched: {error}"
+            except (InvalidJob, OSError, safetensors.SafetensorError) as error:
+                note = (
+                    f"The latents cannot be saved here: {error}. The farm keeps them for some days, see `farm retry`."
+                )
         say(f"the job {sent.job_id} failed: {reason}. {note}", logging.ERROR)
         self.jobs.keep(sent, state="failed", reason=f"{reason}\n\n{note}", unfinished="", publishing=False)
         self._to_show[sent.job_id] = False
