@@ -253,6 +253,8 @@ class NoMore(Way):
     last = True
 
     def decode(self, job: Job) -> None:
+        if not job.out_of_memory:  # it had run out before, and what was tried then failed in another way
+            raise RuntimeError(f"The video could not be decoded in tiles, and there is no other way left: {job.reason}")
         raise memory.out_of_memory(
             f"Memory does not suffice for VAE Decode (Tiled) with tile_size {job.tiling.tile_size} and temporal_size "
             f"{job.tiling.temporal_size}, nor in smaller tiles with all other models unloaded ({job.reason}). Close "

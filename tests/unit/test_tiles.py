@@ -12,11 +12,11 @@ from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 
 from . import in_comfyui
 from ..server.pack import vaes as tiny
-from .streams import out_of_memory
+from .streams import another_error, out_of_memory
 
 import comfy.utils
 from async_frame_pipeline.nodes import decoding
-from async_frame_pipeline.nodes.comfyui import tiling
+from async_frame_pipeline.nodes.comfyui import memory, tiling
 from async_frame_pipeline.nodes.comfyui.tiling import Tiling
 from async_frame_pipeline.nodes.families import tiled
 
@@ -164,6 +164,16 @@ def test_out_of_memory(kind, vae, settings, monkeypatch, caplog):
     assert "in tiles of 64 pixels and not of 128" in report.decoded.notes[1]
     with pytest.raises(torch.OutOfMemoryError, match="tile_size 128 and temporal_size"):
         fail(99)
+
+
+@pytest.mark.parametrize("kind", ["ltx"], indirect=True)
+def test_what_fails_after_memory_ran_out_is_named(kind, vae, monkeypatch):
+    """Memory was not what ended it: nothing is to be closed or made smaller for that."""
+    happens = iter([out_of_memory, another_error])
+    monkeypatch.setattr(type(vae.first_stage_model.decoder), "forward", lambda *args, **kwargs: next(happens)())
+    with pytest.raises(RuntimeError, match="RuntimeError: a test's") as failed:
+        decoding.decode_image(vae, latent_for(vae, 4, 3, 4), tiling=scaled(vae, 3, 1, 999, 1))
+    assert not memory.is_oom(failed.value) and "Memory does not suffice" not in str(failed.value)
 
 
 @pytest.mark.parametrize(
