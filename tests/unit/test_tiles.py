@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from async_frame_pipeline.pipeline import ring
 from async_frame_pipeline.pipeline.decoders import tiles
 from async_frame_pipeline.pipeline.decoders.fast.plan import Room
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
@@ -15,7 +16,7 @@ from ..server.pack import vaes as tiny
 from .streams import another_error, out_of_memory
 
 import comfy.utils
-from async_frame_pipeline.nodes import decoding
+from async_frame_pipeline.nodes import decoding, families
 from async_frame_pipeline.nodes.comfyui import memory, tiling
 from async_frame_pipeline.nodes.comfyui.tiling import Tiling
 from async_frame_pipeline.nodes.families import tiled
@@ -228,6 +229,29 @@ def test_it_says_when_no_tiles_were_needed(monkeypatch):
     image, report = decoding.decode_image_with_report(vae, samples, tiling=asked)
     assert said not in report.text() and "nothing overlapped until the last one" in report.text()
     assert torch.equal(image, tiling.stock_decode(vae, samples, asked))
+
+
+def test_the_slots_are_reckoned_with(monkeypatch):
+    """They take of the same memory: tiles that would fit without them, and not beside them, are not tried."""
+    vae, slots = in_comfyui.vae("ltx"), []
+    samples, asked = latent_for(vae, 2, 3, 5), scaled(vae, 4, 1, 999, 1)
+    job = families.job(vae, samples, "auto", None, asked)
+    plan = tiling.plan(vae, job.latent, asked)
+    needed = job.family.ways[0]._needed(job, plan, len(plan.rows[0]))
+
+    class Slot(ring.Slot):
+        def __init__(self, *args):
+            super().__init__(*args)
+            slots.append(sum(half.nbytes for half in self.device.values()))
+
+    def said(free: int) -> str:
+        slots.clear()
+        monkeypatch.setattr(tiled.memory, "room", lambda vae, model: Room(0, free - sum(slots), 0))
+        return decoding.decode_image_with_report(vae, samples, tiling=asked)[1].text()
+
+    monkeypatch.setattr(ring, "Slot", Slot)
+    assert "Side by side the tiles would not fit into memory" in said(needed)
+    assert slots and "Side by side" not in said(needed + sum(slots))
 
 
 def test_a_tile_so_narrow_that_both_edges_fall_off_at_once(no_stock_way):
