@@ -239,14 +239,14 @@ class Buffered(Way):
     Attributes:
         frames_per_slot: about as many as are written at a time.
         caching: of the VAE's model, see `buffered.decode`.
-        needed: of a video of (frames, height, width) and a dtype of so many bytes: how many bytes the modules hold
-            beside their weights; None if ComfyUI's own estimate is as good.
+        needed: of the VAE's model, a video of (frames, height, width) and a dtype of so many bytes: how many bytes
+            the modules hold beside their weights; None if ComfyUI's own estimate is as good.
         pausing: how much less of that a decode holds between two pieces.
     """
 
     frames_per_slot: int
     caching: Callable[[torch.nn.Module], list[torch.nn.Module]] = lambda model: []
-    needed: Callable[[tuple[int, int, int], int], int] | None = None
+    needed: Callable[[torch.nn.Module, tuple[int, int, int], int], int] | None = None
     pausing: int = 0
     name = "exact"
 
@@ -274,7 +274,7 @@ class Buffered(Way):
         """How many bytes of memory to ask for."""
         if self.needed is None:
             return int(memory.estimate(vae, latent))
-        return int(self.needed(size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
+        return int(self.needed(vae.first_stage_model, size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
 
     def held(self, vae) -> contextlib.AbstractContextManager[None]:
         """For the length of some `stream_tile`; the VAE is loaded."""
