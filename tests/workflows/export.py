@@ -305,6 +305,7 @@ def write_swap_picture(editor: Editor) -> None:
     page.evaluate(
         "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [40, 180]; app.canvas.setDirty(true, true) }"
     )
+    settle(page)
     page.mouse.click(40 + 320 + 60, 180 + 40 - 12, button="right")
     entry = page.get_by_text("Swap with Create Video for Async VAE Decode to Video", exact=True)
     entry.hover()
