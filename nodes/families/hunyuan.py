@@ -55,6 +55,6 @@ def _exact(needed: Callable) -> Exact:
 
 
 FAMILIES = (
-    Family("HunyuanVideo 1.5", _is_15, all_exact(_exact(NEEDED_15))),
-    Family("HunyuanVideo", _is_10, all_exact(_exact(NEEDED_10))),
+    Family("HunyuanVideo 1.5", _is_15, all_exact(_exact(NEEDED_15)), models={"HunyuanVideo 1.5": 24}),
+    Family("HunyuanVideo", _is_10, all_exact(_exact(NEEDED_10)), models={"HunyuanVideo": 24}),
 )

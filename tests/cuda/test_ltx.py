@@ -1,4 +1,4 @@
-"""LTX's VAE at its real size in bfloat16: the stock bits, in a third less memory."""
+"""LTX's VAE at its real size in bfloat16: the stock bits, in half the memory."""
 
 import pytest
 import torch
