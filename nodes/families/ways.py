@@ -93,6 +93,7 @@ class Exact(Way):
         frames_per_slot: what comes out of the layer at a time.
         own_loop: decodes (1, C, T, H, W) and submits (3, T, H, W), for a model that has no such layer.
         little: what is done where GPU memory is; None if nothing can be.
+        needed: see `Buffered`; of a VAE with `little`, that says it.
         tried_frames: of a short latent, long enough for every kind of piece. Before the first use with a model it is
             decoded both ways and compared, since a model's loop changes from one ComfyUI to the next. 0: it is not.
     """
@@ -104,6 +105,7 @@ class Exact(Way):
     little: Little | None = None
     own_loop: Callable[[torch.nn.Module, torch.Tensor, Callable], None] | None = None
     tried_frames: int = 0
+    needed: Callable[[torch.nn.Module, tuple[int, int, int], int], int] | None = None
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
@@ -141,10 +143,10 @@ class Exact(Way):
 
     def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
         """How many bytes of memory to ask for."""
-        if self.little is None:
-            return int(memory.estimate(vae, latent))
-        halves = size[1] * size[2] * vae.vae_dtype.itemsize // 2
-        return int(halves * (self.little.working + self.little.staying) * GAPS_WITHOUT_PAUSES)
+        if self.little is not None:
+            halves = size[1] * size[2] * vae.vae_dtype.itemsize // 2
+            return int(halves * (self.little.working + self.little.staying) * GAPS_WITHOUT_PAUSES)
+        return _needed_for(self.needed, vae, latent, size)
 
     @contextlib.contextmanager
     def held(self, vae) -> Iterator[None]:
@@ -201,9 +203,12 @@ class Exact(Way):
             NoRoom: main memory does not suffice for them either.
         """
         vae, little = job.vae, self.little
-        if little is None or vae.device.type != "cuda":
+        if little is None:
+            memory.load_for_decoding(vae, job.latent, self.needed_for(vae, job.latent, job.size))
+            return True, []
+        if vae.device.type != "cuda":
             memory.load_for_decoding(vae, job.latent)
-            return keep or little is None, []
+            return keep, []
         _, height, width = job.size
         halves = height * width * vae.vae_dtype.itemsize // 2
         there = memory.room(vae, vae.patcher)
@@ -224,6 +229,13 @@ class Exact(Way):
         return False, little.pauses(vae.first_stage_model)
 
 
+def _needed_for(needed: Callable | None, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
+    """How many bytes of memory to ask for, where a VAE's family may know it better than ComfyUI."""
+    if needed is None:
+        return int(memory.estimate(vae, latent))
+    return int(needed(vae.first_stage_model, size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
+
+
 def _said(away: Away) -> Text:
     return Text(
         "To fit into the GPU, %away% GiB were kept in main memory; waiting for that cost %seconds% s.",
@@ -239,14 +251,14 @@ class Buffered(Way):
     Attributes:
         frames_per_slot: about as many as are written at a time.
         caching: of the VAE's model, see `buffered.decode`.
-        needed: of a video of (frames, height, width) and a dtype of so many bytes: how many bytes the modules hold
-            beside their weights; None if ComfyUI's own estimate is as good.
+        needed: of the VAE's model, a video of (frames, height, width) and a dtype of so many bytes: how many bytes
+            the modules hold beside their weights; None if ComfyUI's own estimate is as good.
         pausing: how much less of that a decode holds between two pieces.
     """
 
     frames_per_slot: int
     caching: Callable[[torch.nn.Module], list[torch.nn.Module]] = lambda model: []
-    needed: Callable[[tuple[int, int, int], int], int] | None = None
+    needed: Callable[[torch.nn.Module, tuple[int, int, int], int], int] | None = None
     pausing: int = 0
     name = "exact"
 
@@ -272,9 +284,7 @@ class Buffered(Way):
 
     def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
         """How many bytes of memory to ask for."""
-        if self.needed is None:
-            return int(memory.estimate(vae, latent))
-        return int(self.needed(size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
+        return _needed_for(self.needed, vae, latent, size)
 
     def held(self, vae) -> contextlib.AbstractContextManager[None]:
         """For the length of some `stream_tile`; the VAE is loaded."""
