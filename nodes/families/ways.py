@@ -129,7 +129,7 @@ class Exact(Way):
 
         def decode(submit):
             with memory.away(vae.device) as away:
-                keeps, pauses = self._make_room(job, keep)
+                keeps, pauses, said = self._make_room(job, keep)
                 if not self._fits(vae):
                     raise ValueError(vaes.UNKNOWN)
                 latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
@@ -137,7 +137,7 @@ class Exact(Way):
                     self._stream(model, latents, submit, None if keeps else Histories(away), pauses)
                 finally:  # a window may end before the video
                     if away.nbytes:
-                        job.output.decoded.how = [_said(away)]
+                        job.output.decoded.how = [_said(away), *said]
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
@@ -196,8 +196,8 @@ class Exact(Way):
         # Some models gather what they decoded in main memory.
         return bool(pieces) and torch.equal(torch.cat(pieces, dim=1).to(whole.device).nan_to_num(), whole)
 
-    def _make_room(self, job: Job, keep: bool) -> tuple[bool, list[torch.nn.Module]]:
-        """Load the VAE; whether the histories can stay on the GPU, all of them, and the pauses.
+    def _make_room(self, job: Job, keep: bool) -> tuple[bool, list[torch.nn.Module], list[Text]]:
+        """Load the VAE; whether the histories can stay on the GPU, all of them, the pauses, and what is to be said.
 
         Raises:
             NoRoom: main memory does not suffice for them either.
@@ -205,17 +205,17 @@ class Exact(Way):
         vae, little = job.vae, self.little
         if little is None:
             memory.load_for_decoding(vae, job.latent, self.needed_for(vae, job.latent, job.size))
-            return True, []
+            return True, [], []
         if vae.device.type != "cuda":
             memory.load_for_decoding(vae, job.latent)
-            return keep, []
+            return keep, [], []
         _, height, width = job.size
         halves = height * width * vae.vae_dtype.itemsize // 2
         there = memory.room(vae, vae.patcher)
         everything = self.needed_for(vae, job.latent, job.size)
         if keep and there.emptied >= everything:
             memory.load_for_decoding(vae, job.latent, everything)
-            return True, []
+            return True, [], []
         lacking = halves * little.histories - there.main
         if lacking > 0:
             raise NoRoom(Text("it needs %main% GiB more of main memory", main=gib(lacking)))
@@ -223,10 +223,14 @@ class Exact(Way):
         if keep and there.emptied >= working:
             memory.load_for_decoding(vae, job.latent, working)
             memory.give_pieces_back()
-            return False, []
-        memory.load_for_decoding(vae, job.latent, int(halves * little.working * GAPS))
+            return False, [], []
+        least = int(halves * little.working * GAPS)
+        memory.load_for_decoding(vae, job.latent, least)
         memory.give_pieces_back()
-        return False, little.pauses(vae.first_stage_model)
+        other_kernels = Text(
+            "There was less GPU memory than cuDNN likes: it may take other kernels, slower and rounding differently."
+        )
+        return False, little.pauses(vae.first_stage_model), [] if there.emptied >= least else [other_kernels]
 
 
 def _needed_for(needed: Callable | None, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
