@@ -62,6 +62,12 @@ class Client:
 
     def __init__(self, broker: Broker, blobs: Blobs, scratch: Scratch):
         self.broker, self._blobs, self._scratch = broker, blobs, scratch
+        self._vaes: dict[tuple, Blob] = {}
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is unfinished, which goes with this process."""
+        return self._scratch.folder
 
     async def submit(
         self,
@@ -93,7 +99,7 @@ class Client:
         shape, dtype = shape_of(Path(latent))
         job = Job(
             id=job_id or uuid.uuid4().hex,
-            vae=Vae(**dataclasses.asdict(await self._named(vae)), family=family, verdict=verdict),
+            vae=Vae(**dataclasses.asdict(await self._named_vae(Path(vae))), family=family, verdict=verdict),
             latent=await self._named(latent),
             audio=None if audio is None else await self._named(audio),
             params=Params(shape=shape, dtype=dtype, **(params or {})),
@@ -132,7 +138,7 @@ class Client:
         if record is None or record.result is None:
             raise KeyError(f"there is no video of a job {job_id}")
         result = record.result
-        unfinished = self._scratch.folder / result.name
+        unfinished = self._unique(result.name)
         there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
         await asyncio.to_thread(checked, there, result.sha256, result.bytes)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
@@ -155,12 +161,30 @@ class Client:
         await asyncio.to_thread(shutil.copyfile, checked(there, blob.sha256, blob.bytes), target)
         return target
 
+    async def delete(self, record: Record) -> None:
+        """The record and the video of a job that has ended."""
+        await self.broker.forget(record)
+        if record.result is not None:
+            await self._blobs.delete(RESULTS, record.result.name)
+
+    def _unique(self, name: str) -> Path:
+        """Several may store or fetch the same at once."""
+        return self._scratch.folder / f"{name}.{uuid.uuid4().hex[:8]}"
+
+    async def _named_vae(self, path: Path) -> Blob:
+        """Read once, as long as it is the same file."""
+        status = path.stat()
+        stamp = path, status.st_size, status.st_mtime_ns
+        if stamp not in self._vaes:
+            self._vaes[stamp] = await self._named(path)
+        return self._vaes[stamp]
+
     async def _named(self, path: Path | str) -> Blob:
         return Blob(await asyncio.to_thread(sha256_of, Path(path)), Path(path).stat().st_size)
 
     async def _store(self, kind: str, name: str, path: Path | str) -> None:
         if not await self._blobs.has(kind, name):
-            copy = self._scratch.folder / f"{kind}-{name}"
+            copy = self._unique(f"{kind}-{name}")
             await asyncio.to_thread(shutil.copyfile, path, copy)
             await self._blobs.put(kind, name, copy)
 
