@@ -1,6 +1,6 @@
 """What makes Wan's normalised latents, which are diffusers', those that its VAEs decode: times `std`, plus `mean`.
 
-For each family a number for each channel. ComfyUI's latents have been through this (`process_out` of its latent format).
+For each family a number for each channel. ComfyUI's latents have been through this: `process_out` of a latent format.
 Source: `latents_mean` and `latents_std` of AutoencoderKLWan, huggingface/diffusers@022e259c
 src/diffusers/models/autoencoders/autoencoder_kl_wan.py, for Wan 2.1; `mean` and `std` of Wan2_2_VAE,
 Wan-Video/Wan2.2@bf692296 wan/modules/vae2_2.py, for Wan 2.2. tests/farm/test_scaling.py holds them against ComfyUI's.
