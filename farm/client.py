@@ -62,7 +62,7 @@ class Client:
 
     def __init__(self, broker: Broker, blobs: Blobs, scratch: Scratch):
         self.broker, self._blobs, self._scratch = broker, blobs, scratch
-        self._vaes: dict[tuple, Blob] = {}
+        self._hashed: dict[tuple[str, int, int], Blob] = {}
 
     @property
     def scratch(self) -> Path:
@@ -99,7 +99,7 @@ class Client:
         shape, dtype = shape_of(Path(latent))
         job = Job(
             id=job_id or uuid.uuid4().hex,
-            vae=Vae(**dataclasses.asdict(await self._named_vae(Path(vae))), family=family, verdict=verdict),
+            vae=Vae(**dataclasses.asdict(await self._named(vae)), family=family, verdict=verdict),
             latent=await self._named(latent),
             audio=None if audio is None else await self._named(audio),
             params=Params(shape=shape, dtype=dtype, **(params or {})),
@@ -161,26 +161,17 @@ class Client:
         await asyncio.to_thread(shutil.copyfile, checked(there, blob.sha256, blob.bytes), target)
         return target
 
-    async def delete(self, record: Record) -> None:
-        """The record and the video of a job that has ended."""
-        await self.broker.forget(record)
-        if record.result is not None:
-            await self._blobs.delete(RESULTS, record.result.name)
-
     def _unique(self, name: str) -> Path:
         """Several may store or fetch the same at once."""
         return self._scratch.folder / f"{name}.{uuid.uuid4().hex[:8]}"
 
-    async def _named_vae(self, path: Path) -> Blob:
-        """Read once, as long as it is the same file."""
-        status = path.stat()
-        stamp = path, status.st_size, status.st_mtime_ns
-        if stamp not in self._vaes:
-            self._vaes[stamp] = await self._named(path)
-        return self._vaes[stamp]
-
     async def _named(self, path: Path | str) -> Blob:
-        return Blob(await asyncio.to_thread(sha256_of, Path(path)), Path(path).stat().st_size)
+        """Hashed once: a VAE is sent with many jobs."""
+        status = Path(path).stat()
+        key = (str(path), status.st_size, status.st_mtime_ns)
+        if key not in self._hashed:
+            self._hashed[key] = Blob(await asyncio.to_thread(sha256_of, Path(path)), status.st_size)
+        return self._hashed[key]
 
     async def _store(self, kind: str, name: str, path: Path | str) -> None:
         if not await self._blobs.has(kind, name):

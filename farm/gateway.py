@@ -172,7 +172,7 @@ class Gateway:
         record = await self._client.broker.cancel(before.id) or before
         if before.state not in ENDED and record.state == CANCELLED:
             return web.json_response(self._video(record))
-        await self._client.delete(record)
+        await self._client.broker.forget(record)  # a video that belongs to nobody is swept
         return web.json_response({"id": record.id, "object": "video.deleted", "deleted": True})
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -325,7 +325,7 @@ async def _answers_in_json(request: web.Request, handler: Callable) -> web.Strea
         status, reason = 400, str(error)
     except Full as error:
         status, reason = 429, str(error)
-    except asyncio.TimeoutError:
+    except (asyncio.TimeoutError, NoFarm):
         status, reason = 503, "the farm does not answer"
     except ConnectionError:  # nobody is there to be told
         raise

@@ -26,7 +26,7 @@ COUNTERS = (
     ("failed", "failed_total", "Jobs that nobody can decode, or that were given up."),
     ("retried", "retries_total", "Attempts after a job's first."),
     ("fenced", "fenced_total", "Attempts that another one had overtaken."),
-    ("warm", "warm_hits_total", "Jobs whose VAE was on the device already."),
+    ("warm_hits", "warm_hits_total", "Jobs whose VAE was on the device already."),
 )
 
 
