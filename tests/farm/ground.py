@@ -106,7 +106,7 @@ class Ground:
         async with farm(self.given(role)) as client:
             yield client
 
-    async def submit(self, client, name_prefix: str = "video", number: int = 0, **of_the_job):
+    async def submit(self, client, /, name_prefix: str = "video", number: int = 0, **of_the_job):
         latent = latent_file(self.folder / f"{number}.latent", number)
         record = await client.submit(latent, self.vae, name_prefix=name_prefix, **of_the_job)
         assert record.job.latent.sha256 == sha256_of(latent)

@@ -10,7 +10,6 @@ from ...farm.client import JobFailed, farm
 from ...farm.messages import InvalidJob, job_id
 from ...farm.roles import CLIENT
 from ...farm.settings import NoFarm, Settings
-from ...farm.sweep import Sweep
 from .conftest import in_a_loop
 from .ground import ended, until
 from .test_kills import in_state
@@ -181,27 +180,6 @@ async def test_over_the_network(make_ground):
         await ground.nothing_is_left(client)
         vae = await client._blobs.get("vaes", job.job.vae.sha256, 2_100_000, ground.folder / "vae")
         assert hashlib.sha256(vae.read_bytes()).hexdigest() == job.job.vae.sha256
-
-
-@in_a_loop
-async def test_what_nobody_needs_is_swept_and_what_somebody_may_need_is_not(make_ground):
-    ground = make_ground(settings=Settings(lease_seconds=1.0, orphan_seconds=-1.0))
-    await ground.prepare()
-    async with ground.client() as client:
-        done, cancelled, waits = [await ground.submit(client, number=n) for n in range(3)]
-        await client.broker.cancel(cancelled.id)
-        await client.broker.cancel(waits.id)
-        worker = ground.worker("a")
-        await ground.whole(client, done.id)
-        worker.terminate()
-        await ended(worker)
-        await client.broker.retry(waits.id)
-        for name in (f"{done.id}.7", f"{cancelled.id}.1", f"{'a' * 32}.1"):
-            (ground.files / "results" / name).write_bytes(b"of an attempt that was killed")
-        await Sweep(client.broker, client._blobs, ground.settings).once()
-        assert {path.name for path in (ground.files / "latents").iterdir()} == {waits.job.latent.sha256}
-        assert {path.name for path in (ground.files / "results").iterdir()} == {f"{done.id}.1"}
-        assert len(list((ground.files / "vaes").iterdir())) == 1
 
 
 @in_a_loop
