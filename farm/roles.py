@@ -56,12 +56,13 @@ _MAY = {
                 "$JS.API.CONSUMER.MSG.NEXT.JOBS.*",
                 "$JS.ACK.JOBS.>",
                 "progress.*",
+                "workers.*",
                 *_reads(*_INPUTS),
                 "$JS.API.DIRECT.GET.OBJ_results.$O.results.M.*",
                 "$O.results.>",
             ]
         },
-        "subscribe": {"allow": ["_INBOX.worker.>", "job.>", "workers.ask"]},
+        "subscribe": {"allow": ["_INBOX.worker.>", "job.>", "workers.*"]},
         # To who asks how it is.
         "allow_responses": {"max": 1, "expires": "10s"},
     },

@@ -39,7 +39,7 @@ NOT_FOR = {
         "progress.x",
         "_INBOX.worker.x",
     ],
-    WORKER: ["$JS.API.DIRECT.GET.OBJ_results", "$O.latents.M.x", "$O.vaes.C.x", "_INBOX.client.x", "workers.ask"],
+    WORKER: ["$JS.API.DIRECT.GET.OBJ_results", "$O.latents.M.x", "$O.vaes.C.x", "_INBOX.client.x"],
 }
 NOT_TO_HEAR = {
     CLIENT: [">", "_INBOX.>", "_INBOX.worker.>", "job.>", "$KV.>", "$O.>", "$JS.>", "workers.ask", "farm.down"],
