@@ -167,7 +167,10 @@ class Worker:
             await receipt.ack()
             return None
         while True:
-            if record is None or record.state in ENDED or record.round != receipt.round:
+            # Of two messages of the same round, which the broker takes where it forgot the first (its clock was set),
+            # the one that was begun counts: each would fence off the other's attempts.
+            is_begun_by_another = record.state == IN_PROGRESS and record.message != receipt.message if record else False
+            if record is None or record.state in ENDED or record.round != receipt.round or is_begun_by_another:
                 await receipt.ack()
                 return None
             reason, now = "", time.time()
@@ -175,7 +178,9 @@ class Worker:
                 reason = f"it ended {record.tries} workers, the last of them {record.worker}" + (
                     f" ({record.reason})" if record.reason else ""
                 )
-            elif record.job.deadline is not None and now > record.job.deadline:
+            elif record.job.deadline is not None and await self._broker.age(receipt) > (
+                record.job.deadline - record.queued  # both by the client's clock; this worker's may be another
+            ):
                 reason = "its deadline has passed"
             try:
                 if reason:
@@ -189,6 +194,7 @@ class Worker:
                     attempt=record.attempt + 1,
                     tries=record.tries + 1,
                     worker=self._name,
+                    message=receipt.message,
                     started=now,
                 )
             except Fenced as fenced:

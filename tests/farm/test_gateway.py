@@ -17,12 +17,14 @@ import torch
 from multidict import MultiDict
 
 from ...farm.blobs import Scratch
+from ...farm.broker import Broker
 from ...farm.client import blobs_of, scratch_parent
 from ...farm.decode import Decoder, denormalised
 from ...farm.gateway import Gateway, serving
 from ...farm.gateway_door import Door, Refused
 from ...farm.gateway_tensor import Asked
 from ...farm.messages import InvalidJob
+from ...farm.roles import CLIENT
 from ...farm.server import Listen
 from ...farm.settings import NoFarm, Settings
 from ...farm.worker import Worker
@@ -251,8 +253,8 @@ async def _one(data):
 
 @in_a_loop
 async def test_the_bytes_of_the_video(ground):
-    ground.worker("w")
     async with served(ground) as (session, client):
+        ground.worker("w")
         for path in ("/", "/decode?fps=24000/1001&priority=pro"):
             async with session.post(path, params=query(do_scaling="True"), data=tensor()) as response:
                 assert (response.status, response.content_type) == (200, "video/mp4")
@@ -284,7 +286,8 @@ async def test_a_job_from_queued_to_deleted(ground):
         # As a worker does.
         record = await client.broker.record(made["id"])
         record = await client.broker.replace(record, state="in_progress")
-        await client.broker.tell(f"progress.{made['id']}", {"id": made["id"], "frames": 3, "total": 5})
+        async with Broker.connect(ground.address) as worker:
+            await worker.tell(f"progress.{made['id']}", {"id": made["id"], "frames": 3, "total": 5})
 
         async def is_told():
             return (await answer(session.get(there)))[1]["progress"] == 60
@@ -384,7 +387,7 @@ async def test_the_command_and_what_it_leaves_when_it_ends(ground):
     vae = vae_file(ground.folder / "wan21.safetensors", 16)
     await ground.prepare()
     path = filter(None, map(os.environ.get, ("PYTHONPATH", "AFP_TEST_PACKAGES")))
-    env = {**os.environ, "AFP_FARM": ground.given, "PYTHONPATH": os.pathsep.join(path)}
+    env = {**os.environ, "AFP_FARM": ground.given(CLIENT), "PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, "-m", "farm", "serve", "--http", "--port", "0", "--vae", vae]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
     try:
@@ -424,8 +427,8 @@ async def has(folder, something):
 async def test_many_at_once(make_ground, network):
     """They store the same VAE and the same latent, and fetch the same video."""
     ground = make_ground(network=network)
-    ground.worker("w")
     async with served(ground) as (session, client):
+        ground.worker("w")
         asked = [answer(session.post("/", params=query(), data=tensor())) for _ in range(8)]
         got = await asyncio.gather(*asked)
         records = await client.broker.records()
@@ -441,10 +444,10 @@ async def test_a_real_video_of_normalised_latents(make_ground, caplog):
     ground = make_ground(settings=Settings())  # whose worker is in this process, and would end it
     caplog.set_level(logging.INFO, "async-frame-pipeline.farm")
     normalised = bunny().to(torch.bfloat16)
-    async with served(ground, [VAE]) as (session, client):
-        settings = await client.broker.settings()
-        blobs, scratch = blobs_of(settings, client.broker), Scratch(scratch_parent(settings))
-        worker = Worker(client.broker, settings, blobs, scratch, "w", Decoder("cpu"))
+    async with served(ground, [VAE]) as (session, client), Broker.connect(ground.address) as broker:
+        settings = await broker.settings()
+        blobs, scratch = blobs_of(settings, broker), Scratch(scratch_parent(settings))
+        worker = Worker(broker, settings, blobs, scratch, "w", Decoder("cpu"))
         running = asyncio.ensure_future(worker.run())
         params = query(tuple(normalised.shape), "bfloat16", do_scaling="True")
         data = normalised.view(torch.uint8).numpy().tobytes()
