@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import errno
 import gzip
 import json
@@ -405,6 +406,13 @@ async def test_delete_cancels_what_has_not_ended(ground):
         assert (status, cancelled["status"], cancelled["id"]) == (200, "cancelled", made["id"])
         assert (await answer(session.delete(f"/v1/videos/{made['id']}")))[1]["deleted"]
         assert await client.broker.records() == []
+        # Also of a client of the farm that calls itself so, and sends what is served to nobody.
+        job = (await ground.submit(client, user="http")).job
+        strange = dataclasses.replace(job, id="0" * 32, params=dataclasses.replace(job.params, shape=(1, 4, 8, 3, 4)))
+        await client.broker.submit(strange)
+        for asked in (session.get(f"/v1/videos/{strange.id}"), session.delete(f"/v1/videos/{strange.id}")):
+            assert (await answer(asked))[1]["size"] is None
+        assert len((await answer(session.get("/v1/videos?order=asc")))[1]["data"]) == 2
 
 
 @in_a_loop
