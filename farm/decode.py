@@ -31,6 +31,7 @@ from ..pipeline.sources.file_sound import FileSound
 from ..pipeline.sources.part import Part
 from ..pipeline.video_spec import VideoSpec
 from .messages import HEADER_BYTES, InvalidJob, Job
+from .scaling import MEAN, STD
 from .work import Made, OutOfMemory, Work
 
 FAMILIES = ("Wan 2.1", "Wan 2.2")
@@ -98,6 +99,8 @@ class Decoder:
         model = self._weights(job, work.vae)
         if latent.shape[1] != model.latent[0].shape[1]:
             raise InvalidJob(f"the VAE takes latents of {model.latent[0].shape[1]} channels, got {latent.shape[1]}")
+        if job.params.do_scaling:
+            latent = denormalised(latent, job.vae.family)
         below = None
         while True:
             try:
@@ -195,8 +198,6 @@ def choice_of(job: Job) -> Choice:
     params = job.params
     try:
         each = FORMATS[params.format]
-        if params.do_scaling:
-            raise ValueError("normalised latents (do_scaling) are not taken yet")
         if not each.encoder.is_available():
             raise ValueError(f"{each.name} cannot be written here")
         return Choice(each, params.quality, bit_depth=params.bit_depth)
@@ -253,6 +254,21 @@ def prompt_in(path: Path) -> dict[str, object]:
             with contextlib.suppress(ValueError, RecursionError):
                 found[key] = json.loads(text)
     return found
+
+
+def denormalised(latent: torch.Tensor, family: str) -> torch.Tensor:
+    """diffusers' latents as the VAE wants them; in float32, whatever they are in.
+
+    Args:
+        latent: (1, C, T, h, w).
+        family: one of FAMILIES.
+    Raises:
+        InvalidJob: that family's have another C.
+    """
+    mean, std = (torch.tensor(each[family]).view(1, -1, 1, 1, 1) for each in (MEAN, STD))
+    if latent.shape[1] != mean.shape[1]:
+        raise InvalidJob(f"normalised latents of {family} have {mean.shape[1]} channels, got {latent.shape[1]}")
+    return latent.float() * std + mean
 
 
 def _ran_out(error: BaseException | None) -> bool:
