@@ -62,6 +62,7 @@ class Client:
 
     def __init__(self, broker: Broker, blobs: Blobs, scratch: Scratch):
         self.broker, self._blobs, self._scratch = broker, blobs, scratch
+        self._hashed: dict[tuple[str, int, int], Blob] = {}
 
     async def submit(
         self,
@@ -156,7 +157,12 @@ class Client:
         return target
 
     async def _named(self, path: Path | str) -> Blob:
-        return Blob(await asyncio.to_thread(sha256_of, Path(path)), Path(path).stat().st_size)
+        """Hashed once: a VAE is sent with many jobs."""
+        status = Path(path).stat()
+        key = (str(path), status.st_size, status.st_mtime_ns)
+        if key not in self._hashed:
+            self._hashed[key] = Blob(await asyncio.to_thread(sha256_of, Path(path)), status.st_size)
+        return self._hashed[key]
 
     async def _store(self, kind: str, name: str, path: Path | str) -> None:
         if not await self._blobs.has(kind, name):

@@ -10,6 +10,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -20,8 +21,8 @@ import torch
 
 from ..pipeline import engine
 from ..pipeline.decoders.away import Away
-from ..pipeline.decoders.fast import cuda, plan, weights
-from ..pipeline.decoders.fast.network import WanDecoder
+from ..pipeline.decoders.fast import cuda, plan, trust, weights
+from ..pipeline.decoders.fast.network import FRAMES_PER_STEP, WanDecoder, steps
 from ..pipeline.report import Report
 from ..pipeline.sinks.formats import FORMATS, Choice
 from ..pipeline.sinks.video_file import VideoFileSink, VideoOptions
@@ -32,18 +33,24 @@ from .messages import HEADER_BYTES, InvalidJob, Job
 from .work import Made, OutOfMemory, Work
 
 FAMILIES = ("Wan 2.1", "Wan 2.2")
-# As what weights and activations are kept.
-DTYPES = {"cuda": torch.float16, "cpu": torch.float32}
-# See nodes/families/wan.py.
-LARGEST_DIFFERENCE = 0.03
 # How one begins. Nothing else is opened: a playlist, say, could name other files of this machine.
 FLAC = b"fLaC"
 LATENT_TENSOR = "latent_tensor"
-FRAMES_PER_STEP = 4
 SLOTS = 4
-# Of a plan that ran out of memory: how much of what was tried is tried next.
-LESS = 0.75
 WARM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A VAE that is here: its weights, and the plans for the sizes that it had."""
+
+    weights: weights.Weights
+    plans: plan.Plans
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return self.weights.latent[0].shape[1]
 
 
 class Decoder:
@@ -59,7 +66,7 @@ class Decoder:
         self.device = torch.device(device)
         if self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
             raise RuntimeError(f"this GPU cannot decode: {reason}")
-        self._warm: OrderedDict[str, weights.Weights] = OrderedDict()
+        self._warm: OrderedDict[str, Model] = OrderedDict()
 
     @property
     def name(self) -> str:
@@ -93,9 +100,9 @@ class Decoder:
         choice = choice_of(job)  # before anything is read
         audio = sound_of(work.audio)
         latent = latent_of(job, work.latent)
-        model = self._weights(job, work.vae)
-        if latent.shape[1] != model.latent[0].shape[1]:
-            raise InvalidJob(f"the VAE takes latents of {model.latent[0].shape[1]} channels, got {latent.shape[1]}")
+        model = self._model(job, work.vae)
+        if latent.shape[1] != model.channels:
+            raise InvalidJob(f"the VAE takes latents of {model.channels} channels, got {latent.shape[1]}")
         below = None
         while True:
             try:
@@ -109,7 +116,7 @@ class Decoder:
             # Once more in smaller bands; after that it is for others.
             if last is not None or needed is None:
                 raise OutOfMemory(f"{job.params.shape[3] * job.params.shape[4]} latent pixels do not fit")
-            below = int(needed * LESS)
+            below = int(needed * plan.LESS)
 
     def _decode(
         self,
@@ -117,21 +124,20 @@ class Decoder:
         choice: Choice,
         audio: FileSound | None,
         latent: torch.Tensor,
-        model: weights.Weights,
+        model: Model,
         below: int | None,
     ) -> Made:
         _, _, latent_frames, height, width = latent.shape
-        scale = 8 * model.patch
+        scale = 8 * model.weights.patch
         spec = VideoSpec(FRAMES_PER_STEP * (latent_frames - 1) + 1, scale * height, scale * width, self.device)
         options = VideoOptions(work.job.params.rate, choice, audio)
         chosen = self._plan(model, latent, below)
         away, report, began = Away(self.device), Report(), time.monotonic()
 
         def decode(submit: engine.Submit) -> None:
-            decoder = WanDecoder(model, chosen.bands, away)
-            on_device = latent.to(self.device, decoder.dtype)
-            for t in range(latent_frames):
-                submit(decoder.step(on_device[:, :, t], last=t == latent_frames - 1))
+            decoder = WanDecoder(model.weights, chosen.bands, away)
+            for frames_cthw in steps(decoder, latent.to(self.device)):
+                submit(frames_cthw)
 
         try:
             engine.run(
@@ -151,20 +157,18 @@ class Decoder:
             away.close()
         return Made(spec.frames, spec.width, spec.height, time.monotonic() - began, report.text().splitlines()[0])
 
-    def _plan(self, model: weights.Weights, latent: torch.Tensor, below: int | None) -> plan.Plan:
+    def _plan(self, model: Model, latent: torch.Tensor, below: int | None) -> plan.Plan:
         free = self.memory_mb()[0] << 20
         on_cuda = self.device.type == "cuda"
         main = psutil.virtual_memory().available if on_cuda else 0
         there = plan.Room(free, free, main)
-        return plan.choose(
-            lambda bands: plan.of(model, *latent.shape[-2:], bands, joins=True), there, latent.shape[2], below
-        )
+        return plan.choose(lambda bands: model.plans.of(*latent.shape[-2:], bands), there, latent.shape[2], below)
 
-    def _weights(self, job: Job, path_of: Callable[[], Path]) -> weights.Weights:
+    def _model(self, job: Job, path_of: Callable[[], Path]) -> Model:
         key, vae = job.vae.sha256, job.vae
         if vae.family not in FAMILIES:
             raise InvalidJob(f"VAEs of {vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
-        if vae.verdict is not None and not vae.verdict <= LARGEST_DIFFERENCE:
+        if vae.verdict is not None and not vae.verdict <= trust.LARGEST_DIFFERENCE:
             raise InvalidJob(f"with this VAE the frames differ from the stock decoder's, by {vae.verdict:.3g} (RMS)")
         if key not in self._warm:
             while len(self._warm) >= WARM:
@@ -172,7 +176,8 @@ class Decoder:
                 self._make_room()
             try:
                 state = safetensors.torch.load_file(path_of())
-                self._warm[key] = weights.load(state, self.device, DTYPES[self.device.type])
+                loaded = weights.load(state, self.device, weights.DTYPES[self.device.type])
+                self._warm[key] = Model(loaded, plan.Plans(loaded, joins=True))
             except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
                 if _ran_out(error):
                     raise OutOfMemory("the VAE does not fit") from error

@@ -104,7 +104,7 @@ class Worker:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "decode")
         self._attempt: Attempt | None = None
         self._stopping = asyncio.Event()
-        self._counts = {"completed": 0, "failed": 0, "fenced": 0, "warm": 0}
+        self._counts = {"completed": 0, "failed": 0, "fenced": 0, "warm_hits": 0}
 
     def stop(self) -> None:
         """End after what is under way was given back."""
@@ -231,7 +231,7 @@ class Worker:
         audio = None if job.audio is None else await self._fetched(AUDIO, job.audio.sha256, job.audio.bytes)
         vae = None
         if job.vae.sha256 in self._decode.warm:
-            self._counts["warm"] += 1
+            self._counts["warm_hits"] += 1
         else:
             vae = await asyncio.to_thread(self._models, job.vae.sha256, job.vae.bytes)
             vae = vae or await self._fetched(VAES, job.vae.sha256, job.vae.bytes)
