@@ -348,7 +348,9 @@ class Broker:
 
     # -- the worker's side ------------------------------------------------------------------------
 
-    async def next(self, classes: Sequence[str], wait_seconds: float) -> Receipt | None:
+    async def next(
+        self, classes: Sequence[str], wait_seconds: float, priorities: Sequence[str] = PRIORITIES
+    ) -> Receipt | None:
         """The next job of these classes, leased: by priority first, then by the order of the classes.
 
         Returns:
@@ -358,16 +360,21 @@ class Broker:
             # So that one that comes starts at once; those that come back are found by asking.
             self._listening = await self._nc.subscribe("job.>", cb=self._hear)
         self._published.clear()
-        for priority in PRIORITIES:
+        for priority in priorities:
             for memory_class in classes:
                 if (receipt := await self._ask(f"{memory_class}-{priority}")) is not None:
                     return receipt
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._published.wait(), wait_seconds)
+        if wait_seconds:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._published.wait(), wait_seconds)
         return None
 
-    async def _hear(self, message) -> None:
+    def wake(self) -> None:
+        """Let who waits in `next` ask again."""
         self._published.set()
+
+    async def _hear(self, message) -> None:
+        self.wake()
 
     async def _ask(self, consumer: str) -> Receipt | None:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}"

@@ -132,7 +132,7 @@ async def work(given: argparse.Namespace) -> None:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
         try:
-            models = Models([Path(folder) for folder in given.models], home() / "models.json")
+            models = Models([Path(folder) for folder in given.models], home())
             each = Worker(
                 broker, settings, blobs_of(settings, broker), scratch, given.name, Decoder(given.device), models
             )

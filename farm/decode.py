@@ -53,6 +53,21 @@ class Model:
         return self.weights.latent[0].shape[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job, read and checked.
+
+    Attributes:
+        latent: in main memory; page-locked for a GPU.
+        state: the VAE's tensors, in main memory; None where it was warm.
+    """
+
+    choice: Choice
+    audio: FileSound | None
+    latent: torch.Tensor
+    state: dict[str, torch.Tensor] | None
+
+
 class Decoder:
     """Decodes on one device, one video at a time, and keeps the last VAEs there.
 
@@ -87,6 +102,15 @@ class Decoder:
             free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
         return free >> 20, total >> 20
 
+    def prepare(self, job: Job, latent: Path, vae: Path | None, audio: Path | None) -> Prepared:
+        """Read and check a job, on any thread; see `Decode.prepare`."""
+        check_vae(job)
+        choice = choice_of(job)  # before anything is read
+        sound, tensor = sound_of(audio), latent_of(job, latent)
+        # The VAE's are not page-locked: torch would keep so much of main memory for good, for 0.05 s a VAE.
+        tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return Prepared(choice, sound, tensor, None if vae is None else state_of(vae))
+
     def __call__(self, work: Work) -> Made:
         """Decode and encode.
 
@@ -97,10 +121,9 @@ class Decoder:
         Stream: on the caller's thread and its current stream; nothing is left running.
         """
         job = work.job
-        choice = choice_of(job)  # before anything is read
-        audio = sound_of(work.audio)
-        latent = latent_of(job, work.latent)
-        model = self._model(job, work.vae)
+        prepared = work.prepared or self.prepare(job, work.latent, None, work.audio)
+        choice, audio, latent = prepared.choice, prepared.audio, prepared.latent
+        model = self._model(job, lambda: prepared.state or state_of(work.vae()))
         if latent.shape[1] != model.channels:
             raise InvalidJob(f"the VAE takes latents of {model.channels} channels, got {latent.shape[1]}")
         below = None
@@ -136,7 +159,7 @@ class Decoder:
 
         def decode(submit: engine.Submit) -> None:
             decoder = WanDecoder(model.weights, chosen.bands, away)
-            for frames_cthw in steps(decoder, latent.to(self.device)):
+            for frames_cthw in steps(decoder, latent.to(self.device, non_blocking=True)):
                 submit(frames_cthw)
 
         try:
@@ -164,21 +187,16 @@ class Decoder:
         there = plan.Room(free, free, main)
         return plan.choose(lambda bands: model.plans.of(*latent.shape[-2:], bands), there, latent.shape[2], below)
 
-    def _model(self, job: Job, path_of: Callable[[], Path]) -> Model:
-        key, vae = job.vae.sha256, job.vae
-        if vae.family not in FAMILIES:
-            raise InvalidJob(f"VAEs of {vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
-        if vae.verdict is not None and not vae.verdict <= trust.LARGEST_DIFFERENCE:
-            raise InvalidJob(f"with this VAE the frames differ from the stock decoder's, by {vae.verdict:.3g} (RMS)")
+    def _model(self, job: Job, state: Callable[[], dict[str, torch.Tensor]]) -> Model:
+        key = job.vae.sha256
         if key not in self._warm:
             while len(self._warm) >= WARM:
                 self._warm.popitem(last=False)
                 self._make_room()
             try:
-                state = safetensors.torch.load_file(path_of())
-                loaded = weights.load(state, self.device, weights.DTYPES[self.device.type])
+                loaded = weights.load(state(), self.device, weights.DTYPES[self.device.type])
                 self._warm[key] = Model(loaded, plan.Plans(loaded, joins=True))
-            except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
+            except (ValueError, RuntimeError) as error:
                 if _ran_out(error):
                     raise OutOfMemory("the VAE does not fit") from error
                 raise InvalidJob(f"the VAE cannot be read: {error}") from error
@@ -189,6 +207,29 @@ class Decoder:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def check_vae(job: Job) -> None:
+    """Raises:
+    InvalidJob: the fast decoder is not right for it.
+    """
+    vae = job.vae
+    if vae.family not in FAMILIES:
+        raise InvalidJob(f"VAEs of {vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
+    if vae.verdict is not None and not vae.verdict <= trust.LARGEST_DIFFERENCE:
+        raise InvalidJob(f"with this VAE the frames differ from the stock decoder's, by {vae.verdict:.3g} (RMS)")
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    """The VAE's tensors.
+
+    Raises:
+        InvalidJob: it is damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise InvalidJob(f"the VAE cannot be read: {error}") from error
 
 
 def choice_of(job: Job) -> Choice:
