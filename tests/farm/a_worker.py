@@ -28,6 +28,8 @@ from async_frame_pipeline.farm.work import Made, OutOfMemory  # noqa: E402
 
 FRAMES = 5
 worker.AGAIN_SECONDS = 0.05
+# However slow this machine is.
+worker.IDLE_SECONDS = worker.AFFINITY_SECONDS = 3.0
 
 
 def frame_of(latent_sha256: str, frame: int) -> bytes:

@@ -16,6 +16,7 @@ from ...farm.broker import STREAM, Broker
 from ...farm.client import farm
 from ...farm.server import Listen, Server, free_port
 from ...farm.settings import Address, Settings
+from ...farm.worker import TELL
 from ..conftest import ROOT
 
 # Everything that a test waits for comes sooner, or not at all.
@@ -132,6 +133,21 @@ async def until(condition, seconds: float = PATIENCE_SECONDS):
             await asyncio.sleep(0.05)
 
     await asyncio.wait_for(wait(), seconds)
+
+
+async def idle(client, *names: str):
+    """Wait until all of these workers have said that they have nothing to do."""
+    missing, done = set(names), asyncio.Event()
+
+    async def hear(values: dict) -> None:
+        if "classes" in values:
+            missing.discard(values["name"])
+        if not missing:
+            done.set()
+
+    listening = await client.broker.hear(TELL, hear)
+    await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
+    await listening.unsubscribe()
 
 
 def gone(process: subprocess.Popen) -> int:

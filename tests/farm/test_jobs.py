@@ -12,9 +12,8 @@ from ...farm.client import JobFailed, farm
 from ...farm.messages import InvalidJob, job_id
 from ...farm.server import Listen
 from ...farm.settings import Address, NoFarm, Settings
-from ...farm.worker import TELL
 from .conftest import in_a_loop
-from .ground import ended, until
+from .ground import ended, idle, until
 from .test_kills import in_state
 
 
@@ -163,8 +162,8 @@ async def test_a_job_goes_to_who_has_its_vae_if_that_one_has_nothing_to_do(groun
     async with ground.client() as client:
         ground.worker("without")
         ground.worker("with", "--warm", sha256_of(ground.vae))
-        await until(lambda: both_said_that_they_are_idle(client))
-        for number in range(6):
+        for number in range(4):
+            await idle(client, "with", "without")
             assert (await ground.whole(client, (await ground.submit(client, number=number)).id)).worker == "with"
         await ground.nothing_is_left(client)
 
@@ -318,19 +317,3 @@ async def waits_as(client, job_id: str, memory_class: str) -> bool:
 
 async def only_a_vae_is_kept(scratch, job) -> bool:
     return [path.name for path in scratch.rglob("*")] == ["vaes", job.job.vae.sha256]
-
-
-async def both_said_that_they_are_idle(client) -> bool:
-    heard = set()
-
-    async def hear(values: dict) -> None:
-        heard.add(values["name"])
-
-    listening = await client.broker.hear(TELL, hear)
-    await until(lambda: are_two(heard))
-    await listening.unsubscribe()
-    return True
-
-
-async def are_two(names: set) -> bool:
-    return len(names) == 2
