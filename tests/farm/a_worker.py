@@ -111,7 +111,7 @@ def parsed(given: list[str]) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def work(given: list[str], server: str, alive: int):
+def work(given: list[str], environment: dict, alive: int):
     """One worker, in a process of its own; never returns.
 
     Args:
@@ -121,7 +121,7 @@ def work(given: list[str], server: str, alive: int):
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.environ["AFP_FARM"] = server
+        os.environ |= environment
         arguments, now = parsed(given), time.time
         time.time = lambda: now() + arguments.clock
         threading.Thread(target=lambda: (os.read(alive, 1), os._exit(3)), daemon=True).start()
@@ -159,7 +159,7 @@ def nurse():
             if pid == 0:
                 os.close(held)
                 os.close(0)
-                work(values["arguments"], values["server"], alive)
+                work(values["arguments"], values["environment"], alive)
             print(pid, "started", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import subprocess
 
 import pytest
 
@@ -27,6 +28,16 @@ def make_ground(tmp_path):
 @pytest.fixture
 def ground(make_ground):
     return make_ground()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Self-made, for the loopback."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=farm", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run([*command, "-days", "1", *made], cwd=folder, check=True, capture_output=True)
+    return folder
 
 
 def in_a_loop(test):

@@ -99,7 +99,8 @@ class Nursery:
                 self._statuses[int(pid)] = int(what)
 
     def start(self, server: str, arguments: list[str]) -> Forked:
-        self._process.stdin.write(json.dumps({"server": server, "arguments": arguments}) + "\n")
+        environment = {"AFP_FARM": server, "AFP_FARM_CA": os.environ.get("AFP_FARM_CA", "")}
+        self._process.stdin.write(json.dumps({"environment": environment, "arguments": arguments}) + "\n")
         self._process.stdin.flush()
         return Forked(self._pids.get(timeout=PATIENCE_SECONDS), self._statuses)
 
