@@ -255,7 +255,8 @@ class Broker:
             record = dataclasses.replace(record, revision=revision)
         except nats.js.errors.KeyWrongLastSequenceError:
             there = await self.record(job.id)
-            assert there is not None, "records are deleted only when they are old"
+            if there is None:  # it was forgotten in this moment
+                return await self.submit(job)
             created, record = there.to_json() == data, there
         if record.state == QUEUED:
             try:
@@ -374,6 +375,24 @@ class Broker:
         bucket = await self._bucket(RECORDS)
         with contextlib.suppress(nats.js.errors.KeyWrongLastSequenceError):
             await bucket.delete(record.id, last=record.revision)
+
+    async def clear_marks(self) -> None:
+        """Those that deleted records leave; up to each, so that a record that came since stays."""
+        watcher = await (await self._bucket(RECORDS)).watch(">", headers_only=True)
+        marks = []
+        async for entry in watcher:
+            if entry is None:
+                break
+            if entry.operation:
+                marks.append(entry)
+        await watcher.stop()
+        for entry in marks:
+            subject = f"$KV.{RECORDS}.{entry.key}"
+            await self.jetstream.purge_stream(f"KV_{RECORDS}", entry.revision + 1, subject)
+
+    async def marks(self, records: int) -> int:
+        """How many there are beside so many records."""
+        return (await self.jetstream.stream_info(f"KV_{RECORDS}")).state.messages - records
 
     # -- the worker's side ------------------------------------------------------------------------
 
