@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import glob
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+import psutil
 
 from .blobs import AUDIO, LATENTS, RESULTS, VAES, Blobs, Folder, Objects, Scratch, checked, sha256_of
 from .broker import Broker
@@ -136,7 +139,8 @@ class Client:
         unfinished = self._scratch.folder / result.name
         there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
         await asyncio.to_thread(checked, there, result.sha256, result.bytes)
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+        _remove_left_parts(target)
+        part = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
         try:
             await asyncio.to_thread(shutil.copyfile, there, part)
             os.replace(part, target)
@@ -169,6 +173,14 @@ class Client:
             copy = self._scratch.folder / f"{kind}-{name}"
             await asyncio.to_thread(shutil.copyfile, path, copy)
             await self._blobs.put(kind, name, copy)
+
+
+def _remove_left_parts(target: Path) -> None:
+    """Of processes that were killed in mid-copy; a number that is in use again keeps one a little longer."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        pid = path.name.split(".")[-3]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def blobs_of(settings: Settings, broker: Broker) -> Blobs:

@@ -1,4 +1,4 @@
-"""The commands: python -m farm up | worker | jobs | cancel | retry | status | down"""
+"""The commands: python -m farm up | token | worker | jobs | cancel | retry | status | down"""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from .roles import ADMIN, CLIENT, WORKER
 from .settings import NoFarm, Settings, address, home
 
 ANSWER_SECONDS = 0.3
@@ -66,6 +67,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     each.add_argument("--cap", type=int, default=defaults.cap, help="jobs a user may have open. Default: %(default)s")
     add_workers(each)
 
+    each = add("token", token, "what to set on another machine, for who submits jobs there or works for this farm")
+    each.add_argument("role", choices=(CLIENT, WORKER))
+
     each = add("worker", worker, "let this machine work for a farm elsewhere")
     add_server(each)
     add_workers(each)
@@ -105,10 +109,15 @@ async def up(given: argparse.Namespace) -> None:
     await up(listen, settings, _gpus(given), given.models, given.network)
 
 
+async def token(given: argparse.Namespace) -> None:
+    there = address(role=given.role)
+    print(f"AFP_FARM={there.url}\nAFP_FARM_TOKEN={there.token}")
+
+
 async def worker(given: argparse.Namespace) -> None:
     from .supervisor import join
 
-    await join(address(given.server), _gpus(given), given.models)
+    await join(address(given.server, WORKER), _gpus(given), given.models)
 
 
 async def work(given: argparse.Namespace) -> None:
@@ -128,7 +137,7 @@ async def work(given: argparse.Namespace) -> None:
         loop.call_soon_threadsafe(stopping.set)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    async with Broker.connect(address(), name=given.name, patience=60.0) as broker:
+    async with Broker.connect(address(role=WORKER), name=given.name, patience=60.0) as broker:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
         try:
@@ -209,10 +218,10 @@ async def status(given: argparse.Namespace) -> None:
 
 
 async def down(given: argparse.Namespace) -> int:
-    from .client import farm
+    from .broker import Broker
 
-    async with farm(given.server) as client:
-        answered = await client.broker.ask_all("farm.down", ANSWER_SECONDS)
+    async with Broker.connect(address(given.server, ADMIN), name="down") as broker:
+        answered = await broker.ask_all("farm.down", ANSWER_SECONDS)
     return 0 if answered else 1
 
 

@@ -266,12 +266,17 @@ class Worker:
                 return None  # its lease ran out while it waited here, and it is theirs (R1)
             if ahead is None and await self._passed(receipt, record):
                 return None
-            if record.state == IN_PROGRESS and (larger := await self._larger_elsewhere(record)) is not None:
-                with contextlib.suppress(Fenced):
-                    await self._enlarge(receipt, record, larger, f"its worker ended: {record.worker}")
-                return None
+            if record.state == IN_PROGRESS and record.message == receipt.message:
+                larger = await self._larger_elsewhere(record)
+                if larger is not None:
+                    with contextlib.suppress(Fenced):
+                        await self._enlarge(receipt, record, larger, f"its worker ended: {record.worker}")
+                    return None
         while True:
-            if record is None or record.state in ENDED or record.round != receipt.round:
+            # Of two messages of the same round, which the broker takes where it forgot the first (its clock was set),
+            # the one that was begun counts: each would fence off the other's attempts.
+            is_begun_by_another = record.state == IN_PROGRESS and record.message != receipt.message if record else False
+            if record is None or record.state in ENDED or record.round != receipt.round or is_begun_by_another:
                 await receipt.ack()
                 return None
             reason, now = "", time.time()
@@ -279,7 +284,9 @@ class Worker:
                 reason = f"it ended {record.tries} workers, the last of them {record.worker}" + (
                     f" ({record.reason})" if record.reason else ""
                 )
-            elif record.job.deadline is not None and now > record.job.deadline:
+            elif record.job.deadline is not None and await self._broker.age(receipt) > (
+                record.job.deadline - record.queued  # both by the client's clock; this worker's may be another
+            ):
                 reason = "its deadline has passed"
             try:
                 if reason:
@@ -293,6 +300,7 @@ class Worker:
                     attempt=record.attempt + 1,
                     tries=record.tries + 1,
                     worker=self._name,
+                    message=receipt.message,
                     started=now,
                 )
             except Fenced as fenced:
@@ -496,8 +504,12 @@ class Worker:
 
     async def _give_back_ahead(self) -> None:
         ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            await self._drop(ahead)
+        if ahead is None:
+            return
+        await self._drop(ahead)
+        record = await self._broker.record(ahead.record.id)
+        # The broker would take it back from whoever has it by now, too.
+        if record is not None and record.revision == ahead.record.revision:
             await self._give_back(ahead.receipt)
 
     async def _drop(self, ahead: Ahead) -> None:

@@ -4,7 +4,7 @@ import signal
 
 from ...farm.settings import Settings
 from .conftest import in_a_loop
-from .ground import PATIENCE_SECONDS, ended, idle, stopped, until
+from .ground import PATIENCE_SECONDS, ended, stopped, until
 from .test_kills import in_state
 
 
@@ -33,7 +33,7 @@ async def test_a_worker_is_stopped_past_its_lease_with_a_job_ahead_and_goes_on(g
         ground.worker("c")
         await until(lambda: are_done_by(client, jobs, {"b", "c"}))
         stale.send_signal(signal.SIGCONT)
-        await idle(client, "a")
+        await ground.idle("a")
         assert await are_done_by(client, jobs, {"b", "c"})
         for job in jobs:
             await client.broker.cancel(job.id)

@@ -47,6 +47,11 @@ def test_without_a_farm_it_says_what_to_do(tmp_path, monkeypatch):
     assert done.returncode == 1 and "farm up" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_the_registry_gets_it():
+    left_out = {line.strip("/") for line in (ROOT / ".comfyignore").read_text().splitlines()}
+    assert left_out & {"farm", "nodes", "pipeline", "web", "locales"} == set() and "tests" in left_out
+
+
 def test_the_extra_names_what_is_pinned():
     pinned = (Path(ROOT) / "farm" / "requirements.txt").read_text()
     extra = (Path(ROOT) / "pyproject.toml").read_text()

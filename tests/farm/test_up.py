@@ -44,7 +44,8 @@ def command(tmp_path, monkeypatch):
 
 
 @in_a_loop
-async def test_up_killed_up_again_and_down(command, tmp_path):
+async def test_up_killed_up_again_and_down(command, tmp_path, certificate):
+    """The second time with TLS, as for other machines."""
     latent = saved(tmp_path / "a.latent", bunny())
     supervisor = command("up", "--gpus", "cpu", "--lease", "2", wait=False)
     await is_up(tmp_path)
@@ -65,8 +66,11 @@ async def test_up_killed_up_again_and_down(command, tmp_path):
     supervisor.wait()
     await until(lambda: are_gone(children))
 
-    again = command("up", "--gpus", "cpu", wait=False)
+    tls = ("--tls-cert", str(certificate / "cert.pem"), "--tls-key", str(certificate / "key.pem"))
+    again = command("up", "--gpus", "cpu", *tls, wait=False)
     await is_up(tmp_path)
+    status, said = await asyncio.to_thread(command, "token", "worker")
+    assert status == 0 and "AFP_FARM=tls://127.0.0.1:" in said and "AFP_FARM_TOKEN=worker-" in said
     async with farm() as client:
         await client.fetch(second.id, tmp_path / "second.mp4")
         assert (pictures(tmp_path / "second.mp4") == pictures(here)).all()
