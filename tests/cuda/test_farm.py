@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import subprocess
 import sys
 
@@ -11,13 +12,14 @@ from async_frame_pipeline.farm.blobs import Scratch
 from async_frame_pipeline.farm.broker import Broker
 from async_frame_pipeline.farm.client import blobs_of, scratch_parent
 from async_frame_pipeline.farm.decode import Decoder
+from async_frame_pipeline.farm.roles import WORKER, token_of
 from async_frame_pipeline.farm.settings import Settings
 from async_frame_pipeline.farm.supervisor import workers_for
 from async_frame_pipeline.farm.worker import Worker
 
 from ..conftest import ROOT
 from ..farm.conftest import in_a_loop, make_ground  # noqa: F401
-from ..farm.ground import until
+from ..farm.ground import SECRET, until
 from ..farm.test_decode import VAE, bunny, pictures, saved, work_of
 from ..farm.test_kills import in_state
 
@@ -55,7 +57,8 @@ async def test_a_worker_gives_the_pixels_of_a_decode_here(make_ground, decoder, 
     ground = make_ground(settings=Settings())  # kernels are compiled
     await ground.prepare()
     latent = saved(tmp_path / "bunny.latent", bunny(frames=5))
-    [worker] = workers_for([str(torch.cuda.current_device())], ground.address, [])
+    of_workers = dataclasses.replace(ground.address, token=token_of(SECRET, WORKER))
+    [worker] = workers_for([str(torch.cuda.current_device())], of_workers, [])
     worker.start()
     try:
         async with ground.client() as client:
