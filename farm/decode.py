@@ -5,6 +5,7 @@ Knows nothing of queues: it is given files and writes one.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import time
@@ -52,6 +53,11 @@ class Model:
         """Of a latent."""
         return self.weights.latent[0].shape[1]
 
+    @property
+    def scale(self) -> int:
+        """Pixels of a frame for each of the latent, in a row."""
+        return 8 * self.weights.patch
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -73,15 +79,20 @@ class Decoder:
 
     Args:
         device: "cpu" or "cuda".
+    Attributes:
+        decoders: what a job may ask for here, beside "auto".
     Raises:
         RuntimeError: the fast decoder cannot run there.
     """
 
-    def __init__(self, device: str):
+    decoders: tuple[str, ...] = ("fast",)
+
+    def __init__(self, device: str, needs_kernels: bool = True):
         self.device = torch.device(device)
-        if self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
+        if needs_kernels and self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
             raise RuntimeError(f"this GPU cannot decode: {reason}")
         self._warm: OrderedDict[str, Model] = OrderedDict()
+        self._needed: int | None = None  # bytes, of the decode under way; None where there is no other way
 
     @property
     def name(self) -> str:
@@ -104,10 +115,10 @@ class Decoder:
 
     def prepare(self, job: Job, latent: Path, vae: Path | None, audio: Path | None) -> Prepared:
         """Read and check a job, on any thread; see `Decode.prepare`."""
-        check_vae(job)
+        self._check(job)
         choice = choice_of(job)  # before anything is read
         sound, tensor = sound_of(audio), latent_of(job, latent)
-        # The VAE's are not page-locked: torch would keep so much of main memory for good, for 0.05 s a VAE.
+        # The VAE's tensors are not page-locked: torch would keep so much of main memory for good.
         tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
         return Prepared(choice, sound, tensor, None if vae is None else state_of(vae))
 
@@ -128,18 +139,17 @@ class Decoder:
             raise InvalidJob(f"the VAE takes latents of {model.channels} channels, got {latent.shape[1]}")
         below = None
         while True:
+            self._needed = None
             try:
                 return self._decode(work, choice, audio, latent, model, below)
             except (torch.OutOfMemoryError, engine.DecodeError, MemoryError) as error:
                 if not _ran_out(error):
                     raise
-                needed = getattr(error, "needed", None)
-                last = below
             self._make_room()
             # Once more in smaller bands; after that it is for others.
-            if last is not None or needed is None:
+            if below is not None or self._needed is None:
                 raise OutOfMemory(f"{job.params.shape[3] * job.params.shape[4]} latent pixels do not fit")
-            below = int(needed * plan.LESS)
+            below = int(self._needed * plan.LESS)
 
     def _decode(
         self,
@@ -151,20 +161,13 @@ class Decoder:
         below: int | None,
     ) -> Made:
         _, _, latent_frames, height, width = latent.shape
-        scale = 8 * model.weights.patch
-        spec = VideoSpec(FRAMES_PER_STEP * (latent_frames - 1) + 1, scale * height, scale * width, self.device)
+        frames, height, width = FRAMES_PER_STEP * (latent_frames - 1) + 1, model.scale * height, model.scale * width
+        spec = VideoSpec(frames, height, width, self.device)
         options = VideoOptions(work.job.params.rate, choice, audio)
-        chosen = self._plan(model, latent, below)
-        away, report, began = Away(self.device), Report(), time.monotonic()
-
-        def decode(submit: engine.Submit) -> None:
-            decoder = WanDecoder(model.weights, chosen.bands, away)
-            for frames_cthw in steps(decoder, latent.to(self.device, non_blocking=True)):
-                submit(frames_cthw)
-
-        try:
+        report, began = Report(), time.monotonic()
+        with contextlib.ExitStack() as until_then:
             engine.run(
-                decode,
+                self._way(model, latent, below, until_then),
                 spec,
                 [VideoFileSink(work.target, options)],
                 slots=SLOTS,
@@ -173,12 +176,28 @@ class Decoder:
                 progress=lambda frames: work.progress(frames, spec.frames),
                 report=report,
             )
-        except Exception as error:
-            error.needed = chosen.needed
-            raise
-        finally:
-            away.close()
         return Made(spec.frames, spec.width, spec.height, time.monotonic() - began, report.text().splitlines()[0])
+
+    def _way(
+        self, model: Model, latent: torch.Tensor, below: int | None, until_then: contextlib.ExitStack
+    ) -> Callable[[engine.Submit], None]:
+        """What submits the frames.
+
+        Args:
+            below: bytes that it is to need less than, after memory ran out.
+            until_then: ends with the decode.
+        """
+        chosen = self._plan(model, latent, below)
+        self._needed = chosen.needed
+        away = Away(self.device)
+        until_then.callback(away.close)
+
+        def decode(submit: engine.Submit) -> None:
+            decoder = WanDecoder(model.weights, chosen.bands, away)
+            for frames_cthw in steps(decoder, latent.to(self.device, non_blocking=True)):
+                submit(frames_cthw)
+
+        return decode
 
     def _plan(self, model: Model, latent: torch.Tensor, below: int | None) -> plan.Plan:
         free = self.memory_mb()[0] << 20
@@ -187,6 +206,25 @@ class Decoder:
         there = plan.Room(free, free, main)
         return plan.choose(lambda bands: model.plans.of(*latent.shape[-2:], bands), there, latent.shape[2], below)
 
+    def _check(self, job: Job) -> None:
+        """Raises:
+        InvalidJob: this decoder is not right for the job's VAE.
+        """
+        vae = job.vae
+        if vae.family not in FAMILIES:
+            raise InvalidJob(f"VAEs of {vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
+        if vae.verdict is not None and not vae.verdict <= trust.LARGEST_DIFFERENCE:
+            raise InvalidJob(f"with this VAE the frames differ from the stock decoder's, by {vae.verdict:.3g} (RMS)")
+
+    def _load(self, state: dict[str, torch.Tensor]) -> Model:
+        """Onto the device.
+
+        Raises:
+            ValueError: it is no such VAE.
+        """
+        loaded = weights.load(state, self.device, weights.DTYPES[self.device.type])
+        return Model(loaded, plan.Plans(loaded, joins=True))
+
     def _model(self, job: Job, state: Callable[[], dict[str, torch.Tensor]]) -> Model:
         key = job.vae.sha256
         if key not in self._warm:
@@ -194,8 +232,7 @@ class Decoder:
                 self._warm.popitem(last=False)
                 self._make_room()
             try:
-                loaded = weights.load(state(), self.device, weights.DTYPES[self.device.type])
-                self._warm[key] = Model(loaded, plan.Plans(loaded, joins=True))
+                self._warm[key] = self._load(state())
             except (ValueError, RuntimeError) as error:
                 if _ran_out(error):
                     raise OutOfMemory("the VAE does not fit") from error
@@ -207,17 +244,6 @@ class Decoder:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def check_vae(job: Job) -> None:
-    """Raises:
-    InvalidJob: the fast decoder is not right for it.
-    """
-    vae = job.vae
-    if vae.family not in FAMILIES:
-        raise InvalidJob(f"VAEs of {vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
-    if vae.verdict is not None and not vae.verdict <= trust.LARGEST_DIFFERENCE:
-        raise InvalidJob(f"with this VAE the frames differ from the stock decoder's, by {vae.verdict:.3g} (RMS)")
 
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:

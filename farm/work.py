@@ -54,10 +54,12 @@ class Decode(Protocol):
     Attributes:
         name: of the device, for people.
         warm: SHA-256 of the VAEs that it needs no file for.
+        decoders: what a job may ask for here, beside "auto".
     """
 
     name: str
     warm: list[str]
+    decoders: tuple[str, ...]
 
     def memory_mb(self) -> tuple[int, int]:
         """(free, all) of the device."""

@@ -125,11 +125,12 @@ class Ready:
 
 @dataclass
 class Idle:
-    """A worker that has nothing to do: when it said so, what fits there, and which VAEs it has."""
+    """A worker that has nothing to do: when it said so, what fits there, which VAEs and decoders it has."""
 
     told: float
     classes: list[str]
     warm: list[str]
+    decoders: list[str]
 
 
 @dataclass
@@ -166,6 +167,7 @@ class Worker:
         self._name, self._decode, self._at = name, decode, at
         self._models = models or Models([], scratch.folder)
         self._prepare = getattr(decode, "prepare", lambda *_: None)  # a stand-in has nothing to prepare
+        self._decoders = getattr(decode, "decoders", ("fast",))
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "decode")
         self._attempt: Attempt | None = None
         self._ahead: Ahead | None = None
@@ -213,7 +215,8 @@ class Worker:
         elif (receipt := await self._broker.next(classes, ASK_SECONDS)) is not None:
             await self._handle(receipt)
         else:
-            await self._broker.tell(TELL, {"name": self._name, "classes": classes, "warm": list(self._decode.warm)})
+            has = {"warm": list(self._decode.warm), "decoders": list(self._decoders)}
+            await self._broker.tell(TELL, {"name": self._name, "classes": classes, **has})
 
     def _classes(self) -> list[str]:
         """Those that fit into the memory that is free, the largest first."""
@@ -496,7 +499,7 @@ class Worker:
         with contextlib.suppress(InvalidJob):
             record = await self._broker.record(receipt.id)
         is_first = record is not None and record.state == QUEUED and not record.tries and record.round == receipt.round
-        if not is_first or self._stopping.is_set():  # all else is for its own turn
+        if not is_first or not self._can(record) or self._stopping.is_set():  # all else is for its own turn
             await self._give_back(receipt)
             return
         self._ahead = Ahead(receipt, record, asyncio.ensure_future(self._ready(record)))
@@ -523,16 +526,31 @@ class Worker:
         await self._broker.tell(TELL, {"name": self._name, "back": True})
 
     async def _passed(self, receipt: Receipt, record: Record) -> bool:
-        """Whether the job was left to somebody who has its VAE, and nothing to do; once, since they may not take it."""
-        vae = record.job.vae.sha256
-        if vae in self._decode.warm or receipt.id == self._passed_on:
+        """Whether the job was left to others: this one lacks its decoder, or lacks its VAE and somebody who has it has
+        nothing to do. That somebody may still not take it, so a job is passed on so once.
+        """
+        vae, can, again = record.job.vae.sha256, self._can(record), receipt.id == self._passed_on
+        others = [
+            other
+            for other in self._idle_others()
+            if record.memory_class in other.classes and record.job.params.decoder in ("auto", *other.decoders)
+        ]
+        if can and (again or vae in self._decode.warm or not any(vae in other.warm for other in others)):
             return False
-        if not any(vae in other.warm and record.memory_class in other.classes for other in self._idle_others()):
-            return False
-        self._passed_on = receipt.id
-        await self._give_back(receipt)
-        await self._pause(AFFINITY_SECONDS)
+        if others and not again:
+            self._passed_on = receipt.id
+            await self._give_back(receipt)
+            await self._pause(AFFINITY_SECONDS)
+            return True
+        reason = f"it waits for a worker that decodes {record.job.params.decoder}"
+        if record.state == QUEUED and record.reason != reason:
+            with contextlib.suppress(Fenced):
+                await self._broker.replace(record, reason=reason)
+        await receipt.give_back(AGAIN_SECONDS)  # aside, so that what is behind it comes
         return True
+
+    def _can(self, record: Record) -> bool:
+        return record.job.params.decoder in ("auto", *self._decoders)
 
     def _idle_others(self) -> list[Idle]:
         since = time.monotonic() - IDLE_SECONDS
@@ -545,7 +563,7 @@ class Worker:
         if values.get("back"):
             self._broker.wake()
             return
-        self._idle[name] = Idle(time.monotonic(), values.get("classes", []), values.get("warm", []))
+        self._idle[name] = Idle(time.monotonic(), *(values.get(key, []) for key in ("classes", "warm", "decoders")))
         if self._ahead is not None and self._ahead.record.memory_class in self._idle[name].classes:
             if self._attempt is not None:
                 self._attempt.is_alone = True
@@ -594,7 +612,8 @@ class Worker:
             "device": self._decode.name,
             "free_mb": free_mb,
             "all_mb": all_mb,
-            "warm": self._decode.warm,
+            "warm": list(self._decode.warm),
+            "decoders": list(self._decoders),
             "job": self._progress(self._attempt) if self._attempt else None,
             **self._counts,
         }

@@ -9,14 +9,16 @@ import pytest
 from ..conftest import ROOT
 from ..unit.test_imports import files, identify, imports, of_comfyui
 
-# Only the worker's process, and there only the decoder.
-WITH_TORCH = {"decode.py"}
+# Only the worker's process, and there only the decoders.
+WITH_TORCH = {"decode.py", "exact.py"}
 
 
 @pytest.mark.parametrize("path", files("farm"), ids=identify)
 def test_it_knows_nothing_of_comfyui_and_the_nodes(path):
     names = imports(path)
-    assert of_comfyui(names) == set()
+    # What a worker is started for with --comfyui: its models, and how their weights are loaded.
+    models = {"comfy.cli_args", "comfy.model_management", "comfy.sd"} if path.name == "exact.py" else set()
+    assert of_comfyui(names) == models
     assert {name for name in names if name.startswith("/") and not name.startswith(("/farm", "/pipeline"))} == set()
     if path.name not in WITH_TORCH:
         assert {name for name in names if name.startswith("/pipeline") or name.split(".")[0] == "torch"} == set()
