@@ -65,6 +65,12 @@ class Client:
 
     def __init__(self, broker: Broker, blobs: Blobs, scratch: Scratch):
         self.broker, self._blobs, self._scratch = broker, blobs, scratch
+        self._hashed: dict[tuple[str, int, int], Blob] = {}
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is unfinished, which goes with this process."""
+        return self._scratch.folder
 
     async def submit(
         self,
@@ -135,7 +141,7 @@ class Client:
         if record is None or record.result is None:
             raise KeyError(f"there is no video of a job {job_id}")
         result = record.result
-        unfinished = self._scratch.folder / result.name
+        unfinished = self._unique(result.name)
         there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
         await asyncio.to_thread(checked, there, result.sha256, result.bytes)
         _remove_left_parts(target)
@@ -159,12 +165,21 @@ class Client:
         await asyncio.to_thread(shutil.copyfile, checked(there, blob.sha256, blob.bytes), target)
         return target
 
+    def _unique(self, name: str) -> Path:
+        """Several may store or fetch the same at once."""
+        return self._scratch.folder / f"{name}.{uuid.uuid4().hex[:8]}"
+
     async def _named(self, path: Path | str) -> Blob:
-        return Blob(await asyncio.to_thread(sha256_of, Path(path)), Path(path).stat().st_size)
+        """Hashed once: a VAE is sent with many jobs."""
+        status = Path(path).stat()
+        key = (str(path), status.st_size, status.st_mtime_ns)
+        if key not in self._hashed:
+            self._hashed[key] = Blob(await asyncio.to_thread(sha256_of, Path(path)), status.st_size)
+        return self._hashed[key]
 
     async def _store(self, kind: str, name: str, path: Path | str) -> None:
         if not await self._blobs.has(kind, name):
-            copy = self._scratch.folder / f"{kind}-{name}"
+            copy = self._unique(f"{kind}-{name}")
             await asyncio.to_thread(shutil.copyfile, path, copy)
             await self._blobs.put(kind, name, copy)
 
