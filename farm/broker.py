@@ -33,7 +33,7 @@ from nats.js.api import (
     StreamConfig,
 )
 
-from .messages import CANCELLED, CLASSES, ENDED, PRIORITIES, QUEUED, InvalidJob, Job, Record, is_id
+from .messages import CANCELLED, CLASSES, ENDED, MOST_BYTES, PRIORITIES, QUEUED, InvalidJob, Job, Record, is_id
 from .roles import inbox_of, role_of
 from .settings import Address, NoFarm, Settings
 
@@ -206,7 +206,7 @@ class Broker:
                     ),
                 )
         for bucket in (RECORDS, FARM):
-            await js.create_key_value(KeyValueConfig(bucket=bucket, history=1, direct=True))
+            await js.create_key_value(KeyValueConfig(bucket=bucket, history=1, direct=True, max_value_size=MOST_BYTES))
         await (await js.key_value(FARM)).put("settings", settings.to_json())
 
     async def probe(self, kinds: Sequence[str]) -> bool:

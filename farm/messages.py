@@ -172,7 +172,8 @@ class Job:
         priority: from PRIORITIES.
         need_mb: memory that the decode will take, by the client's estimate; decides which workers ask for it.
         created: seconds since 1970.
-        deadline: after it the job is not begun any more; None for never.
+        deadline: after it the job is not begun any more; None for never. Seconds since 1970 by its client's clock,
+            counted from when it was queued, so that other clocks need not agree.
         name_prefix: what the client wants to call the file. No worker makes a path of it.
     Raises:
         InvalidJob: with what is wrong.

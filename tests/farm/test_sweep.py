@@ -108,10 +108,18 @@ async def test_marks_of_what_was_refused_are_cleared_and_what_came_since_stays(m
         assert await client.broker.marks(1) == 3
         again = await ground.submit(client, number=1, job_id="a" * 32)
         await ground.whole(client, again.id)
+        purge, came = client.broker.jetstream.purge_stream, []
+
+        async def purge_when_another_came(*arguments):
+            if not came:
+                came.append(await ground.submit(client, number=1, job_id="b" * 32))
+            await purge(*arguments)
+
+        monkeypatch.setattr(client.broker.jetstream, "purge_stream", purge_when_another_came)
         monkeypatch.setattr(sweep, "MOST_MARKS", 0)
         await sweep.Sweep(client.broker, client._blobs, ground.settings).once()
-        assert await client.broker.marks(2) == 0 and len(await client.broker.records()) == 2
-        await ground.whole(client, (await ground.submit(client, number=1, job_id="b" * 32)).id)
+        assert await client.broker.marks(3) == 0 and len(await client.broker.records()) == 3
+        await ground.whole(client, came[0].id)
         worker.kill()
 
 
