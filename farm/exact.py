@@ -74,7 +74,10 @@ class ExactDecoder(Decoder):
             raise InvalidJob(f"VAEs of {job.vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
 
     def _load(self, state: dict[str, torch.Tensor]) -> Stock:
-        vae = self._comfy.sd.VAE(sd=state)
+        try:
+            vae = self._comfy.sd.VAE(sd=state)
+        except (LookupError, TypeError, AttributeError) as error:  # names that look like a VAE's, and are not all there
+            raise ValueError(f"{type(error).__name__}: {error}") from error
         vae.throw_exception_if_invalid()
         loaded = Stock(vae)
         if not loaded.is_22 and type(vae.first_stage_model).__module__ != "comfy.ldm.wan.vae":

@@ -45,14 +45,15 @@ def test_the_frames_of_the_stock_decoder(tmp_path, decoder):
     assert np.array_equal(pictures(work.target), pictures(tmp_path / "stock.mkv"))
 
 
-def test_a_vae_of_another_kind(tmp_path, decoder):
+@pytest.mark.parametrize("names", [["decoder.other.weight"], ["decoder.middle.0.residual.0.gamma"]])
+def test_a_vae_of_another_kind(tmp_path, decoder, names):
     work = work_of(tmp_path, bunny())
     path = tmp_path / "other.safetensors"
-    safetensors.torch.save_file({"decoder.other.weight": torch.zeros(3)}, path)
+    safetensors.torch.save_file({name: torch.zeros(3) for name in names}, path)
+    vae = dataclasses.replace(work.job.vae, sha256="0" * 64)
+    job = dataclasses.replace(work.job, vae=vae)
     with pytest.raises(InvalidJob, match="VAE"):
-        ExactDecoder("cpu", stock_wan.ROOT)(
-            type(work)(work.job, work.latent, lambda: path, None, work.target, work.check, work.progress)
-        )
+        decoder(dataclasses.replace(work, job=job, vae=lambda: path))
 
 
 @in_a_loop
