@@ -1,4 +1,4 @@
-"""The commands: python -m farm up | worker | jobs | cancel | retry | status | down"""
+"""The commands: python -m farm up | token | worker | jobs | cancel | retry | status | serve | down"""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from .roles import ADMIN, CLIENT, WORKER
 from .settings import NoFarm, Settings, address, home
 
 ANSWER_SECONDS = 0.3
 EXTRA = "python -m pip install -r farm/requirements.txt"
+# ComfyUI has aiohttp, so it is not among the farm's packages, which are pinned: a pin could replace ComfyUI's.
+NEEDED = {"nats": f"A farm needs nats-py: {EXTRA}", "aiohttp": "HTTP needs aiohttp: python -m pip install aiohttp"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         import_nats()
         return asyncio.run(given.command(given)) or 0
     except ModuleNotFoundError as error:
-        if error.name != "nats":
+        if error.name not in NEEDED:
             raise
-        print(f"A farm needs nats-py: {EXTRA}", file=sys.stderr)
+        print(NEEDED[error.name], file=sys.stderr)
     except NoFarm as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:
@@ -82,6 +85,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     each.add_argument("--cap", type=int, default=defaults.cap, help="jobs a user may have open. Default: %(default)s")
     add_workers(each)
 
+    each = add("token", token, "what to set on another machine, for who submits jobs there or works for this farm")
+    each.add_argument("role", choices=(CLIENT, WORKER))
+
     each = add("worker", worker, "let this machine work for a farm elsewhere")
     add_server(each)
     add_workers(each)
@@ -100,7 +106,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     each = add("status", status, "how many wait, who works on what")
     add_server(each)
-    each.add_argument("--json", action="store_true")
+    how = each.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true")
+    how.add_argument("--prometheus", action="store_true", help="for a textfile collector")
+
+    each = add("serve", serve, "let programs in over HTTP: diffusers' remote_decode, /v1/videos, /metrics")
+    add_server(each)
+    each.add_argument("--http", action="store_true", required=True, help="what it speaks")
+    each.add_argument("--vae", action="append", type=Path, required=True, help="safetensors; one of each family")
+    each.add_argument(
+        "--listen", default="127.0.0.1", help="any but the loopback needs TLS and a token. Default: %(default)s"
+    )
+    each.add_argument("--port", type=int, default=8288, help="0 for any. Default: %(default)s")
+    each.add_argument(
+        "--token", default="", help="default: AFP_FARM_HTTP_TOKEN, which no list of processes shows; or none"
+    )
+    each.add_argument("--tls-cert", default="", help="a certificate, as a file")
+    each.add_argument("--tls-key", default="", help="its key, as a file")
 
     add_server(add("down", down, "end the farm; what waits stays, for the next `up`"))
 
@@ -121,10 +143,15 @@ async def up(given: argparse.Namespace) -> None:
     await up(listen, settings, _gpus(given), given.models, given.network)
 
 
+async def token(given: argparse.Namespace) -> None:
+    there = address(role=given.role)
+    print(f"AFP_FARM={there.url}\nAFP_FARM_TOKEN={there.token}")
+
+
 async def worker(given: argparse.Namespace) -> None:
     from .supervisor import join
 
-    await join(address(given.server), _gpus(given), given.models)
+    await join(address(given.server, WORKER), _gpus(given), given.models)
 
 
 async def work(given: argparse.Namespace) -> None:
@@ -144,7 +171,7 @@ async def work(given: argparse.Namespace) -> None:
         loop.call_soon_threadsafe(stopping.set)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    async with Broker.connect(address(), name=given.name, patience=60.0) as broker:
+    async with Broker.connect(address(role=WORKER), name=given.name, patience=60.0) as broker:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
         try:
@@ -164,6 +191,7 @@ async def work(given: argparse.Namespace) -> None:
 
 
 async def jobs(given: argparse.Namespace) -> None:
+    from . import metrics
     from .client import farm
 
     async with farm(given.server) as client:
@@ -172,7 +200,7 @@ async def jobs(given: argparse.Namespace) -> None:
         if given.json:
             print(record.to_json().decode())
         else:
-            age = _age(time.time() - record.job.created)
+            age = metrics.age(time.time() - record.job.created)
             more = record.reason or (record.result and f"{record.result.frames} frames") or record.worker
             print(f"{record.id[:12]}  {record.state:11}  {record.job.priority}  {age:>5}  {record.job.user}  {more}")
 
@@ -203,41 +231,39 @@ async def _each(given: argparse.Namespace, change: Callable) -> int:
 
 
 async def status(given: argparse.Namespace) -> None:
+    from . import metrics
     from .client import farm
 
     async with farm(given.server) as client:
-        workers = sorted(await client.broker.ask_all("workers.ask", ANSWER_SECONDS), key=lambda each: each["name"])
-        waiting = {name: count for name, count in sorted((await client.broker.waiting()).items()) if count}
-        states: dict[str, int] = {}
-        for record in await client.broker.records():
-            states[record.state] = states.get(record.state, 0) + 1
-        settings = await client.broker.settings()
-    if given.json:
-        values = {"workers": workers, "waiting": waiting, "jobs": states, "settings": dataclasses.asdict(settings)}
-        print(json.dumps(values))
-        return
-    print("jobs:    " + (", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"))
-    print("waiting: " + (", ".join(f"{count} {name}" for name, count in waiting.items()) or "none"))
-    for each in workers:
-        job = each["job"]
-        doing = f"{job['id'][:12]} {job['frames']}/{job['total']} frames" if job else "idle"
-        print(f"worker:  {each['name']}  {each['device']}  {each['free_mb']} of {each['all_mb']} MB free  {doing}")
+        state = await metrics.state_of(client.broker)
+    if given.prometheus:
+        print(metrics.prometheus(state), end="")
+    else:
+        print(json.dumps(dataclasses.asdict(state)) if given.json else metrics.text(state))
+
+
+async def serve(given: argparse.Namespace) -> None:
+    from .client import farm
+    from .gateway import serving
+    from .gateway_door import Door
+    from .server import Listen
+    from .supervisor import stopped_by_signals
+
+    listen = Listen(given.listen, given.port, given.tls_cert, given.tls_key)
+    door = Door(listen, given.token or os.environ.get("AFP_FARM_HTTP_TOKEN", ""))
+    stopping = stopped_by_signals()
+    async with farm(given.server) as client, serving(client, door, given.vae) as url:
+        logging.info("the farm is served at %s", url)
+        await stopping.wait()
 
 
 async def down(given: argparse.Namespace) -> int:
-    from .client import farm
+    from .broker import Broker
 
-    async with farm(given.server) as client:
-        answered = await client.broker.ask_all("farm.down", ANSWER_SECONDS)
+    async with Broker.connect(address(given.server, ADMIN), name="down") as broker:
+        answered = await broker.ask_all("farm.down", ANSWER_SECONDS)
     return 0 if answered else 1
 
 
 def _gpus(given: argparse.Namespace) -> list[str]:
     return [] if given.gpus in ("", "none") else given.gpus.split(",")
-
-
-def _age(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(0, seconds):.0f}s"

@@ -29,6 +29,7 @@ from ..pipeline.sources.file_sound import FileSound
 from ..pipeline.sources.part import Part
 from ..pipeline.video_spec import VideoSpec
 from .messages import HEADER_BYTES, InvalidJob, Job
+from .scaling import MEAN, STD
 from .work import Made, OutOfMemory, Work
 
 FAMILIES = ("Wan 2.1", "Wan 2.2")
@@ -96,6 +97,8 @@ class Decoder:
         model = self._weights(job, work.vae)
         if latent.shape[1] != model.latent[0].shape[1]:
             raise InvalidJob(f"the VAE takes latents of {model.latent[0].shape[1]} channels, got {latent.shape[1]}")
+        if job.params.do_scaling:
+            latent = denormalised(latent, job.vae.family)
         below = None
         while True:
             try:
@@ -193,8 +196,6 @@ def choice_of(job: Job) -> Choice:
     params = job.params
     try:
         each = FORMATS[params.format]
-        if params.do_scaling:
-            raise ValueError("normalised latents (do_scaling) are not taken yet")
         if not each.encoder.is_available():
             raise ValueError(f"{each.name} cannot be written here")
         return Choice(each, params.quality, bit_depth=params.bit_depth)
@@ -241,6 +242,21 @@ def latent_of(job: Job, path: Path) -> torch.Tensor:
     if not math.isfinite(latent.sum(dtype=torch.float64).item()):
         raise InvalidJob("the latent holds NaN or infinity")
     return latent
+
+
+def denormalised(latent: torch.Tensor, family: str) -> torch.Tensor:
+    """diffusers' latents as the VAE wants them; in float32, whatever they are in.
+
+    Args:
+        latent: (1, C, T, h, w).
+        family: one of FAMILIES.
+    Raises:
+        InvalidJob: that family's have another C.
+    """
+    mean, std = (torch.tensor(each[family]).view(1, -1, 1, 1, 1) for each in (MEAN, STD))
+    if latent.shape[1] != mean.shape[1]:
+        raise InvalidJob(f"normalised latents of {family} have {mean.shape[1]} channels, got {latent.shape[1]}")
+    return latent.float() * std + mean
 
 
 def _ran_out(error: BaseException | None) -> bool:

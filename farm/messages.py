@@ -275,6 +275,7 @@ class Record:
         attempt: how often a worker began it; the number fences off workers that lost it.
         tries: of this round, those that count against it: not those of workers that were told to stop.
         worker: that began it last.
+        message: number of the id in the queue that it began with.
         memory_class: the queue that it waits in, at least its job's.
         reason: why it failed, or waits again.
         result: once completed.
@@ -288,6 +289,7 @@ class Record:
     attempt: int = 0
     tries: int = 0
     worker: str = ""
+    message: int = 0
     memory_class: str = ""
     reason: str = ""
     result: Result | None = None
@@ -302,8 +304,8 @@ class Record:
             object.__setattr__(self, "memory_class", self.job.memory_class)
         _check_in("memory_class", self.memory_class, CLASSES)
         _check_in("state", self.state, STATES)
-        for name in ("round", "attempt", "tries"):
-            _check_int(name, getattr(self, name), 0, 999_999)
+        for name, most in (("round", 999_999), ("attempt", 999_999), ("tries", 999_999), ("message", 1 << 62)):
+            _check_int(name, getattr(self, name), 0, most)
         for name in ("queued", "started", "ended", "delivered"):
             _check_number(name, getattr(self, name), 0, math.inf)
         for name in ("worker", "reason"):

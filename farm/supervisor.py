@@ -24,15 +24,18 @@ from pathlib import Path
 
 import psutil
 
-from .blobs import Objects
+from .blobs import KINDS, Objects
 from .broker import Broker
 from .client import blobs_of
+from .roles import WORKER, token_of
 from .server import Listen, Server, end_with_parent, free_port
 from .settings import Address, NoFarm, Settings, home, write_private
 from .sweep import keep_sweeping
 
 LOOK_SECONDS = 0.1
 SWEEP_SECONDS = 30.0
+# Between two looks at whether the server can store.
+PROBE_SECONDS = 10.0
 # Before what ended is started again; doubled each time, from the first on once it lived for LIVED_SECONDS.
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, LIVED_SECONDS = 0.5, 30.0, 60.0
 STOP_SECONDS = 10
@@ -178,7 +181,7 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Se
         async with Broker.connect(address, name="supervisor") as broker:
             await broker.prepare(settings)
             if network:
-                await Objects.prepare(broker.jetstream, settings.kept_seconds)
+                await Objects.prepare(broker.jetstream)
 
             async def down(_: dict) -> dict:
                 stopping.set()
@@ -191,15 +194,31 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Se
             kept = KeptServer(server)
             kept._began = time.monotonic()
             sweeping = asyncio.ensure_future(keep_sweeping(broker, blobs_of(settings, broker), settings, SWEEP_SECONDS))
+            probing = asyncio.ensure_future(keep_probing(broker, server, KINDS if network else (), PROBE_SECONDS))
             try:
-                await keep([kept, *workers_for(gpus, address, models)], stopping)
+                of_workers = dataclasses.replace(address, token=token_of(token, WORKER))
+                await keep([kept, *workers_for(gpus, of_workers, models)], stopping)
             finally:
                 sweeping.cancel()
+                probing.cancel()
     finally:
         server.stop()
         # The token and the port stay, so that others come back to it.
         values = {"token": token, "port": port}
         write_private(folder / "farm.json", json.dumps(values))
+
+
+async def keep_probing(broker: Broker, server: Server, kinds: Sequence[str], every_seconds: float) -> None:
+    """End a server that cannot store, for ever; whoever keeps it starts it again."""
+    failed = 0
+    while True:
+        await asyncio.sleep(every_seconds)
+        # Twice: it may be on its way up.
+        failed = 0 if not server.is_alive() or await broker.probe(kinds) else failed + 1
+        if failed == 2:
+            log.error("the server cannot store anything: is the disk full? It is started again")
+            server.kill()
+            failed = 0
 
 
 async def join(address: Address, gpus: Sequence[str], models: Sequence[str]) -> None:

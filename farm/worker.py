@@ -104,7 +104,8 @@ class Worker:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "decode")
         self._attempt: Attempt | None = None
         self._stopping = asyncio.Event()
-        self._counts = {"completed": 0, "failed": 0, "fenced": 0, "warm": 0}
+        # Since it was started; see metrics.py.
+        self._counts = {"completed": 0, "failed": 0, "fenced": 0, "retried": 0, "warm_hits": 0, "seconds": 0.0}
 
     def stop(self) -> None:
         """End after what is under way was given back."""
@@ -143,6 +144,7 @@ class Worker:
             if record is None:
                 return
             self._at("claimed")
+            self._counts["retried"] += record.attempt > 1
             self._attempt = Attempt(receipt, record, began=time.monotonic(), advanced=time.monotonic())
             if self._stopping.is_set():
                 self._attempt.stop = "stopping"
@@ -165,7 +167,10 @@ class Worker:
             await receipt.ack()
             return None
         while True:
-            if record is None or record.state in ENDED or record.round != receipt.round:
+            # Of two messages of the same round, which the broker takes where it forgot the first (its clock was set),
+            # the one that was begun counts: each would fence off the other's attempts.
+            is_begun_by_another = record.state == IN_PROGRESS and record.message != receipt.message if record else False
+            if record is None or record.state in ENDED or record.round != receipt.round or is_begun_by_another:
                 await receipt.ack()
                 return None
             reason, now = "", time.time()
@@ -173,7 +178,9 @@ class Worker:
                 reason = f"it ended {record.tries} workers, the last of them {record.worker}" + (
                     f" ({record.reason})" if record.reason else ""
                 )
-            elif record.job.deadline is not None and now > record.job.deadline:
+            elif record.job.deadline is not None and await self._broker.age(receipt) > (
+                record.job.deadline - record.queued  # both by the client's clock; this worker's may be another
+            ):
                 reason = "its deadline has passed"
             try:
                 if reason:
@@ -187,6 +194,7 @@ class Worker:
                     attempt=record.attempt + 1,
                     tries=record.tries + 1,
                     worker=self._name,
+                    message=receipt.message,
                     started=now,
                 )
             except Fenced as fenced:
@@ -207,7 +215,8 @@ class Worker:
             await attempt.receipt.ack()
             self._at("acked")
             self._counts["completed"] += 1
-            self._said(record, "completed", f"{result.frames} frames in {result.seconds:.2f} s")
+            self._counts["seconds"] += result.seconds
+            self._said(record, "completed", _told(result))
             await self._delete_earlier(record)
         except Fenced as fenced:
             await self._fenced(attempt, fenced.record)
@@ -231,7 +240,7 @@ class Worker:
         audio = None if job.audio is None else await self._fetched(AUDIO, job.audio.sha256, job.audio.bytes)
         vae = None
         if job.vae.sha256 in self._decode.warm:
-            self._counts["warm"] += 1
+            self._counts["warm_hits"] += 1
         else:
             vae = await asyncio.to_thread(self._models, job.vae.sha256, job.vae.bytes)
             vae = vae or await self._fetched(VAES, job.vae.sha256, job.vae.bytes)
@@ -380,6 +389,11 @@ class Worker:
     def _said(self, record: Record, state: str, more: str) -> None:
         """One line a job."""
         log.info("job %s attempt %d on %s: %s%s", record.id, record.attempt, self._name, state, more and f", {more}")
+
+
+def _told(result: Result) -> str:
+    size = f"{result.width}x{result.height}, {result.bytes / 1e6:.1f} MB"
+    return f"{result.frames} frames of {size}, in {result.seconds:.2f} s" + (f" ({result.how})" if result.how else "")
 
 
 def _larger(memory_class: str) -> str | None:

@@ -1,9 +1,9 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
-    python a_worker.py name [--at moment] [--do kill|stop] [--free MB] [--hang] [--log file]
+    python a_worker.py name [--at moment] [--do kill|stop] [--free MB] [--hang] [--log file] [--clock seconds]
 
 What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
-wants more memory, "slow" takes 3 s, "endless" until it is told to stop; all else a moment.
+wants more memory, "huge" more than there is, "slow" takes 3 s, "endless" until it is told to stop; all else a moment.
 What it writes is told by the latent alone.
 """
 
@@ -23,6 +23,7 @@ from async_frame_pipeline.farm import worker  # noqa: E402
 from async_frame_pipeline.farm.blobs import Scratch, sha256_of  # noqa: E402
 from async_frame_pipeline.farm.broker import Broker  # noqa: E402
 from async_frame_pipeline.farm.client import blobs_of, scratch_parent  # noqa: E402
+from async_frame_pipeline.farm.roles import WORKER  # noqa: E402
 from async_frame_pipeline.farm.settings import address  # noqa: E402
 from async_frame_pipeline.farm.work import Made, OutOfMemory  # noqa: E402
 
@@ -49,7 +50,7 @@ class StandIn:
             os.kill(os.getpid(), signal.SIGKILL)
         if behaviour == "full":
             raise OSError(errno.ENOSPC, "no space is left")
-        if behaviour == "large" and self.free_mb < 20_000:
+        if behaviour == "huge" or (behaviour == "large" and self.free_mb < 20_000):
             raise OutOfMemory("it does not fit")
         work.vae()
         with open(work.target, "wb") as file:
@@ -81,7 +82,7 @@ async def main(given):
 
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    async with Broker.connect(address(), name=given.name) as broker:
+    async with Broker.connect(address(role=WORKER), name=given.name) as broker:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
         decode = StandIn(given.free, given.hang)
@@ -101,7 +102,10 @@ if __name__ == "__main__":
     parser.add_argument("--free", type=int, default=39_000)
     parser.add_argument("--hang", action="store_true")
     parser.add_argument("--log", default="")
+    parser.add_argument("--clock", type=float, default=0.0)
     arguments = parser.parse_args()
+    now = time.time
+    time.time = lambda: now() + arguments.clock
     # However the tests end, it ends with them.
     threading.Thread(target=lambda: (os.read(0, 1), os._exit(3)), daemon=True).start()
     asyncio.run(main(arguments))

@@ -14,6 +14,7 @@ from ...farm import messages
 from ...farm.blobs import KINDS, Objects, sha256_of
 from ...farm.broker import STREAM, Broker
 from ...farm.client import farm
+from ...farm.roles import CLIENT, WORKER, token_of
 from ...farm.server import Listen, Server, free_port
 from ...farm.settings import Address, Settings
 from ..conftest import ROOT
@@ -21,6 +22,7 @@ from ..conftest import ROOT
 # Everything that a test waits for comes sooner, or not at all.
 PATIENCE_SECONDS = 40
 SHORT = Settings(lease_seconds=1.0, first_frame_seconds=2.0, frame_seconds=2.0)
+SECRET = "secret"
 SHAPE = (1, 16, 2, 3, 4)
 
 
@@ -41,53 +43,70 @@ class Ground:
     Args:
         folder: an empty one.
         network: files in the broker.
+        tls: `tls_cert` and `tls_key`, of `Listen`.
     """
 
-    def __init__(self, folder: Path, settings: Settings = SHORT, network: bool = False):
+    def __init__(self, folder: Path, settings: Settings = SHORT, network: bool = False, tls: dict | None = None):
         self.folder, self.network = folder, network
         self.files = folder / "files"
         self.files.mkdir()
         self.settings = settings if network else dataclasses.replace(settings, folder=str(self.files))
         self.vae = folder / "vae.safetensors"
         self.vae.write_bytes(b"weights")
-        self.server = Server(folder / "server", Listen(port=free_port("127.0.0.1", 0)), "token")
-        self.address = Address(self.server.url, "token")
-        self.given = self.server.url.replace("://", "://token@")
-        self._workers: list[subprocess.Popen] = []
+        self.server = Server(folder / "server", Listen(port=free_port("127.0.0.1", 0), **(tls or {})), SECRET)
+        self.address = Address(self.server.url, SECRET, (tls or {}).get("tls_cert", ""))
+        self.trespasses = False
+        self._processes: list[subprocess.Popen] = []
         self.server.start()
 
     def close(self):
-        for each in self._workers:
+        for each in self._processes:
             each.kill()
             each.wait()
             each.stdin.close()
         self.server.stop()
+        log = (self.folder / "server" / "nats.log").read_text()
+        # Clients and workers do with their tokens all that they do in these tests.
+        assert self.trespasses or "Violation" not in log, log
+
+    def given(self, role: str, port: int = 0) -> str:
+        """The address with the token of a role, at another port of this machine."""
+        scheme = self.server.url.partition(":")[0]
+        return f"{scheme}://{token_of(SECRET, role)}@127.0.0.1:{port or self.server.listen.port}"
 
     async def prepare(self):
         async with Broker.connect(self.address) as broker:
             await broker.prepare(self.settings)
             if self.network:
-                await Objects.prepare(broker.jetstream, self.settings.kept_seconds)
+                await Objects.prepare(broker.jetstream)
 
-    def worker(self, name: str, *arguments: str, given: str = "") -> subprocess.Popen:
-        # As in scripts/test: what pytest was given to see, the workers are too.
+    def worker(self, name: str, *arguments: str, port: int = 0) -> subprocess.Popen:
+        return self._started("a_worker.py", self.given(WORKER, port), name, *arguments)
+
+    def killed_client(self, job_id: str, at: str) -> subprocess.Popen:
+        """One that submits the latent 0, and is killed at that moment."""
+        latent = latent_file(self.folder / "0.latent")
+        target = self.folder / f"{job_id}.mp4"
+        return self._started("a_client.py", self.given(CLIENT), latent, self.vae, target, job_id, "--at", at)
+
+    def _started(self, script: str, given: str, *arguments: object) -> subprocess.Popen:
+        # As in scripts/test: what pytest was given to see, the others are too.
         path = [str(ROOT), *filter(None, map(os.environ.get, ("PYTHONPATH", "AFP_TEST_PACKAGES")))]
-        env = {**os.environ, "AFP_FARM": given or self.given, "PYTHONPATH": os.pathsep.join(path)}
-        command = [sys.executable, Path(__file__).with_name("a_worker.py"), name, *map(str, arguments)]
+        env = {**os.environ, "AFP_FARM": given, "PYTHONPATH": os.pathsep.join(path)}
+        command = [sys.executable, Path(__file__).with_name(script), *map(str, arguments)]
         process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE)
-        self._workers.append(process)
+        self._processes.append(process)
         return process
 
     def kill_server(self):
-        self.server._process.kill()
-        self.server._process.wait()
+        self.server.kill()
 
     @contextlib.asynccontextmanager
-    async def client(self):
-        async with farm(self.given) as client:
+    async def client(self, role: str = CLIENT):
+        async with farm(self.given(role)) as client:
             yield client
 
-    async def submit(self, client, name_prefix: str = "video", number: int = 0, **of_the_job):
+    async def submit(self, client, /, name_prefix: str = "video", number: int = 0, **of_the_job):
         latent = latent_file(self.folder / f"{number}.latent", number)
         record = await client.submit(latent, self.vae, name_prefix=name_prefix, **of_the_job)
         assert record.job.latent.sha256 == sha256_of(latent)
@@ -112,8 +131,8 @@ class Ground:
         named = sorted(record.result.name for record in await client.broker.records() if record.result)
         await until(lambda: self._is_clean(client, named))
         if not self.network:
-            alive = {str(each.pid) for each in self._workers if each.poll() is None} | {str(os.getpid())}
-            parts = [path for path in self.files.rglob("*") if path.name.startswith(".") or ".part" in path.name]
+            alive = {str(each.pid) for each in self._processes if each.poll() is None} | {str(os.getpid())}
+            parts = [path for path in self.folder.rglob("*") if path.name.startswith(".") or ".part" in path.name]
             assert parts == []
             assert {path.name for path in self.files.iterdir()} <= {*KINDS, "scratch"}
             client._scratch.sweep()

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from ...farm import sweep
 from ...farm.messages import Job, Record
 from ...farm.settings import Settings
+from ...farm.sweep import Sweep
 from ...farm.worker import HUNG
 from .conftest import in_a_loop
 from .ground import ended, stopped, until
@@ -132,7 +132,7 @@ async def test_the_network_is_cut(ground, seconds):
     await ground.prepare()
     async with ground.client() as client, Proxy(ground.server.listen.port) as proxy:
         job = await ground.submit(client, "slow")
-        ground.worker("far", given=f"nats://token@127.0.0.1:{proxy.port}")
+        ground.worker("far", port=proxy.port)
         await until(lambda: in_state(client, job.id, "in_progress"))
         proxy.cut()
         if seconds > ground.settings.lease_seconds:
@@ -187,7 +187,7 @@ class Proxy:
 
 @pytest.mark.parametrize("who", ["its client", "the sweep"])
 @in_a_loop
-async def test_a_client_dies_between_the_record_and_the_queue(ground, who, monkeypatch):
+async def test_a_client_dies_between_the_record_and_the_queue(ground, who):
     await ground.prepare()
     async with ground.client() as client:
         dead = await ground.submit(client, number=1)  # stores what is needed; this one is another job
@@ -198,9 +198,9 @@ async def test_a_client_dies_between_the_record_and_the_queue(ground, who, monke
         if who == "its client":
             await client.broker.submit(job.job)
         else:
-            monkeypatch.setattr(sweep, "QUEUED_SECONDS", -1)
-            for _ in range(2):
-                await sweep.sweep(client.broker, client._blobs, ground.settings)
+            sweep = Sweep(client.broker, client._blobs, ground.settings)
+            for _ in range(3):
+                await sweep.once()
         record = await ground.whole(client, job.id)
         assert record.attempt == 1
         await ground.nothing_is_left(client)

@@ -40,6 +40,16 @@ def test_without_its_packages_it_says_in_a_line_what_to_install(command, tmp_pat
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "pip install" in done.stderr
 
 
+def test_without_aiohttp_it_says_in_a_line_what_to_install():
+    done = run("serve", "--http", "--vae", "a", before="import sys; sys.modules['aiohttp'] = None")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "pip install aiohttp" in done.stderr
+
+
+def test_http_for_others_needs_tls():
+    done = run("serve", "--http", "--vae", "a", "--listen", "0.0.0.0", "--token", "secret")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--tls-cert" in done.stderr
+
+
 def test_without_a_farm_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
     monkeypatch.delenv("AFP_FARM", raising=False)
