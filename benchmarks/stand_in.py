@@ -29,6 +29,9 @@ class StandIn:
     def memory_mb(self) -> tuple[int, int]:
         return 40_000, 40_000
 
+    def prepare(self, *_) -> None:
+        """There is nothing to get ready."""
+
     def __call__(self, work: Work) -> Made:
         called = struct.pack("<d", time.time())
         if work.job.vae.sha256 not in self.warm:

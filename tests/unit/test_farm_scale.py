@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from ..conftest import ROOT
 from .test_benchmarks import load  # noqa: F401
 
 JOBS = 60_000
@@ -122,23 +123,21 @@ def fewer(made, count, *arguments):
     return made(300, *arguments)
 
 
-def test_it_prints_the_same_for_the_same_seed(scale, monkeypatch, capsys, tmp_path):
-    names = (
-        [
-            "queued to decoding, 10 MB, folder",
-            "jobs, server's CPU ms each",
-            "5 s of a worker at work, server's CPU ms each",
-        ]
-        + ["rounds of asking, server's CPU ms each", "1,000 workers told of a job, server's CPU ms", "writes a second"]
-        + ["store, MB/s in", "store, MB/s out"]
-    )
-    figures = tmp_path / "figures.json"
-    figures.write_text(json.dumps({"rows": {name: {"value": 0.01} for name in names}}))
+def test_it_prints_the_same_for_the_same_seed_from_the_figures_that_are_there(scale, monkeypatch, capsys):
     monkeypatch.setattr(scale, "load", functools.partial(fewer, scale.load))
     monkeypatch.setattr(scale, "DECODERS", (1,))
-    monkeypatch.setattr(scale.sys, "argv", ["farm_scale", "--figures", str(figures)])
+    monkeypatch.setattr(scale.sys, "argv", ["farm_scale"])
     said = []
     for _ in range(2):
         assert scale.main() == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] and "0 lost" in said[0] and "nan" not in said[0].split("What is full")[1]
+
+
+def test_the_figures_that_are_there_say_which_goals_are_met(load):  # noqa: F811
+    farm = load("farm")
+    rows = json.loads((ROOT / "benchmarks" / "results" / "farm.json").read_text())["rows"]
+    assert set(farm.GOALS) <= set(rows)
+    row = {"value": 61e6, "value_min": 50e6, "value_max": 70e6}
+    assert farm.line("memory without torch", row).split()[3:] == ["MB", "61.000", "50.000", "70.000", "60,", "MISSED"]
+    assert farm.line("farm up", dict.fromkeys(row, 0.5)).endswith("1, met")
