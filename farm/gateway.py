@@ -41,6 +41,8 @@ USER = "http"
 MOST_UPLOADS = 8
 # A body of which nothing comes for so long is given up.
 BODY_SECONDS = 30.0
+# At its end, for telling the farm.
+LEAVE_SECONDS = 5.0
 # Of which the last progress is known here.
 MOST_FOLLOWED = 1000
 READ_BYTES = 1 << 20
@@ -84,7 +86,8 @@ async def serving(client: Client, door: Door, vaes: Sequence[Path]) -> AsyncIter
         yield f"http{'s' if tls else ''}://{host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
-        await gateway.leave()
+        with contextlib.suppress(asyncio.TimeoutError):  # the farm may have ended first
+            await asyncio.wait_for(gateway.leave(), LEAVE_SECONDS)
         await listening.unsubscribe()
 
 
@@ -275,7 +278,7 @@ class Gateway:
         if record.state == IN_PROGRESS:
             frames, total = self._frames.get(record.id, (0, 0))
             progress = min(99, 100 * frames // total) if total else 0
-        family = FAMILIES[params.shape[1]]
+        family = FAMILIES.get(params.shape[1])  # another client of the farm may call itself as we do
         frames, is_done = 4 * params.shape[2] - 3, record.state == COMPLETED
         error = {"code": record.state, "message": record.reason} if record.state == FAILED else None
         return {
@@ -287,7 +290,7 @@ class Gateway:
             "created_at": int(record.job.created),
             "completed_at": int(record.ended) if is_done else None,
             "expires_at": int(record.ended + self._settings.kept_seconds) if is_done else None,
-            "size": f"{family.pixels * params.shape[4]}x{family.pixels * params.shape[3]}",
+            "size": f"{family.pixels * params.shape[4]}x{family.pixels * params.shape[3]}" if family else None,
             "seconds": f"{float(frames / params.rate):.2f}",
             "error": error,
         }

@@ -3,11 +3,16 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import queue
+import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from ...farm import messages
@@ -37,6 +42,71 @@ def latent_file(path: Path, number: int = 0) -> Path:
     return path
 
 
+def started(script: str, *arguments: object, **more: object) -> subprocess.Popen:
+    """A script beside this one, in a process of its own; upper case: its environment, the rest: as of Popen."""
+    # As in scripts/test: what pytest was given to see, the others are too.
+    path = [str(ROOT), *filter(None, map(os.environ.get, ("PYTHONPATH", "AFP_TEST_PACKAGES")))]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    env |= {name: more.pop(name) for name in [*more] if name.isupper()}
+    return subprocess.Popen([sys.executable, Path(__file__).with_name(script), *map(str, arguments)], env=env, **more)
+
+
+class Forked:
+    """A worker's process, as of Popen: it is no child of this one."""
+
+    def __init__(self, pid: int, statuses: dict[int, int]):
+        self.pid, self._statuses = pid, statuses
+
+    def poll(self) -> int | None:
+        return self._statuses.get(self.pid)
+
+    def wait(self, seconds: float = 10.0) -> int:
+        deadline = time.monotonic() + seconds
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), seconds)
+            time.sleep(0.005)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+class Nursery:
+    """One process that has imported all that workers need, and forks them; it ends with this one."""
+
+    def __init__(self):
+        self._process = started("a_worker.py", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._pids: queue.Queue[int] = queue.Queue()
+        self._statuses: dict[int, int] = {}
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def _hear(self) -> None:
+        for line in self._process.stdout:
+            pid, what = line.split()
+            if what == "started":
+                self._statuses.pop(int(pid), None)  # of another one, long ago
+                self._pids.put(int(pid))
+            else:
+                self._statuses[int(pid)] = int(what)
+
+    def start(self, server: str, arguments: list[str]) -> Forked:
+        self._process.stdin.write(json.dumps({"server": server, "arguments": arguments}) + "\n")
+        self._process.stdin.flush()
+        return Forked(self._pids.get(timeout=PATIENCE_SECONDS), self._statuses)
+
+
+nursery = functools.cache(Nursery)
+
+
 class Ground:
     """Made by the fixture `ground`.
 
@@ -56,15 +126,14 @@ class Ground:
         self.server = Server(folder / "server", Listen(port=free_port("127.0.0.1", 0), **(tls or {})), SECRET)
         self.address = Address(self.server.url, SECRET, (tls or {}).get("tls_cert", ""))
         self.trespasses = False
-        self._processes: list[subprocess.Popen] = []
+        self._processes: list[subprocess.Popen | Forked] = []
         self.server.start()
 
     def close(self):
         for each in self._processes:
             each.kill()
             each.wait()
-            each.stdin.close()
-        self.server.stop()
+        self.server.kill()
         log = (self.folder / "server" / "nats.log").read_text()
         # Clients and workers do with their tokens all that they do in these tests.
         assert self.trespasses or "Violation" not in log, log
@@ -80,21 +149,17 @@ class Ground:
             if self.network:
                 await Objects.prepare(broker.jetstream)
 
-    def worker(self, name: str, *arguments: str, port: int = 0) -> subprocess.Popen:
-        return self._started("a_worker.py", self.given(WORKER, port), name, *arguments)
+    def worker(self, name: str, *arguments: object, port: int = 0) -> Forked:
+        """See a_worker.py."""
+        process = nursery().start(self.given(WORKER, port), [name, *map(str, arguments)])
+        self._processes.append(process)
+        return process
 
     def killed_client(self, job_id: str, at: str) -> subprocess.Popen:
         """One that submits the latent 0, and is killed at that moment."""
         latent = latent_file(self.folder / "0.latent")
         target = self.folder / f"{job_id}.mp4"
-        return self._started("a_client.py", self.given(CLIENT), latent, self.vae, target, job_id, "--at", at)
-
-    def _started(self, script: str, given: str, *arguments: object) -> subprocess.Popen:
-        # As in scripts/test: what pytest was given to see, the others are too.
-        path = [str(ROOT), *filter(None, map(os.environ.get, ("PYTHONPATH", "AFP_TEST_PACKAGES")))]
-        env = {**os.environ, "AFP_FARM": given, "PYTHONPATH": os.pathsep.join(path)}
-        command = [sys.executable, Path(__file__).with_name(script), *map(str, arguments)]
-        process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE)
+        process = started("a_client.py", latent, self.vae, target, job_id, "--at", at, AFP_FARM=self.given(CLIENT))
         self._processes.append(process)
         return process
 

@@ -3,10 +3,13 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
+import errno
 import gzip
 import json
 import logging
 import os
+import ssl
 import struct
 import subprocess
 import sys
@@ -16,8 +19,9 @@ import pytest
 import torch
 from multidict import MultiDict
 
+from ...farm import gateway
 from ...farm.blobs import Scratch
-from ...farm.broker import Broker
+from ...farm.broker import Broker, Full
 from ...farm.client import blobs_of, scratch_parent
 from ...farm.decode import Decoder, denormalised
 from ...farm.gateway import Gateway, serving
@@ -32,6 +36,7 @@ from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import SHAPE, ended, until
 from .test_decode import VAE, bunny, decoded_here, pictures
+from .test_roles import certificate  # noqa: F401
 
 # As `requests` encodes what remote_decode gives it: huggingface/diffusers@05b39ab2 src/diffusers/utils/remote_utils.py,
 # `prepare`. Booleans are Python's.
@@ -57,13 +62,13 @@ def vae_file(path, channels):
 
 
 @contextlib.asynccontextmanager
-async def served(ground, vaes=None, token=""):
+async def served(ground, vaes=None, token="", listen=Listen()):  # noqa: B008
     """(a session that knows the URL, the farm's client)"""
     await ground.prepare()
     vaes = [vae_file(ground.folder / "wan21.safetensors", 16)] if vaes is None else vaes
     async with (
         ground.client() as client,
-        serving(client, Door(Listen(), token), vaes) as url,
+        serving(client, Door(listen, token), vaes) as url,
         aiohttp.ClientSession(url) as session,
     ):
         yield session, client
@@ -251,6 +256,67 @@ async def _one(data):
     yield data
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Full("the farm takes no more"), 429),
+        (OSError(errno.ENOSPC, "no space is left"), 507),
+        (asyncio.TimeoutError(), 503),
+        (NoFarm("the broker did not answer"), 503),
+        (RuntimeError("a secret of the server's"), 500),
+    ],
+    ids=repr,
+)
+@in_a_loop
+async def test_what_goes_wrong_here_is_said(ground, monkeypatch, error, status):
+    async with served(ground) as (session, client):
+
+        async def submit(*_, **__):
+            raise error
+
+        monkeypatch.setattr(client, "submit", submit)
+        got, said = await answer(session.post("/v1/videos", params=query(), data=tensor()))
+        assert got == status and said["error"]["message"] and "secret" not in said["error"]["message"]
+        assert list(client.scratch.iterdir()) == []
+
+
+@in_a_loop
+async def test_so_many_tensors_at_once_and_none_that_never_comes(ground, monkeypatch):
+    arrived = asyncio.Event()
+
+    async def half():
+        yield tensor()[:100]
+        await arrived.wait()
+        yield tensor()[100:]
+
+    async with served(ground) as (session, client):
+        asked = [
+            asyncio.ensure_future(answer(session.post("/v1/videos", params=query(), data=half()))) for _ in range(8)
+        ]
+        await until(lambda: has_so_many(client.scratch, 8))
+        assert (await answer(session.post("/v1/videos", params=query(), data=tensor())))[0] == 503
+        arrived.set()
+        assert {status for status, _ in await asyncio.gather(*asked)} == {200}
+        arrived.clear()
+        monkeypatch.setattr(gateway, "BODY_SECONDS", 0.05)
+        assert (await answer(session.post("/v1/videos", params=query(), data=half())))[0] == 408
+        assert list(client.scratch.iterdir()) == [] and len(await client.broker.records()) == 8
+
+
+@in_a_loop
+async def test_with_tls(ground, certificate):  # noqa: F811
+    files = {name: str(certificate / f"{name}.pem") for name in ("cert", "key")}
+    listen = Listen(tls_cert=files["cert"], tls_key=files["key"])
+    trusted = ssl.create_default_context(cafile=files["cert"])
+    async with served(ground, token="secret", listen=listen) as (session, _):
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await answer(session.get("/v1/videos"))
+        assert (await answer(session.get("/v1/videos", ssl=trusted)))[0] == 401
+        # As `requests` sends what stands in a URL.
+        password = {"Authorization": "Basic " + base64.b64encode(b"any:secret").decode()}
+        assert (await answer(session.get("/v1/videos", ssl=trusted, headers=password)))[1]["data"] == []
+
+
 @in_a_loop
 async def test_the_bytes_of_the_video(ground):
     async with served(ground) as (session, client):
@@ -323,13 +389,13 @@ async def test_a_job_from_queued_to_deleted(ground):
 
 @in_a_loop
 async def test_what_workers_tell_is_bounded():
-    gateway = Gateway(None, Settings(), {})
+    each = Gateway(None, Settings(), {})
     for told in ({}, {"id": "x", "frames": 1, "total": 2}, {"id": "0" * 32, "frames": "1", "total": 2}):
-        await gateway.progressed(told)
-    assert len(gateway._frames) == 0
+        await each.progressed(told)
+    assert len(each._frames) == 0
     for number in range(1500):
-        await gateway.progressed({"id": f"{number:032x}", "frames": 1, "total": 2})
-    assert len(gateway._frames) == 1000 and f"{1499:032x}" in gateway._frames
+        await each.progressed({"id": f"{number:032x}", "frames": 1, "total": 2})
+    assert len(each._frames) == 1000 and f"{1499:032x}" in each._frames
 
 
 @in_a_loop
@@ -340,6 +406,13 @@ async def test_delete_cancels_what_has_not_ended(ground):
         assert (status, cancelled["status"], cancelled["id"]) == (200, "cancelled", made["id"])
         assert (await answer(session.delete(f"/v1/videos/{made['id']}")))[1]["deleted"]
         assert await client.broker.records() == []
+        # Also of a client of the farm that calls itself so, and sends what is served to nobody.
+        job = (await ground.submit(client, user="http")).job
+        strange = dataclasses.replace(job, id="0" * 32, params=dataclasses.replace(job.params, shape=(1, 4, 8, 3, 4)))
+        await client.broker.submit(strange)
+        for asked in (session.get(f"/v1/videos/{strange.id}"), session.delete(f"/v1/videos/{strange.id}")):
+            assert (await answer(asked))[1]["size"] is None
+        assert len((await answer(session.get("/v1/videos?order=asc")))[1]["data"]) == 2
 
 
 @in_a_loop
@@ -420,6 +493,10 @@ async def queued(client):
 
 async def has(folder, something):
     return any(folder.iterdir()) == something
+
+
+async def has_so_many(folder, count):
+    return len(list(folder.iterdir())) == count
 
 
 @pytest.mark.parametrize("network", [False, True], ids=["folder", "network"])

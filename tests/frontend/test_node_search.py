@@ -15,6 +15,8 @@ VAES = ["wan vae", "wan decode", "ltx vae", "hunyuan vae", "minimax vae", "cogvi
 WANTED = {
     "AsyncVAEDecodeVideo": ["async vae decode", "video vae decode", *VAES],
     "AsyncVAEDecodeToVideo": ["latent to video", "vae decode video", *VAES],
+    "AsyncVAEDecodeTiled": ["vae decode tiled", "tiled vae", "ltx decode"],
+    "AsyncVAEDecodeTiledToVideo": ["vae decode tiled", "tiled vae", "ltx decode", "latent to video"],
     "SaveVideoStreaming": [
         "save video",
         "mp4",
