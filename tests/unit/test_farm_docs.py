@@ -12,7 +12,7 @@ from async_frame_pipeline.farm import commands
 
 from ..conftest import ROOT
 
-PAGES = [ROOT / name for name in ("README.md", "docs/farm.md", "farm/README.md", "SECURITY.md")]
+PAGES = [ROOT / name for name in ("README.md", "docs/farm.md", "farm/README.md")]
 FOLDER = ROOT / "docs" / "farm"
 UNITS = sorted(FOLDER.glob("*.service"))
 # Of the pages and of the examples' comments: up to what ends a command in a shell or in Markdown.
@@ -33,7 +33,7 @@ def parsed(arguments: list[str]):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_its_commands_are_there(page):
     found = commands_in(page.read_text(encoding="utf-8"))
-    assert found or page.name == "SECURITY.md"
+    assert found
     for arguments in found:
         if arguments[1:] != ["--help"]:
             parsed(arguments)
