@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
+        import_nats()
         return asyncio.run(given.command(given)) or 0
     except ModuleNotFoundError as error:
         if error.name not in NEEDED:
@@ -37,6 +38,21 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 1
+
+
+def import_nats() -> None:
+    """Without aiohttp, where it is not there yet.
+
+    nats-py takes it for websockets, which no farm has; each process is 9 MB smaller without, and up 0.1 s sooner.
+    """
+    hide = "aiohttp" not in sys.modules
+    if hide:
+        sys.modules["aiohttp"] = None
+    try:
+        import nats  # noqa: F401
+    finally:
+        if hide:
+            del sys.modules["aiohttp"]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

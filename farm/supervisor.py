@@ -260,7 +260,8 @@ def _end_what_is_left(folder: Path, there: dict) -> None:
         NoFarm: the supervisor is there.
     """
     with contextlib.suppress(psutil.Error):
-        if "pid" in there and "farm" in " ".join(psutil.Process(there["pid"]).cmdline()):
+        # Our own number: in a container the one that was killed had it too.
+        if there.get("pid", os.getpid()) != os.getpid() and "farm" in " ".join(psutil.Process(there["pid"]).cmdline()):
             raise NoFarm(f"the farm is up already, at {there.get('url')}")
     with contextlib.suppress(psutil.Error, OSError, ValueError):
         left = psutil.Process(int((folder / "nats.pid").read_text()))

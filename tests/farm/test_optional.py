@@ -64,6 +64,13 @@ def test_the_registry_gets_it():
     assert left_out & {"farm", "nodes", "pipeline", "web", "locales"} == set() and "tests" in left_out
 
 
+def test_a_process_of_a_farm_holds_no_http_client(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    monkeypatch.delenv("AFP_FARM", raising=False)
+    told = "print('nats' in sys.modules, 'aiohttp' in sys.modules)"
+    assert run("status", before=f"import atexit, sys; atexit.register(lambda: {told})").stdout == "True False\n"
+
+
 def test_the_extra_names_what_is_pinned():
     pinned = (Path(ROOT) / "farm" / "requirements.txt").read_text()
     extra = (Path(ROOT) / "pyproject.toml").read_text()

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from ...farm import supervisor
 from ...farm.client import farm
+from ...farm.settings import NoFarm
 from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import PATIENCE_SECONDS, until
@@ -85,6 +88,14 @@ async def test_up_killed_up_again_and_down(command, tmp_path, certificate):
     assert (await asyncio.to_thread(command, "jobs"))[0] == 1, "nothing answers any more"
 
 
+def test_after_a_kill_a_container_gives_the_same_number_to_the_next_supervisor(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "Process", lambda pid: SimpleNamespace(cmdline=lambda: ["python", "-m", "farm", "up"]))
+    there = {"url": "nats://127.0.0.1:4222", "pid": os.getpid()}
+    supervisor._end_what_is_left(tmp_path, there)
+    with pytest.raises(NoFarm, match="up already"):
+        supervisor._end_what_is_left(tmp_path, there | {"pid": os.getppid()})
+
+
 def test_without_tls_others_are_not_let_in(command):
     status, _ = command("up", "--listen", "0.0.0.0")
     assert status == 1
@@ -101,8 +112,6 @@ async def is_up(tmp_path):
 
 
 async def can_connect():
-    from ...farm.settings import NoFarm
-
     try:
         async with farm(patience=0.5):
             return True
