@@ -33,7 +33,7 @@ from nats.js.api import (
     StreamConfig,
 )
 
-from .messages import CANCELLED, CLASSES, ENDED, PRIORITIES, QUEUED, InvalidJob, Job, Record, is_id
+from .messages import CANCELLED, CLASSES, ENDED, MOST_BYTES, PRIORITIES, QUEUED, InvalidJob, Job, Record, is_id
 from .roles import inbox_of, role_of
 from .settings import Address, NoFarm, Settings
 
@@ -211,7 +211,7 @@ class Broker:
                     ),
                 )
         for bucket in (RECORDS, FARM):
-            await js.create_key_value(KeyValueConfig(bucket=bucket, history=1, direct=True))
+            await js.create_key_value(KeyValueConfig(bucket=bucket, history=1, direct=True, max_value_size=MOST_BYTES))
         await (await js.key_value(FARM)).put("settings", settings.to_json())
 
     async def probe(self, kinds: Sequence[str]) -> bool:
@@ -260,7 +260,8 @@ class Broker:
             record = dataclasses.replace(record, revision=revision)
         except nats.js.errors.KeyWrongLastSequenceError:
             there = await self.record(job.id)
-            assert there is not None, "records are deleted only when they are old"
+            if there is None:  # it was forgotten in this moment
+                return await self.submit(job)
             created, record = there.to_json() == data, there
         if record.state == QUEUED:
             try:
@@ -380,9 +381,29 @@ class Broker:
         with contextlib.suppress(nats.js.errors.KeyWrongLastSequenceError):
             await bucket.delete(record.id, last=record.revision)
 
+    async def clear_marks(self) -> None:
+        """Those that deleted records leave; up to each, so that a record that came since stays."""
+        watcher = await (await self._bucket(RECORDS)).watch(">", headers_only=True)
+        marks = []
+        async for entry in watcher:
+            if entry is None:
+                break
+            if entry.operation:
+                marks.append(entry)
+        await watcher.stop()
+        for entry in marks:
+            subject = f"$KV.{RECORDS}.{entry.key}"
+            await self.jetstream.purge_stream(f"KV_{RECORDS}", entry.revision + 1, subject)
+
+    async def marks(self, records: int) -> int:
+        """How many there are beside so many records."""
+        return (await self.jetstream.stream_info(f"KV_{RECORDS}")).state.messages - records
+
     # -- the worker's side ------------------------------------------------------------------------
 
-    async def next(self, classes: Sequence[str], wait_seconds: float) -> Receipt | None:
+    async def next(
+        self, classes: Sequence[str], wait_seconds: float, priorities: Sequence[str] = PRIORITIES
+    ) -> Receipt | None:
         """The next job of these classes, leased: by priority first, then by the order of the classes.
 
         Returns:
@@ -392,16 +413,21 @@ class Broker:
             # So that one that comes starts at once; those that come back are found by asking.
             self._listening = await self._nc.subscribe("job.>", cb=self._hear)
         self._published.clear()
-        for priority in PRIORITIES:
+        for priority in priorities:
             for memory_class in classes:
                 if (receipt := await self._ask(f"{memory_class}-{priority}")) is not None:
                     return receipt
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._published.wait(), wait_seconds)
+        if wait_seconds:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._published.wait(), wait_seconds)
         return None
 
-    async def _hear(self, message) -> None:
+    def wake(self) -> None:
+        """Let who waits in `next` ask again."""
         self._published.set()
+
+    async def _hear(self, message) -> None:
+        self.wake()
 
     async def _ask(self, consumer: str) -> Receipt | None:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}"

@@ -26,7 +26,7 @@ ENDED = (COMPLETED, FAILED, CANCELLED)
 STATES = (QUEUED, IN_PROGRESS, *ENDED)
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-DECODERS = ("auto", "fast")
+DECODERS = ("auto", "fast", "exact")
 OUTPUT_TYPES = ("mp4", "mkv")
 # Bounds on what a job may ask for, so that no memory is taken for one that is absurd.
 MOST_CHANNELS = 256
@@ -106,7 +106,7 @@ class Params:
         fps: frames per second, as "16" or "24000/1001".
         output_type: the container.
         format, quality, bit_depth: as in Save Video (Streaming); None for a depth that suits the format.
-        decoder: "auto" or "fast".
+        decoder: "fast", "exact", for which a worker with a ComfyUI is needed, or "auto", what a worker has.
     """
 
     shape: tuple[int, ...]
@@ -172,7 +172,8 @@ class Job:
         priority: from PRIORITIES.
         need_mb: memory that the decode will take, by the client's estimate; decides which workers ask for it.
         created: seconds since 1970.
-        deadline: after it the job is not begun any more; None for never.
+        deadline: after it the job is not begun any more; None for never. Seconds since 1970 by its client's clock,
+            counted from when it was queued, so that other clocks need not agree.
         name_prefix: what the client wants to call the file. No worker makes a path of it.
     Raises:
         InvalidJob: with what is wrong.

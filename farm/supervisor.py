@@ -119,19 +119,21 @@ class KeptWorker(Kept):
             self.process.stdin.close()
 
 
-def workers_for(gpus: Sequence[str], address: Address, models: Sequence[str]) -> list[KeptWorker]:
-    """One for each of `gpus`: numbers as the driver counts, or "cpu"; another of the same is another worker."""
+def workers_for(gpus: Sequence[str], address: Address, more: Sequence[str]) -> list[KeptWorker]:
+    """One for each of `gpus`: numbers as the driver counts, or "cpu"; another of the same is another worker.
+
+    Args:
+        more: arguments of `farm work`.
+    """
     kept = []
     machine = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())[:40]
     for index, gpu in enumerate(gpus):
         environment = {"AFP_FARM": address.url.replace("://", "://" + address.token + "@"), "AFP_FARM_CA": address.ca}
-        arguments = ["--device", "cpu" if gpu == "cpu" else "cuda"]
+        arguments = ["--device", "cpu" if gpu == "cpu" else "cuda", *more]
         if gpu == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         else:
             environment |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        for folder in models:
-            arguments += ["--models", folder]
         kept.append(KeptWorker(f"{machine}-{gpu}-{index}-{os.getpid()}", arguments, environment))
     return kept
 
@@ -154,11 +156,12 @@ async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> None:
             each.process.kill()
 
 
-async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Sequence[str], network: bool) -> None:
+async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequence[str], network: bool) -> None:
     """The server and this machine's workers, until a signal or `farm down`.
 
     Args:
         settings: where its folder is "", one in `home()` is taken.
+        more: arguments of `farm work`.
         network: keep files in the broker, for workers that see no folder of this machine.
     Raises:
         NoFarm: there is one already, or it cannot be started.
@@ -197,7 +200,7 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Se
             probing = asyncio.ensure_future(keep_probing(broker, server, KINDS if network else (), PROBE_SECONDS))
             try:
                 of_workers = dataclasses.replace(address, token=token_of(token, WORKER))
-                await keep([kept, *workers_for(gpus, of_workers, models)], stopping)
+                await keep([kept, *workers_for(gpus, of_workers, more)], stopping)
             finally:
                 sweeping.cancel()
                 probing.cancel()
@@ -221,7 +224,7 @@ async def keep_probing(broker: Broker, server: Server, kinds: Sequence[str], eve
             failed = 0
 
 
-async def join(address: Address, gpus: Sequence[str], models: Sequence[str]) -> None:
+async def join(address: Address, gpus: Sequence[str], more: Sequence[str]) -> None:
     """Workers of this machine for a farm elsewhere, until a signal.
 
     Raises:
@@ -230,7 +233,7 @@ async def join(address: Address, gpus: Sequence[str], models: Sequence[str]) -> 
     stopping = stopped_by_signals()
     async with Broker.connect(address, name="joining") as broker:
         blobs_of(await broker.settings(), broker)
-    await keep(workers_for(gpus, address, models), stopping)
+    await keep(workers_for(gpus, address, more), stopping)
 
 
 def stopped_by_signals() -> asyncio.Event:
@@ -257,7 +260,8 @@ def _end_what_is_left(folder: Path, there: dict) -> None:
         NoFarm: the supervisor is there.
     """
     with contextlib.suppress(psutil.Error):
-        if "pid" in there and "farm" in " ".join(psutil.Process(there["pid"]).cmdline()):
+        # Our own number: in a container the one that was killed had it too.
+        if there.get("pid", os.getpid()) != os.getpid() and "farm" in " ".join(psutil.Process(there["pid"]).cmdline()):
             raise NoFarm(f"the farm is up already, at {there.get('url')}")
     with contextlib.suppress(psutil.Error, OSError, ValueError):
         left = psutil.Process(int((folder / "nats.pid").read_text()))

@@ -22,6 +22,8 @@ from .settings import Settings
 ANSWER_SECONDS = 0.5
 # For which a job may be with nobody: another worker should have it after one.
 LEASES = 6
+# That deleted records leave, before they are cleared away: it takes a look at all.
+MOST_MARKS = 1000
 log = logging.getLogger("async-frame-pipeline.farm")
 
 
@@ -94,6 +96,8 @@ class Sweep:
                 if record.result is not None:
                     await self._blobs.delete(RESULTS, record.result.name)
                 del records[record.id]
+        if await self._broker.marks(len(records)) > MOST_MARKS:
+            await self._broker.clear_marks()
 
     async def _sweep_results(self, records: dict[str, Record], unnamed: dict[str, float]) -> None:
         """Those that no record names, and the oldest of those that were fetched, or of all, if they are too many."""

@@ -1,9 +1,10 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
-    name [--at moment] [--do kill|stop] [--free MB] [--hang] [--log file] [--clock seconds]
+    name [--at moment] [--do kill|stop|term] [--free MB] [--hang] [--log file] [--warm sha256] [--clock seconds]
 
 What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
-wants more memory, "huge" more than there is, "slow" takes 3 s, "endless" until it is told to stop; all else a moment.
+wants more memory, "huge" more than there is, "slow" takes 3 s, "brief" one, "endless" until it is told to stop; all
+else a moment.
 What it writes is told by the latent alone.
 """
 
@@ -34,6 +35,8 @@ from async_frame_pipeline.farm.work import Made, OutOfMemory  # noqa: E402
 
 FRAMES = 5
 worker.AGAIN_SECONDS = 0.05
+# However slow this machine is.
+worker.IDLE_SECONDS = worker.AFFINITY_SECONDS = 3.0
 
 
 def frame_of(latent_sha256: str, frame: int) -> bytes:
@@ -41,10 +44,10 @@ def frame_of(latent_sha256: str, frame: int) -> bytes:
 
 
 class StandIn:
-    name, warm = "stand-in", ()
+    name = "stand-in"
 
-    def __init__(self, free_mb: int, hang: bool):
-        self.free_mb, self.hang = free_mb, hang
+    def __init__(self, free_mb: int, hang: bool, warm: list[str]):
+        self.free_mb, self.hang, self.warm = free_mb, hang, warm
 
     def memory_mb(self):
         return self.free_mb, 40_000
@@ -67,7 +70,7 @@ class StandIn:
                     time.sleep(0.05)
                 while self.hang:
                     time.sleep(60)
-                time.sleep(0.6 if behaviour == "slow" else 0.02)
+                time.sleep({"slow": 0.6, "brief": 0.15}.get(behaviour, 0.02))
                 file.write(frame_of(sha256_of(work.latent), frame))
                 work.progress(frame + 1, FRAMES)
         return Made(FRAMES, 8, 8, 0.1, "")
@@ -83,14 +86,14 @@ async def main(given):
                 file.write(f"{each._attempt.record.id}\n")
         if moment == given.at and not happened:
             happened = True
-            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[given.do])
+            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[given.do])
 
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     async with Broker.connect(address(role=WORKER), name=given.name) as broker:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
-        decode = StandIn(given.free, given.hang)
+        decode = StandIn(given.free, given.hang, given.warm)
         each = worker.Worker(broker, settings, blobs_of(settings, broker), scratch, given.name, decode, at=at)
         running = asyncio.ensure_future(each.run())
         await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,11 +110,12 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--free", type=int, default=39_000)
     parser.add_argument("--hang", action="store_true")
     parser.add_argument("--log", default="")
+    parser.add_argument("--warm", nargs="*", default=[])
     parser.add_argument("--clock", type=float, default=0.0)
     return parser.parse_args(given)
 
 
-def work(given: list[str], server: str, alive: int):
+def work(given: list[str], environment: dict, alive: int):
     """One worker, in a process of its own; never returns.
 
     Args:
@@ -121,7 +125,7 @@ def work(given: list[str], server: str, alive: int):
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.environ["AFP_FARM"] = server
+        os.environ |= environment
         arguments, now = parsed(given), time.time
         time.time = lambda: now() + arguments.clock
         threading.Thread(target=lambda: (os.read(alive, 1), os._exit(3)), daemon=True).start()
@@ -159,7 +163,7 @@ def nurse():
             if pid == 0:
                 os.close(held)
                 os.close(0)
-                work(values["arguments"], values["server"], alive)
+                work(values["arguments"], values["environment"], alive)
             print(pid, "started", flush=True)
 
 

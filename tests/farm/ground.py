@@ -22,6 +22,7 @@ from ...farm.client import farm
 from ...farm.roles import CLIENT, WORKER, token_of
 from ...farm.server import Listen, Server, free_port
 from ...farm.settings import Address, Settings
+from ...farm.worker import TELL
 from ..conftest import ROOT
 
 # Everything that a test waits for comes sooner, or not at all.
@@ -99,7 +100,8 @@ class Nursery:
                 self._statuses[int(pid)] = int(what)
 
     def start(self, server: str, arguments: list[str]) -> Forked:
-        self._process.stdin.write(json.dumps({"server": server, "arguments": arguments}) + "\n")
+        environment = {"AFP_FARM": server, "AFP_FARM_CA": os.environ.get("AFP_FARM_CA", "")}
+        self._process.stdin.write(json.dumps({"environment": environment, "arguments": arguments}) + "\n")
         self._process.stdin.flush()
         return Forked(self._pids.get(timeout=PATIENCE_SECONDS), self._statuses)
 
@@ -170,6 +172,20 @@ class Ground:
     async def client(self, role: str = CLIENT):
         async with farm(self.given(role)) as client:
             yield client
+
+    async def idle(self, *names: str):
+        """Wait until all of these workers have said that they have nothing to do."""
+        missing, done = set(names), asyncio.Event()
+
+        async def hear(values: dict) -> None:
+            if "classes" in values:
+                missing.discard(values["name"])
+            if not missing:
+                done.set()
+
+        async with Broker.connect(self.address) as broker:
+            await broker.hear(TELL, hear)
+            await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
 
     async def submit(self, client, /, name_prefix: str = "video", number: int = 0, **of_the_job):
         latent = latent_file(self.folder / f"{number}.latent", number)

@@ -36,7 +36,6 @@ from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import SHAPE, ended, until
 from .test_decode import VAE, bunny, decoded_here, pictures
-from .test_roles import certificate  # noqa: F401
 
 # As `requests` encodes what remote_decode gives it: huggingface/diffusers@05b39ab2 src/diffusers/utils/remote_utils.py,
 # `prepare`. Booleans are Python's.
@@ -304,7 +303,7 @@ async def test_so_many_tensors_at_once_and_none_that_never_comes(ground, monkeyp
 
 
 @in_a_loop
-async def test_with_tls(ground, certificate):  # noqa: F811
+async def test_with_tls(ground, certificate):
     files = {name: str(certificate / f"{name}.pem") for name in ("cert", "key")}
     listen = Listen(tls_cert=files["cert"], tls_key=files["key"])
     trusted = ssl.create_default_context(cafile=files["cert"])

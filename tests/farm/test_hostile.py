@@ -4,6 +4,7 @@ import dataclasses
 import json
 import struct
 
+import nats.js.errors
 import psutil
 import pytest
 
@@ -132,6 +133,17 @@ async def test_an_object_that_was_forged_is_never_read_beyond_its_size(make_grou
         # The sweep of `farm up` goes on, with what is no entry in its way.
         async with ground.client(ADMIN) as admin:
             await Sweep(admin.broker, admin._blobs, ground.settings).once()
+
+
+@in_a_loop
+async def test_records_and_ids_that_are_too_long_are_not_stored(ground):
+    """So that a list of them fits into memory."""
+    await ground.prepare()
+    async with ground.client() as client:
+        for subject, most in ((f"$KV.jobs.{'a' * 32}", messages.MOST_BYTES), ("job.s.std.x", 1024)):
+            with pytest.raises(nats.js.errors.APIError, match="exceeds maximum"):
+                await client.broker.jetstream.publish(subject, b" " * (most + 1))
+        assert await client.broker.records() == []
 
 
 def _entry_of(kind: str, name: str) -> str:

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from ...farm.blobs import sha256_of
 from ...farm.broker import Fenced, Full
 from ...farm.client import JobFailed, farm
 from ...farm.messages import InvalidJob, job_id
@@ -135,6 +136,37 @@ async def test_out_of_memory_goes_to_a_larger_card(ground):
         await ground.nothing_is_left(client)
 
 
+@in_a_loop
+async def test_the_second_attempt_is_for_a_larger_card_where_there_is_one(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        alone = await ground.submit(client)
+        await ended(ground.worker("a", "--free", 5000, "--at", "decoding"))
+        small = ground.worker("small", "--free", 5000)
+        record = await ground.whole(client, alone.id)
+        assert (record.worker, record.attempt, record.memory_class) == ("small", 2, "s")
+        endless = await ground.submit(client, "endless", need_mb=6000)
+        ground.worker("large")
+        await until(lambda: in_state(client, endless.id, "in_progress"))
+        poison = await ground.submit(client, "poison", number=1)
+        await ended(small)
+        ground.worker("another", "--free", 5000)
+        await until(lambda: waits_as(client, poison.id, "m"))
+        assert (await client.broker.record(poison.id)).attempt == 1
+
+
+@in_a_loop
+async def test_a_job_goes_to_who_has_its_vae_if_that_one_has_nothing_to_do(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        ground.worker("without")
+        ground.worker("with", "--warm", sha256_of(ground.vae))
+        for number in range(4):
+            await ground.idle("with", "without")
+            assert (await ground.whole(client, (await ground.submit(client, number=number)).id)).worker == "with"
+        await ground.nothing_is_left(client)
+
+
 @pytest.mark.parametrize(
     ("kind", "damage", "said"),
     [
@@ -242,4 +274,4 @@ async def waits_as(client, job_id: str, memory_class: str) -> bool:
 
 
 async def only_a_vae_is_kept(scratch, job) -> bool:
-    return [path.name for path in scratch.iterdir()] == [f"vaes-{job.job.vae.sha256}"]
+    return [path.name for path in scratch.rglob("*")] == ["vaes", job.job.vae.sha256]

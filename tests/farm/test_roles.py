@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import subprocess
 
 import nats
 import pytest
@@ -135,16 +134,6 @@ def test_a_token_in_the_wrong_place_is_named(monkeypatch):
         with pytest.raises(NoFarm, match=f"token of a {other}.*farm token {role}"):
             address("nats://10.0.0.1:4222", role)
         assert address("nats://10.0.0.1:4222", other).token == token_of(SECRET, other)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Self-made, for the loopback."""
-    folder = tmp_path_factory.mktemp("tls")
-    made = ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=farm", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    subprocess.run([*command, "-days", "1", *made], cwd=folder, check=True, capture_output=True)
-    return folder
 
 
 @in_a_loop

@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from ...farm import sweep
+from ...farm.broker import Full
 from ...farm.messages import QUEUED
 from ...farm.roles import ADMIN
 from ...farm.settings import Settings
@@ -92,6 +94,36 @@ async def test_what_ended_long_ago_is_forgotten_and_so_is_the_oldest_of_too_many
 
 
 @in_a_loop
+async def test_marks_of_what_was_refused_are_cleared_and_what_came_since_stays(make_ground, monkeypatch):
+    ground = make_ground(settings=Settings(lease_seconds=1.0, cap=1))
+    await ground.prepare()
+    async with ground.client(ADMIN) as client:
+        first = await ground.submit(client)
+        for digit in "abc":
+            with pytest.raises(Full):
+                await ground.submit(client, number=1, job_id=digit * 32)
+        await client.broker.cancel(first.id)
+        worker = ground.worker("a")
+        await ground.nothing_is_left(client)
+        assert await client.broker.marks(1) == 3
+        again = await ground.submit(client, number=1, job_id="a" * 32)
+        await ground.whole(client, again.id)
+        purge, came = client.broker.jetstream.purge_stream, []
+
+        async def purge_when_another_came(*arguments):
+            if not came:
+                came.append(await ground.submit(client, number=1, job_id="b" * 32))
+            await purge(*arguments)
+
+        monkeypatch.setattr(client.broker.jetstream, "purge_stream", purge_when_another_came)
+        monkeypatch.setattr(sweep, "MOST_MARKS", 0)
+        await sweep.Sweep(client.broker, client._blobs, ground.settings).once()
+        assert await client.broker.marks(3) == 0 and len(await client.broker.records()) == 3
+        await ground.whole(client, came[0].id)
+        worker.kill()
+
+
+@in_a_loop
 async def test_pieces_of_what_was_never_named_go_and_those_of_others_stay(make_ground):
     """Of a client that was killed while it sent a file to the broker."""
     ground = make_ground(network=True)
@@ -103,9 +135,9 @@ async def test_pieces_of_what_was_never_named_go_and_those_of_others_stay(make_g
         info = client.broker.jetstream.stream_info
         assert (await info("OBJ_vaes")).state.messages == 5
         clock = [0.0]
-        sweep = Sweep(client.broker, client._blobs, ground.settings, lambda: clock[0])
+        sweeping = Sweep(client.broker, client._blobs, ground.settings, lambda: clock[0])
         for clock[0], messages in ((0.0, 5), (3000.0, 5), (4000.0, 2)):
-            await sweep.once()
+            await sweeping.once()
             assert (await info("OBJ_vaes")).state.messages == messages
         ground.worker("a")
         await ground.whole(client, job.id)
@@ -120,13 +152,13 @@ async def test_what_is_asked_for_again_is_as_good_as_new(make_ground, network):
         [first] = await done(ground, client, 1)
         name, clock = first.job.latent.sha256, [0.0]
         [(_, _, before)] = await client._blobs.names("latents")
-        sweep = Sweep(client.broker, client._blobs, ground.settings, lambda: clock[0])
-        await sweep.once()
+        sweeping = Sweep(client.broker, client._blobs, ground.settings, lambda: clock[0])
+        await sweeping.once()
         while (await client._blobs.names("latents"))[0][2] == before:  # to the second, in the broker
             assert await client._blobs.has("latents", name)
         await client._blobs.delete("latents", name, before)
         for clock[0], kept in ((4000.0, {name}), (7000.0, {name}), (8000.0, set())):
-            await sweep.once()
+            await sweeping.once()
             assert await stored(client, "latents") == kept
 
 
@@ -136,11 +168,11 @@ async def test_what_is_stored_again_after_it_was_deleted_is_there(make_ground, n
     await ground.prepare()
     async with ground.client(ADMIN) as client:
         [first] = await done(ground, client, 1)
-        sweep = Sweep(client.broker, client._blobs, ground.settings)
-        await sweep.once()
+        sweeping = Sweep(client.broker, client._blobs, ground.settings)
+        await sweeping.once()
         assert await stored(client, "latents") == set()
         again = await ground.submit(client, number=0)
-        await sweep.once()
+        await sweeping.once()
         assert await stored(client, "latents") == {first.job.latent.sha256}
         ground.worker("b")
         await ground.whole(client, again.id)
