@@ -360,7 +360,10 @@ class Broker:
 
     async def _watched(self, key: str, end_with_now: bool) -> AsyncIterator[Record]:
         bucket = await self._bucket(RECORDS)
-        watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=True))
+        # A look at all leaves a consumer in the server for so many seconds, of which it does not keep any number; one
+        # that goes on outlives its connection, to hear what changed meanwhile.
+        seconds = 5.0 if end_with_now else None
+        watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=True, inactive_threshold=seconds))
         try:
             async for entry in watcher:
                 if entry is None:  # all that is there was told
