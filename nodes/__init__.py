@@ -17,7 +17,7 @@ from .save_video import SaveVideoStreaming
 
 class AsyncFramePipelineExtension(ComfyExtension):
     async def on_load(self) -> None:
-        late.offer(lambda: collector().jobs.told())
+        late.offer(lambda: collector().jobs.told(), lambda job_id: collector().cancel_open(job_id))
         collector().resume()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -211,7 +211,7 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             ),
             search_aliases=["vae decode", "latent to video", *SEARCH],
             inputs=[*_decode_inputs(), _audio_input(), *_file_inputs("very high"), *_farm_inputs()],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[io.Video.Output(tooltip="The video, for any saver or video node.")],
         )
 
@@ -338,7 +338,9 @@ def _sent(job_id: str, hidden, prefix: str | None, **more: object) -> Sent:
     node_id, display = hidden.unique_id, hidden.unique_id
     if hidden.dynprompt is not None:
         display = hidden.dynprompt.get_display_node_id(node_id)
-    return Sent(job_id, late.prompt_id(), node_id, display, late.listener(), prefix, **more)
+    workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
+    who = {"display_node": display, "workflow_id": str(workflow.get("id") or "")}
+    return Sent(job_id, late.prompt_id(), node_id, listener=late.listener(), prefix=prefix, **who, **more)
 
 
 def _told_prefix(prefix: str) -> str:

@@ -215,6 +215,20 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
             return items.map(item => item?.content).filter(item => item?.match(/saver|Save Video \\(/))
         }"""
     )
+    items += editor.page.evaluate(
+        """async () => {
+            const { api } = await import('/scripts/api.js')
+            app.rootGraph.clear()
+            const node = LiteGraph.createNode('AsyncSaveVideoElsewhere')
+            app.rootGraph.add(node)
+            for (const job_id of ['1', '2'])
+                api.dispatchCustomEvent('async_frame_pipeline.job', { job_id, state: 'queued', node_id: `${node.id}` })
+            const items = app.collectNodeMenuItems(node).map(item => item?.content)
+            for (const job_id of ['1', '2'])
+                api.dispatchCustomEvent('async_frame_pipeline.job', { job_id, state: 'cancelled', node_id: '' })
+            return items.filter(item => item?.match(/elsewhere/))
+        }"""
+    )
     main = load("en", "main")
     assert set(main["menuLabels"]) == set(commands)
     assert set(main["contextMenu"]) == set(items)
