@@ -5,7 +5,9 @@ Knows nothing of queues: it is given files and writes one.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import math
 import time
 from collections import OrderedDict
@@ -123,7 +125,7 @@ class Decoder:
         _, _, latent_frames, height, width = latent.shape
         scale = 8 * model.patch
         spec = VideoSpec(FRAMES_PER_STEP * (latent_frames - 1) + 1, scale * height, scale * width, self.device)
-        options = VideoOptions(work.job.params.rate, choice, audio)
+        options = VideoOptions(work.job.params.rate, choice, audio, metadata=prompt_in(work.latent))
         chosen = self._plan(model, latent, below)
         away, report, began = Away(self.device), Report(), time.monotonic()
 
@@ -241,6 +243,16 @@ def latent_of(job: Job, path: Path) -> torch.Tensor:
     if not math.isfinite(latent.sum(dtype=torch.float64).item()):
         raise InvalidJob("the latent holds NaN or infinity")
     return latent
+
+
+def prompt_in(path: Path) -> dict[str, object]:
+    """Prompt and workflow, as SaveLatent stores them beside a latent, for the video; what is no JSON is left out."""
+    found: dict[str, object] = {}
+    with safetensors.safe_open(path, "pt") as file:
+        for key, text in (file.metadata() or {}).items():
+            with contextlib.suppress(ValueError, RecursionError):
+                found[key] = json.loads(text)
+    return found
 
 
 def _ran_out(error: BaseException | None) -> bool:

@@ -25,12 +25,12 @@ from ..pipeline.sinks.formats import FORMATS
 from ..pipeline.text import Text
 from . import elsewhere_files, families, rescue, saver_inputs, values
 from .checked import checked_audio, checked_fps
-from .comfyui import lanes, late
+from .comfyui import lanes, late, server
 from .comfyui.queued import CheckedWhenQueued
 from .elsewhere_collector import Collector, Parcel, Unreachable, collector
 from .elsewhere_jobs import OUTPUT, Sent, output_of
 from .families import wan
-from .inputs import samples_input, vae_input
+from .inputs import samples_input, video_inputs
 from .latent_video import LatentVideo
 from .log import say
 from .save_video import save
@@ -50,24 +50,12 @@ def _formats() -> list[str]:
 
 
 def _decode_inputs() -> list[io.Input]:
-    return [
-        samples_input(),
-        vae_input(),
-        io.Float.Input(
-            "fps",
-            default=16.0,
-            min=0.01,
-            max=1000.0,
-            step=0.001,
-            tooltip=f"Frames per second. {families.frame_rates()}.",
-        ),
-    ]
+    vae = io.Vae.Input("vae", tooltip="The VAE used for decoding. Its weights are sent once.")
+    return [samples_input(), vae, *video_inputs(fps=16.0)[:1]]
 
 
-def _audio_input() -> io.Audio.Input:
-    return io.Audio.Input(
-        "audio", optional=True, tooltip="Sound for the video; cut, or padded with silence, to its length."
-    )
+def _audio_input() -> io.Input:
+    return video_inputs(fps=16.0)[1]
 
 
 def _file_inputs(quality: str) -> list[io.Input]:
@@ -77,14 +65,15 @@ def _file_inputs(quality: str) -> list[io.Input]:
             options=saver_inputs.Offered(_formats()),
             default="mp4 (h264)",
             optional=True,
-            tooltip="Container and codec of the file that is made elsewhere. mkv (ffv1) is lossless.",
+            tooltip="Container and codec of the file.",
         ),
         io.Combo.Input(
             "quality",
             options=list(QUALITIES),
             default=quality,
             optional=True,
-            tooltip="Higher looks better and makes larger files. Not every format has lossless.",
+            tooltip="Higher looks better and makes larger files. Medium is what Save Video does. "
+            "Lossless changes nothing that is stored; not every format has it.",
         ),
         io.Combo.Input(
             "bit_depth",
@@ -92,7 +81,7 @@ def _file_inputs(quality: str) -> list[io.Input]:
             default=AUTO,
             optional=True,
             advanced=True,
-            tooltip="Bits per colour. Auto: 8, or the nearest the format can store.",
+            tooltip="Bits per colour. Auto: what the video has, or the nearest the format can store.",
         ),
     ]
 
@@ -104,15 +93,15 @@ def _farm_inputs() -> list[io.Input]:
             options=list(PRIORITIES),
             default=PRIORITIES[0],
             optional=True,
-            tooltip="pro: the job starts in the next free slot, before all that are std.",
+            tooltip="pro: the job is the next to start, before all that are std.",
         ),
         io.Combo.Input(
             "if_unreachable",
             options=[HERE, ERROR],
             default=HERE,
             optional=True,
-            tooltip="Where no farm answers, or it cannot decode this: decode on this machine, as the streaming nodes "
-            "do, or stop with an error. The node says why.",
+            tooltip="What to do where no farm answers, or it cannot decode this: decode here, or stop with an error. "
+            "The node says why.",
         ),
     ]
 
@@ -132,9 +121,8 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
             display_name="Save Video (Decode Elsewhere)",
             category="video",
             description=described(
-                "Sends the latent to a farm, where another GPU, machine or CPU decodes and encodes it, and ends at "
-                "once, so that the next prompt starts. When the video is done, it is in the output folder and shown "
-                "here."
+                "Sends the latent to another GPU, machine or CPU, which decodes and encodes it, and ends at once: the "
+                "next prompt starts meanwhile. The video is saved and shown here when it is done."
             ),
             search_aliases=["save video", "export video", "vae decode", "mp4", *SEARCH],
             inputs=[
@@ -188,11 +176,11 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
                 video = LatentVideo(vae, samples, checked_fps(fps), audio)
                 saved = save(video, source_of(video), inputs, cls.hidden, [note])
                 done = collector().jobs.keep(
-                    _sent(uuid.uuid4().hex, cls.hidden, inputs.filename_prefix),
+                    order.sent or _sent(uuid.uuid4().hex, cls.hidden, inputs.filename_prefix),
                     state="here",
                     reason=str(note),
                     path=saved[2],
-                    ui={"images": saved.ui["images"], "animated": [True]},
+                    ui={"images": [dict(image) for image in saved.ui["images"]], "animated": [True]},
                 )
                 return io.NodeOutput(done.job_id, ui=saved.ui | {OUTPUT: [json.dumps(done.told())]})
             return io.NodeOutput(sent.job_id, ui=output_of([sent]))
@@ -206,8 +194,8 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             display_name="Decode Elsewhere",
             category="video",
             description=described(
-                "Sends the latent to a farm, where another GPU, machine or CPU decodes it, and waits for the video. "
-                "Other branches of the prompt run meanwhile; the next prompt does not."
+                "Sends the latent to another GPU, machine or CPU and waits for the decoded video. Other branches of "
+                "the prompt go on meanwhile, the next prompt does not."
             ),
             search_aliases=["vae decode", "latent to video", *SEARCH],
             inputs=[*_decode_inputs(), _audio_input(), *_file_inputs("very high"), *_farm_inputs()],
@@ -257,10 +245,10 @@ class AsyncCollectVideo(io.ComfyNode):
             node_id="AsyncCollectVideo",
             display_name="Collect Decoded Video",
             category="video",
-            description=described("Waits for a job that was sent to a farm, and gives its video."),
+            description=described("Waits for a job of Save Video (Decode Elsewhere) and gives its video."),
             search_aliases=["load video", "fetch video", *SEARCH],
             inputs=[
-                io.String.Input("job", tooltip="The job's id, as Save Video (Decode Elsewhere) gives it."),
+                io.String.Input("job", tooltip="The id that Save Video (Decode Elsewhere) gives."),
             ],
             outputs=[io.Video.Output(tooltip="The video, for any saver or video node.")],
         )
@@ -290,6 +278,7 @@ class _Order:
         if self._format.extension not in CONTAINERS:
             values.one_of("format", inputs.format, _formats())
         self._why_not = elsewhere_files.why_not(vae, samples)
+        self.sent: Sent | None = None
 
     def send(self, hidden, prefix: str | None) -> Sent:
         """Raises:
@@ -298,10 +287,10 @@ class _Order:
         if self._why_not is not None:
             raise Unreachable(self._why_not)
         all_of_them: Collector = collector()
-        job_id = all_of_them.new_id(late.prompt_id(), hidden.unique_id)
-        sent = _sent(job_id, hidden, prefix)
-        all_of_them.send(sent, lambda: self._packed(prefix))
-        return sent
+        job_id = all_of_them.new_id(server.running_prompt_id() or uuid.uuid4().hex, hidden.unique_id)
+        self.sent = _sent(job_id, hidden, prefix)
+        all_of_them.send(self.sent, lambda: self._packed(prefix))
+        return self.sent
 
     @contextlib.contextmanager
     def _packed(self, prefix: str | None) -> Iterator[Parcel]:
@@ -340,7 +329,8 @@ def _sent(job_id: str, hidden, prefix: str | None, **more: object) -> Sent:
         display = hidden.dynprompt.get_display_node_id(node_id)
     workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
     who = {"display_node": display, "workflow_id": str(workflow.get("id") or "")}
-    return Sent(job_id, late.prompt_id(), node_id, listener=late.listener(), prefix=prefix, **who, **more)
+    prompt_id = server.running_prompt_id() or ""
+    return Sent(job_id, prompt_id, node_id, listener=late.listener(), prefix=prefix, **who, **more)
 
 
 def _told_prefix(prefix: str) -> str:
@@ -369,7 +359,9 @@ async def _ended(sent: Sent) -> Path:
         lanes.check_cancel()
         await asyncio.sleep(LOOK_SECONDS)
     if not sent.path:
-        raise RuntimeError(f"The job {sent.job_id} has {sent.state}: {sent.reason or 'it was cancelled'}")
+        error = RuntimeError(f"The job {sent.job_id} {sent.state}: {sent.reason or 'somebody did that'}")
+        error.latents_told = sent.state == "failed"  # it says where they are
+        raise error
     if not Path(sent.path).is_file():
         raise RuntimeError(f"The video of the job {sent.job_id} was saved as {sent.path}, and is not there any more.")
     return Path(sent.path)

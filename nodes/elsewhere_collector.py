@@ -149,14 +149,16 @@ class Collector:
         self._wait(self._reached())
         if sent.prefix is None:
             self._awaited.add(sent.job_id)
-        with pack() as parcel:
-            self.jobs.keep(sent)
-            try:
+        try:
+            with pack() as parcel:
+                self.jobs.keep(sent)
                 self._wait(self._submit(sent, parcel))
-            except BaseException:
-                # Should it have arrived all the same, it is cancelled when it is seen.
-                self.jobs.keep(sent, state="here")
-                raise
+        except BaseException as error:
+            # Should it have arrived all the same, it is cancelled when it is seen.
+            self.jobs.keep(sent, state="here")
+            if isinstance(error, OSError):  # no room for its files
+                raise Unreachable(f"{type(error).__name__}: {error}") from error
+            raise
 
     def adopt(self, job_id: str) -> Sent:
         """A job that a node waits for, whoever sent it.
@@ -254,7 +256,7 @@ class Collector:
         """
         self._why = ""
         self._wanted.set()
-        deadline = time.monotonic() + 2 * PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS + 1
         while self._client is None or not self._client.broker.is_connected:
             if self._why or time.monotonic() > deadline:
                 raise Unreachable(self._why or Text("the farm does not answer"))
@@ -286,12 +288,8 @@ class Collector:
                 if time.monotonic() - since > PATIENCE_SECONDS:
                     raise Unreachable(Text("the farm does not answer"))
             submitting.result()
-        except Full as error:
+        except (Full, InvalidJob) as error:
             raise Unreachable(str(error)) from error
-        except InvalidJob as error:
-            raise Unreachable(str(error)) from error
-        except OSError as error:  # no room for its files
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
         finally:
             submitting.cancel()
         self._see(client, await client.broker.record(sent.job_id))
@@ -349,9 +347,12 @@ class Collector:
             # Sent by a run of this ComfyUI whose notes are lost.
             who = record.job.client
             sent = self.jobs.keep(Sent(record.id, who.prompt_id, who.node_id, prefix=record.job.name_prefix))
-        if record.id in self._at_work or sent.state == "completed":
+        if record.id in self._at_work:
             return
-        if sent.state == "here":
+        if sent.state == "completed":
+            if not record.delivered:  # this ComfyUI ended before it could say so
+                self._begin(record.id, client.delivered(record.id))
+        elif sent.state == "here":
             if record.state not in ENDED:
                 self._begin(record.id, client.broker.cancel(record.id))
         elif sent.state == record.state in ENDED:
@@ -445,16 +446,17 @@ class Collector:
             root = server.temp_folder()
         prefix = sent.prefix or f"elsewhere_{sent.job_id}"
         folder, name, number, _ = server.output_names(prefix, result.width, result.height, root)
-        target = Unfinished(Numbered(Path(folder), name, number, record.job.params.output_type))
-        path = target.create()
+        # Of a name that is nobody else's, so that it can be told and removed after a kill.
+        unfinished = Path(folder) / f".{sent.job_id}.part"
+        self.jobs.keep(sent, unfinished=str(unfinished), publishing=False)
         try:
-            self.jobs.keep(sent, unfinished=str(path), publishing=False)
-            await client.copy(record, path)
+            await client.copy(record, unfinished)
             self.jobs.keep(sent, publishing=True)
+            target = Unfinished(Numbered(Path(folder), name, number, record.job.params.output_type))
+            target.adopt(unfinished)
             return await asyncio.to_thread(target.publish)
-        except BaseException:
-            target.discard()
-            raise
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _left_behind(self, sent: Sent, result, extension: str) -> Path | None:
         """The finished file of a ComfyUI that was killed before it could note it; what was unfinished goes."""

@@ -11,12 +11,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import threading
 import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .log import say
 
 EVENT = "async_frame_pipeline.job"
 # In a node's output, as JSON text: ComfyUI counts dicts as files.
@@ -36,12 +39,13 @@ class Sent:
         workflow_id: of the workflow that the page had; "" where it is not known.
         listener: the page that queued the prompt; None if none did.
         prefix: of the file in the output folder; None if the node that waits takes the video.
-        state, reason: as in the farm's record; "completed" once the file is there.
+        state, reason: as in the farm's record; "completed" once the file is there. "here" if it was not sent, or is
+            not wanted from there any more, since it was decoded on this machine.
         before: jobs ahead of it in the queue.
         frames, total: decoded so far, of how many.
         seconds_left: as far as one can tell.
-        unfinished: the file that is being written.
-        publishing: whether that may have its name already.
+        unfinished: the file that is being written, beside its final place.
+        publishing: whether it may have its name already.
         path: of the finished file.
         ui: what the node shows of it.
     """
@@ -96,6 +100,7 @@ class Jobs:
         self._folder, self._lock = folder, threading.RLock()
         self._sent: dict[str, Sent] = {}
         self._runs: dict[tuple[str, str], int] = {}
+        self._client = ""
         for path in sorted(folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
                 values = json.loads(path.read_text(encoding="utf-8"))
@@ -105,11 +110,13 @@ class Jobs:
 
     def client(self) -> str:
         """What this ComfyUI is called in a farm: always the same, made up when it is first needed."""
-        path = self._folder / "client"
         with self._lock:
-            if not path.is_file():
-                self._write(path, uuid.uuid4().hex)
-            return path.read_text(encoding="utf-8")
+            if not self._client:
+                path = self._folder / "client"
+                if not path.is_file():
+                    self._write(path, uuid.uuid4().hex)
+                self._client = path.read_text(encoding="utf-8")
+            return self._client
 
     def run_of(self, prompt_id: str, node_id: str) -> int:
         """How often this node ran before in this prompt: once for each thing that it is given a list of."""
@@ -135,12 +142,17 @@ class Jobs:
         return any(sent.is_open for sent in self.all())
 
     def keep(self, sent: Sent, **changes: object) -> Sent:
-        """Remember it, changed, before anything else happens."""
+        """Remember it, changed. Where that cannot be written, this ComfyUI knows it until it ends, and the farm after
+        that: then only the page and the name of the file are forgotten.
+        """
         with self._lock:
             for name, value in changes.items():
                 setattr(sent, name, value)
             self._sent[sent.job_id] = sent
-            self._write(self._path(sent), json.dumps(dataclasses.asdict(sent)))
+            try:
+                self._write(self._path(sent), json.dumps(dataclasses.asdict(sent)))
+            except OSError as error:
+                say(f"the job {sent.job_id} cannot be noted: {error}", logging.WARNING)
             over = [each for each in self.all() if not each.is_open]
             for each in over[:-KEPT]:
                 self.forget(each)

@@ -48,13 +48,6 @@ def offer(jobs: Callable[[], list[dict]], cancel: Callable[[str], Awaitable[bool
         return web.Response(status=200 if done else 404)
 
 
-def prompt_id() -> str:
-    """Of the prompt that runs; "" where there is none."""
-    server = getattr(PromptServer, "instance", None)
-    running = server.prompt_queue.get_current_queue_volatile()[0] if server is not None else []
-    return running[0][1] if running else ""
-
-
 def listener() -> str | None:
     """The page that queued the prompt that runs; None if it was none."""
     server = getattr(PromptServer, "instance", None)
