@@ -27,7 +27,7 @@ from . import elsewhere_files, families, rescue, saver_inputs, values
 from .checked import checked_audio, checked_fps
 from .comfyui import lanes, late, server
 from .comfyui.queued import CheckedWhenQueued
-from .elsewhere_collector import Collector, Parcel, Unreachable, collector
+from .elsewhere_collector import Parcel, Unreachable, collector
 from .elsewhere_jobs import OUTPUT, Sent, output_of
 from .families import wan
 from .inputs import samples_input, video_inputs
@@ -45,8 +45,14 @@ CONTAINERS = ("mp4", "mkv")
 LOOK_SECONDS = 0.1
 
 
-def _formats() -> list[str]:
-    return [name for name in formats.available_formats() if FORMATS[name].extension in CONTAINERS]
+class _Offered(list):
+    """The formats to choose from: those of this machine, though another's are not refused."""
+
+    def __init__(self):
+        super().__init__(name for name in formats.available_formats() if name in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(FORMATS) and FORMATS[name].extension in CONTAINERS
 
 
 def _decode_inputs() -> list[io.Input]:
@@ -62,7 +68,7 @@ def _file_inputs(quality: str) -> list[io.Input]:
     return [
         io.Combo.Input(
             "format",
-            options=saver_inputs.Offered(_formats()),
+            options=_Offered(),
             default="mp4 (h264)",
             optional=True,
             tooltip="Container and codec of the file.",
@@ -108,6 +114,10 @@ def _farm_inputs() -> list[io.Input]:
 
 def _job_output() -> io.String.Output:
     return io.String.Output(display_name="job", tooltip="The job's id, for Collect Decoded Video.")
+
+
+def _video_output() -> io.Video.Output:
+    return io.Video.Output(tooltip="A video for any saver or video node.")
 
 
 SEARCH = ["decode elsewhere", "remote vae", "remote decode", "farm", "second gpu", "offload decode", "queue", "async"]
@@ -169,20 +179,16 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
             )
             order = _Order(vae, samples, fps, audio, inputs, priority)
             here = values.one_of("if_unreachable", if_unreachable, (HERE, ERROR)) == HERE
+            sent = _sent(cls.hidden, inputs.filename_prefix)
             try:
-                sent = order.send(cls.hidden, inputs.filename_prefix)
+                order.send(sent)
             except Unreachable as unreachable:
                 note = _decoded_here(unreachable, here)
                 video = LatentVideo(vae, samples, checked_fps(fps), audio)
                 saved = save(video, source_of(video), inputs, cls.hidden, [note])
-                done = collector().jobs.keep(
-                    order.sent or _sent(uuid.uuid4().hex, cls.hidden, inputs.filename_prefix),
-                    state="here",
-                    reason=str(note),
-                    path=saved[2],
-                    ui={"images": [dict(image) for image in saved.ui["images"]], "animated": [True]},
-                )
-                return io.NodeOutput(done.job_id, ui=saved.ui | {OUTPUT: [json.dumps(done.told())]})
+                shown = {"images": [dict(image) for image in saved.ui["images"]], "animated": [True]}
+                collector().jobs.keep(sent, state="here", reason=str(note), path=saved[2], ui=shown)
+                return io.NodeOutput(sent.job_id, ui=saved.ui | {OUTPUT: [json.dumps(sent.told())]})
             return io.NodeOutput(sent.job_id, ui=output_of([sent]))
 
 
@@ -200,8 +206,12 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             search_aliases=["vae decode", "latent to video", *SEARCH],
             inputs=[*_decode_inputs(), _audio_input(), *_file_inputs("very high"), *_farm_inputs()],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
-            outputs=[io.Video.Output(tooltip="The video, for any saver or video node.")],
+            outputs=[_video_output()],
         )
+
+    validate_inputs = CheckedWhenQueued(
+        "AsyncDecodeElsewhere", saver_inputs.fault_of_values_when_queued, saver_inputs.fault_alone, "fps"
+    )
 
     @classmethod
     async def execute(
@@ -222,18 +232,19 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             )
             order = _Order(vae, samples, fps, audio, inputs, priority)
             here = values.one_of("if_unreachable", if_unreachable, (HERE, ERROR)) == HERE
+            sent = _sent(cls.hidden, None)
             try:
-                sent = order.send(cls.hidden, None)
+                order.send(sent)
             except Unreachable as unreachable:
                 note = _decoded_here(unreachable, here)
                 video = LatentVideo(vae, samples, checked_fps(fps), audio)
-                told = _sent("", cls.hidden, None, state="here", reason=str(note)).told()
-                return io.NodeOutput(video, ui={OUTPUT: [json.dumps(told)]})
+                sent.state, sent.reason = "here", str(note)
+                return io.NodeOutput(video, ui=output_of([sent]))
             try:
                 path = await _ended(sent)
             except BaseException as error:
                 if sent.is_open:
-                    collector().cancel(sent.job_id)
+                    collector().cancel(sent)
                 raise error
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=output_of([sent]))
 
@@ -250,7 +261,7 @@ class AsyncCollectVideo(io.ComfyNode):
             inputs=[
                 io.String.Input("job", tooltip="The id that Save Video (Decode Elsewhere) gives."),
             ],
-            outputs=[io.Video.Output(tooltip="The video, for any saver or video node.")],
+            outputs=[_video_output()],
         )
 
     @classmethod
@@ -276,21 +287,16 @@ class _Order:
         self._fps, self._sound = checked_fps(fps), checked_audio(audio)
         self._format = FORMATS[inputs.format]
         if self._format.extension not in CONTAINERS:
-            values.one_of("format", inputs.format, _formats())
+            values.one_of("format", inputs.format, list(_Offered()))
         self._why_not = elsewhere_files.why_not(vae, samples)
-        self.sent: Sent | None = None
 
-    def send(self, hidden, prefix: str | None) -> Sent:
+    def send(self, sent: Sent) -> None:
         """Raises:
         Unreachable: it cannot be sent, or not now.
         """
         if self._why_not is not None:
             raise Unreachable(self._why_not)
-        all_of_them: Collector = collector()
-        job_id = all_of_them.new_id(server.running_prompt_id() or uuid.uuid4().hex, hidden.unique_id)
-        self.sent = _sent(job_id, hidden, prefix)
-        all_of_them.send(self.sent, lambda: self._packed(prefix))
-        return self.sent
+        collector().send(sent, lambda: self._packed(sent.prefix))
 
     @contextlib.contextmanager
     def _packed(self, prefix: str | None) -> Iterator[Parcel]:
@@ -323,14 +329,15 @@ class _Order:
             yield Parcel(latent, elsewhere_files.write_vae(self._vae), sound, params, more)
 
 
-def _sent(job_id: str, hidden, prefix: str | None, **more: object) -> Sent:
+def _sent(hidden, prefix: str | None) -> Sent:
+    """What will be remembered of the job of a node that runs; its id is another one once it is sent."""
     node_id, display = hidden.unique_id, hidden.unique_id
     if hidden.dynprompt is not None:
         display = hidden.dynprompt.get_display_node_id(node_id)
+    prompt_id = server.running_prompt_id() or uuid.uuid4().hex  # none where ComfyUI is used as a library
     workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
     who = {"display_node": display, "workflow_id": str(workflow.get("id") or "")}
-    prompt_id = server.running_prompt_id() or ""
-    return Sent(job_id, prompt_id, node_id, listener=late.listener(), prefix=prefix, **who, **more)
+    return Sent(uuid.uuid4().hex, prompt_id, node_id, listener=late.listener(), prefix=prefix, **who)
 
 
 def _told_prefix(prefix: str) -> str:
@@ -359,7 +366,9 @@ async def _ended(sent: Sent) -> Path:
         lanes.check_cancel()
         await asyncio.sleep(LOOK_SECONDS)
     if not sent.path:
-        error = RuntimeError(f"The job {sent.job_id} {sent.state}: {sent.reason or 'somebody did that'}")
+        error = RuntimeError(
+            f"The job {sent.job_id} {'failed' if sent.reason else 'was cancelled'}. {sent.reason or ''}"
+        )
         error.latents_told = sent.state == "failed"  # it says where they are
         raise error
     if not Path(sent.path).is_file():

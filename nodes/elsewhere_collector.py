@@ -19,6 +19,7 @@ import contextlib
 import functools
 import glob
 import importlib.util
+import itertools
 import logging
 import os
 import sys
@@ -29,6 +30,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import safetensors
 
 from ..pipeline.sinks.unfinished import Numbered, Unfinished
 from ..pipeline.text import Text
@@ -107,8 +110,8 @@ class Collector:
         # By id, of all jobs that wait, anybody's: what they are ordered by.
         self._queue: dict[str, tuple] = {}
         self._at_work: set[str] = set()
-        # Jobs that nodes of this run wait for.
-        self._awaited: set[str] = set()
+        # Jobs that nodes of this run sent, or wait for.
+        self._of_this_run: set[str] = set()
         self._told = {sent.job_id: sent.told() for sent in jobs.all() if not sent.is_open}
         # Jobs whose videos are there, and are not shown yet, or not in the history.
         self._to_show: dict[str, bool] = {}
@@ -124,41 +127,43 @@ class Collector:
         if self.jobs.any_open() and why_no_farm() is None:
             self._start()
 
-    def new_id(self, prompt_id: str, node_id: str) -> str:
-        """Of the job of a node that runs: the same for the same run.
-
-        Raises:
-            Unreachable: there is no farm.
-        """
-        reason = why_no_farm()
-        if reason is not None:
-            raise Unreachable(reason)
-        from ..farm.messages import job_id
-
-        return job_id(prompt_id, node_id, self.jobs.run_of(prompt_id, node_id))
-
     def send(self, sent: Sent, pack: Callable[[], contextlib.AbstractContextManager[Parcel]]) -> None:
-        """Queue a job; returns when the farm has it.
+        """Queue a job, whose id it gives; returns when the farm has it.
 
         Args:
             pack: gives what to send, if there is a farm that answers.
         Raises:
             Unreachable: it cannot be sent.
         """
+        reason = why_no_farm()
+        if reason is not None:
+            raise Unreachable(reason)
         self._start()
         self._wait(self._reached())
-        if sent.prefix is None:
-            self._awaited.add(sent.job_id)
+        from ..farm.messages import job_id
+
         try:
             with pack() as parcel:
-                self.jobs.keep(sent)
-                self._wait(self._submit(sent, parcel))
-        except BaseException as error:
-            # Should it have arrived all the same, it is cancelled when it is seen.
-            self.jobs.keep(sent, state="here")
-            if isinstance(error, OSError):  # no room for its files
-                raise Unreachable(f"{type(error).__name__}: {error}") from error
+                # The same run of a node is the same job: nothing that goes wrong on the way makes two of it. Clients
+                # may use a prompt's id again, and a node that is given a list runs for each thing in it: other jobs.
+                ids = (job_id(sent.prompt_id, sent.node_id, run) for run in itertools.count())
+                while not self._sent_as(sent, next(each for each in ids if self.jobs.get(each) is None), parcel):
+                    pass
+        except OSError as error:  # no room for its files
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+    def _sent_as(self, sent: Sent, job_id: str, parcel: Parcel) -> bool:
+        """False where the farm knows another job of this id."""
+        self.jobs.keep(sent, job_id=job_id, state="queued")
+        self._of_this_run.add(job_id)
+        try:
+            if self._wait(self._submit(sent, parcel)):
+                return True
+        except BaseException:
+            self.cancel(sent)  # should it have arrived all the same
             raise
+        self.jobs.forget(sent)
+        return False
 
     def adopt(self, job_id: str) -> Sent:
         """A job that a node waits for, whoever sent it.
@@ -171,7 +176,7 @@ class Collector:
         if sent is not None:
             if sent.is_open:
                 self._start()
-            self._awaited.add(job_id)
+            self._of_this_run.add(job_id)
             if sent.prefix is not None or sent.is_open or Path(sent.path).is_file():
                 return sent
             self.jobs.forget(sent)  # a file for a node that waited, which is gone with the temp folder
@@ -179,12 +184,13 @@ class Collector:
         if reason is not None:
             raise Unreachable(reason)
         self._start()
-        self._awaited.add(job_id)
+        self._of_this_run.add(job_id)
         return self._wait(self._adopted(job_id))
 
-    def cancel(self, job_id: str) -> None:
-        """Nobody waits for it any more; does not wait either."""
-        self._run(self._cancel(job_id))
+    def cancel(self, sent: Sent) -> None:
+        """Nobody wants it any more, also where that can be said only later; does not wait."""
+        self.jobs.keep(sent, state="cancelled", wanted=False)
+        self._run(self._cancel(sent.job_id))
 
     async def cancel_open(self, job_id: str) -> bool:
         """Cancel a job, in any loop; whether there is one to cancel.
@@ -263,7 +269,8 @@ class Collector:
             await asyncio.sleep(LOOK_SECONDS)
         return self._client
 
-    async def _submit(self, sent: Sent, parcel: Parcel) -> None:
+    async def _submit(self, sent: Sent, parcel: Parcel) -> bool:
+        """False where the farm knows another job of this id."""
         from ..farm.broker import Full
         from ..farm.messages import Client, InvalidJob
 
@@ -274,6 +281,7 @@ class Collector:
                 parcel.vae,
                 audio=parcel.sound,
                 job_id=sent.job_id,
+                created=sent.created,
                 params=parcel.params,
                 user=self.jobs.client(),
                 client=Client(self.jobs.client(), sent.prompt_id, sent.node_id),
@@ -287,12 +295,19 @@ class Collector:
                 since = time.monotonic() if client.broker.is_connected else since
                 if time.monotonic() - since > PATIENCE_SECONDS:
                     raise Unreachable(Text("the farm does not answer"))
-            submitting.result()
+            record = submitting.result()
+        except Unreachable:
+            raise
         except (Full, InvalidJob) as error:
             raise Unreachable(str(error)) from error
+        except Exception as error:  # such as a disk that is full, here or there
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
         finally:
             submitting.cancel()
-        self._see(client, await client.broker.record(sent.job_id))
+        if record.job.created != sent.created:
+            return False
+        self._see(client, record)
+        return True
 
     async def _adopted(self, job_id: str) -> Sent:
         from ..farm.messages import InvalidJob
@@ -315,12 +330,8 @@ class Collector:
     async def _follow(self, client) -> None:
         """All records, now and as they change."""
         for sent in self.jobs.all():
-            if sent.is_open and sent.prefix is None and sent.job_id not in self._awaited:
-                # A node waited for it, in a prompt that ended with its ComfyUI.
-                record = await client.broker.record(sent.job_id)
-                if record is not None and record.job.client.id == self.jobs.client():
-                    await client.broker.cancel(sent.job_id)
-                self.jobs.forget(sent)
+            if sent.is_open and sent.job_id not in self._of_this_run:
+                await self._look_after(client, sent)
         self._queue.clear()
         listening = await client.broker.hear("progress.*", self._progress)
         telling = asyncio.ensure_future(self._keep_telling())
@@ -331,6 +342,16 @@ class Collector:
             telling.cancel()
             with contextlib.suppress(Exception):
                 await listening.unsubscribe()
+
+    async def _look_after(self, client, sent: Sent) -> None:
+        """A job of an earlier run."""
+        record = await client.broker.record(sent.job_id)
+        if sent.prefix is None:  # a node waited for it, in a prompt that ended with its ComfyUI
+            if record is not None and record.job.client.id == self.jobs.client():
+                await client.broker.cancel(sent.job_id)
+            self.jobs.forget(sent)
+        elif record is None:
+            self.jobs.keep(sent, state="failed", reason="ComfyUI ended before the farm had the job")
 
     def _see(self, client, record) -> None:
         """A record as it is now."""
@@ -352,7 +373,7 @@ class Collector:
         if sent.state == "completed":
             if not record.delivered:  # this ComfyUI ended before it could say so
                 self._begin(record.id, client.delivered(record.id))
-        elif sent.state == "here":
+        elif not sent.wanted:
             if record.state not in ENDED:
                 self._begin(record.id, client.broker.cancel(record.id))
         elif sent.state == record.state in ENDED:
@@ -476,12 +497,16 @@ class Collector:
 
     async def _lost(self, client, sent: Sent, reason: str) -> None:
         """There will be no video: the latents come back, as of any decode that fails."""
+        from ..farm.messages import InvalidJob
+
         with tempfile.TemporaryDirectory() as folder:
             try:
                 latent = await client.latent(sent.job_id, Path(folder) / "a.latent")
                 note = await asyncio.to_thread(rescue.rescue_file, latent)
-            except Exception as error:
-                note = f"The latents could not be fetched: {error}"
+            except (InvalidJob, OSError, safetensors.SafetensorError) as error:
+                note = (
+                    f"The latents cannot be saved here: {error}. The farm keeps them for some days, see `farm retry`."
+                )
         say(f"the job {sent.job_id} failed: {reason}. {note}", logging.ERROR)
         self.jobs.keep(sent, state="failed", reason=f"{reason}\n\n{note}", unfinished="", publishing=False)
         self._to_show[sent.job_id] = False

@@ -39,8 +39,9 @@ class Sent:
         workflow_id: of the workflow that the page had; "" where it is not known.
         listener: the page that queued the prompt; None if none did.
         prefix: of the file in the output folder; None if the node that waits takes the video.
-        state, reason: as in the farm's record; "completed" once the file is there. "here" if it was not sent, or is
-            not wanted from there any more, since it was decoded on this machine.
+        state, reason: as in the farm's record; "completed" once the file is there. "here" if it was decoded on this
+            machine.
+        wanted: False once nobody waits for it any more; the farm may not know that yet.
         before: jobs ahead of it in the queue.
         frames, total: decoded so far, of how many.
         seconds_left: as far as one can tell.
@@ -59,6 +60,7 @@ class Sent:
     prefix: str | None = None
     state: str = "queued"
     reason: str | None = None
+    wanted: bool = True
     before: int | None = None
     frames: int | None = None
     total: int | None = None
@@ -99,7 +101,6 @@ class Jobs:
     def __init__(self, folder: Path):
         self._folder, self._lock = folder, threading.RLock()
         self._sent: dict[str, Sent] = {}
-        self._runs: dict[tuple[str, str], int] = {}
         self._client = ""
         for path in sorted(folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
@@ -117,13 +118,6 @@ class Jobs:
                     self._write(path, uuid.uuid4().hex)
                 self._client = path.read_text(encoding="utf-8")
             return self._client
-
-    def run_of(self, prompt_id: str, node_id: str) -> int:
-        """How often this node ran before in this prompt: once for each thing that it is given a list of."""
-        with self._lock:
-            index = self._runs.get((prompt_id, node_id), 0)
-            self._runs[prompt_id, node_id] = index + 1
-            return index
 
     def get(self, job_id: str) -> Sent | None:
         with self._lock:

@@ -111,13 +111,15 @@ def _write_early(samples: dict) -> Path | None:
 
 
 def rescue_file(path: Path) -> str:
-    """The same of latents that are in a file already, with the prompt and workflow that it holds. Never raises."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            samples, told = {"samples": file.get_tensor("latent_tensor")}, file.metadata()
-    except Exception as error:
-        return f"The latents could not be read: {error}"
-    return _rescue(samples, told)
+    """Write latents that are in a file elsewhere, with the prompt and workflow that it holds; what to tell the user.
+
+    Raises:
+        OSError: no folder takes them.
+        safetensors.SafetensorError: there are none in it.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        samples, told = {"samples": file.get_tensor("latent_tensor")}, file.metadata()
+    return _where(_write(samples, told)[0])
 
 
 def _rescue(samples: dict, told: dict[str, str] | None) -> str:
@@ -129,6 +131,11 @@ def _rescue(samples: dict, told: dict[str, str] | None) -> str:
             f"The latents could not be saved either: {error}. As long as ComfyUI runs it may still have them: change "
             "what caused the error and queue again."
         )
+    return _where(path)
+
+
+def _where(path: Path) -> str:
+    """What to tell the user of latents that are written."""
     inputs = server.input_folder()
     if path.parent == inputs:
         return f"Nothing is lost: the latents are saved as '{path.name}' in the input folder ({inputs}). {RESUME}"

@@ -92,6 +92,14 @@ def why_not_fast(vae) -> str | None:
     return known if isinstance(known, str) else None
 
 
+def verdict(vae) -> float | str | None:
+    """What is known of the fast decoder with this VAE: the RMS difference to its own, why it cannot be used, or None
+    where they were not compared yet, which takes time on the GPU.
+    """
+    known = _loaded.get(vae.first_stage_model)
+    return known.difference if isinstance(known, FastWan) else known
+
+
 class Fast(Way):
     """Our own decoder: where it can run, with a tenth of the stock error; in bands and with main memory's help where
     the GPU has little.
@@ -211,14 +219,6 @@ def loaded(vae) -> FastWan:
             _loaded[module] = error.args[0]
             raise
     return _loaded[module]
-
-
-def verdict(vae) -> float | str | None:
-    """What is known of the fast decoder with this VAE: the RMS difference to its own, why it cannot be used, or None
-    where they were not compared yet, which takes time on the GPU.
-    """
-    known = _loaded.get(vae.first_stage_model)
-    return known.difference if isinstance(known, FastWan) else known
 
 
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -60,7 +60,7 @@ class Farm:
 
         async def ask():
             async with farm(self.ground.given) as client:
-                return await question(client)
+                return await asyncio.wait_for(question(client), PATIENCE_SECONDS)
 
         return asyncio.run(ask())
 
@@ -299,18 +299,43 @@ def test_what_cannot_go_elsewhere_is_decoded_here(comfyui, given):
     assert outcome.report(saver)["notes"] == [job["reason"]]
 
 
+@pytest.mark.parametrize("node", ["AsyncSaveVideoElsewhere", "AsyncDecodeElsewhere"])
+@pytest.mark.parametrize(
+    "given",
+    [{"format": "webm (vp9)"}, {"bit_depth": "16"}, {"priority": "first"}],
+    ids=["format", "depth", "priority"],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(comfyui, node, given):
+    graph, link = sending("refused", node, **given)
+    graph("PreviewAny", source=link)
+    with pytest.raises(host.PromptRejected, match=next(reversed(given))):
+        comfyui.submit(graph.prompt)
+
+
+def test_a_prefix_that_leads_out_is_refused_before_anything_runs(comfyui):
+    graph, _ = sending("../outside")
+    with pytest.raises(host.PromptRejected, match="filename_prefix"):
+        comfyui.submit(graph.prompt)
+
+
 def test_many_jobs_of_two_clients_come_back_and_the_urgent_ones_first(comfyui, the_farm):
     """25 of a ComfyUI and 25 of a script; every fifth is a pro's, and is queued after those before it."""
-    latent = next((the_farm.ground.files / "latents").iterdir())
-    vae = next((the_farm.ground.files / "vaes").iterdir())
     priorities = ["std" if number % 5 else "pro" for number in range(25)]
 
     async def by_script(client):
+        job = (await client.broker.record(mine[0])).job
+        latent = the_farm.ground.files / "latents" / job.latent.sha256
+        vae = the_farm.ground.files / "vaes" / job.vae.sha256
         jobs = [await client.submit(latent, vae, priority=priority, user="other") for priority in priorities]
         return [job.id for job in jobs]
 
-    async def all_done(client):
-        return [record for record in await client.broker.records() if record.id in sent and record.result]
+    async def completed(client):
+        records = []
+        for job_id in sent:
+            while (record := await client.broker.record(job_id)).state != "completed":
+                await asyncio.sleep(0.05)
+            records.append(record)
+        return records
 
     with the_farm.worker_stands_still():
         prompts = []
@@ -330,7 +355,7 @@ def test_many_jobs_of_two_clients_come_back_and_the_urgent_ones_first(comfyui, t
             return {number: told[job_id] for number, job_id in enumerate(mine)}
 
         until(lambda: ahead() == expected)
-    records = until(lambda: found if len(found := the_farm.ask(all_done)) == 50 else None)
+    records = the_farm.ask(completed)
     started = [record.job.priority for record in sorted(records, key=lambda record: record.started)]
     # One may have been on its way to the worker when that was stopped.
     assert started[started[0] == "std" :][:10] == ["pro"] * 10

@@ -1,6 +1,7 @@
 """Decode elsewhere without a farm: what leaves, what is remembered, and one file whatever happens to who collects."""
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import shutil
@@ -76,7 +77,7 @@ def test_a_vae_that_the_fast_decoder_is_wrong_for_stays_here_and_a_known_verdict
     vae = in_comfyui.vae("wan 2.1")
     assert wan.verdict(vae) is None
     wan.loaded(vae)
-    assert 0 <= wan.verdict(vae) <= wan.LARGEST_DIFFERENCE and elsewhere_files.why_not(vae, latents()) is None
+    assert 0 <= wan.verdict(vae) <= 0.03 and elsewhere_files.why_not(vae, latents()) is None
     wan._loaded[vae.first_stage_model] = "it differs"
     assert elsewhere_files.why_not(vae, latents()) == "it differs"
 
@@ -174,14 +175,56 @@ def test_of_jobs_that_are_over_so_many_are_remembered(tmp_path, monkeypatch):
     assert [sent.job_id for sent in jobs.all()] == ["a", "2", "3"] == [sent.job_id for sent in Jobs(tmp_path).all()]
 
 
-def test_a_node_that_is_given_a_list_sends_a_job_for_each_and_shows_all(tmp_path):
+def test_a_node_that_is_given_a_list_shows_all_of_its_jobs(tmp_path):
     jobs = Jobs(tmp_path)
-    assert [jobs.run_of("p", "1"), jobs.run_of("p", "1"), jobs.run_of("p", "2"), jobs.run_of("q", "1")] == [0, 1, 0, 0]
     for number in range(2):
         jobs.keep(Sent(str(number), "p", "1"), ui={"images": [{"filename": f"{number}.mp4"}], "animated": [True]})
     jobs.keep(Sent("2", "p", "1"))
+    jobs.keep(Sent("3", "p", "2"), ui={"images": [{"filename": "another's"}], "animated": [True]})
     shown = output_of(jobs.of_node("p", "1"))
     assert [image["filename"] for image in shown["images"]] == ["0.mp4", "1.mp4"] and len(shown[OUTPUT]) == 3
+
+
+@pytest.fixture
+def sender(tmp_path, monkeypatch):
+    """A collector and the answers of its farm: whether it took a job, or what it raised."""
+    collector, answers = Collector(Jobs(tmp_path / "jobs")), []
+
+    def answer(sent, parcel):
+        found = answers.pop(0)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(elsewhere_collector, "why_no_farm", lambda: None)
+    monkeypatch.setattr(collector, "_start", lambda: None)
+    monkeypatch.setattr(collector, "_cancel", lambda job_id: None)
+    monkeypatch.setattr(collector, "_run", lambda doing: None)
+    monkeypatch.setattr(collector, "_reached", lambda: None)
+    monkeypatch.setattr(collector, "_submit", answer)
+    monkeypatch.setattr(collector, "_wait", lambda answered: answered)
+    return collector, answers
+
+
+def test_a_prompt_id_that_is_used_again_is_another_job(sender):
+    """Here in this run of ComfyUI; and in one whose notes are lost, which the farm tells."""
+    collector, answers = sender
+    answers += [True, False, True]
+    first, second = Sent("", "prompt", "9"), Sent("", "prompt", "9")
+    collector.send(first, contextlib.nullcontext)
+    collector.send(second, contextlib.nullcontext)
+    assert (first.job_id, second.job_id) == (ID, job_id("prompt", "9", 2))
+    assert {sent.job_id for sent in collector.jobs.all()} == {first.job_id, second.job_id}
+
+
+@pytest.mark.parametrize("error", [elsewhere_collector.Unreachable("it does not answer"), OSError("no space left")])
+def test_what_was_not_sent_is_known_not_to_be_wanted_should_it_have_arrived(sender, error):
+    collector, answers = sender
+    answers.append(error)
+    sent = Sent("", "prompt", "9", prefix="x")
+    with pytest.raises(elsewhere_collector.Unreachable, match=str(error)):
+        collector.send(sent, contextlib.nullcontext)
+    assert (sent.job_id, sent.wanted) == (ID, False) and not collector.jobs.any_open()
 
 
 # -- who collects ------------------------------------------------------------------------------------
@@ -205,9 +248,9 @@ class StandIn:
     def __init__(self, folder, made):
         video = folder / "stored"
         video.write_bytes(VIDEO)
-        if made.result is not None:
+        if made is not None and made.result is not None:
             made = dataclasses.replace(made, result=dataclasses.replace(made.result, sha256=sha256_of(video)))
-        self.record, self._video, self.cancelled, self.missing = made, video, [], False
+        self.now, self._video, self.cancelled, self.missing = made, video, [], False
         self.broker = self
 
     async def copy(self, record, target):
@@ -216,7 +259,10 @@ class StandIn:
         shutil.copyfile(self._video, target)
 
     async def delivered(self, job_id):
-        self.record = dataclasses.replace(self.record, delivered=1.0)
+        self.now = dataclasses.replace(self.now, delivered=1.0)
+
+    async def record(self, job_id):
+        return self.now
 
     async def cancel(self, job_id):
         self.cancelled.append(job_id)
@@ -225,12 +271,12 @@ class StandIn:
         return elsewhere_files.write_latent(latents(), target)
 
 
-def collected(folder, client, **of_the_job):
+def collected(folder, client):
     """A ComfyUI that starts, sees the record, and does what there is to do; its jobs."""
 
     async def see():
         collector = Collector(Jobs(folder / "jobs"))
-        collector._see(client, client.record)
+        collector._see(client, client.now)
         while collector._tasks:
             for task in [*collector._tasks]:
                 await task
@@ -302,7 +348,7 @@ def test_killed_at_any_moment_there_is_one_file_after_the_restart(folders, momen
     assert videos(folders) == ["x_00001_.mp4"]
     assert (folders / "output" / "video" / "x_00001_.mp4").read_bytes() == VIDEO
     sent = collector.jobs.get(ID)
-    assert sent.state == "completed" and sent.path.endswith("x_00001_.mp4") and client.record.delivered
+    assert sent.state == "completed" and sent.path.endswith("x_00001_.mp4") and client.now.delivered
     assert sent.ui["images"] == [{"filename": "x_00001_.mp4", "subfolder": "video", "type": "output"}]
 
 
@@ -369,10 +415,30 @@ def test_a_job_that_failed_and_is_retried_is_waited_for_again(folders):
 @pytest.mark.parametrize("state, cancels", [(QUEUED, [ID]), (IN_PROGRESS, [ID]), (COMPLETED, [])])
 def test_what_was_decoded_here_meanwhile_is_not_decoded_there_too(folders, state, cancels):
     """The farm had the job, and the answer was lost."""
-    waiting(folders, state="here")
+    waiting(folders, state="here", wanted=False)
     client = StandIn(folders, record(state))
     collected(folders, client)
     assert client.cancelled == cancels and videos(folders) == []
+
+
+@pytest.mark.parametrize(
+    "prefix, made, state, cancels",
+    [
+        ("video/x", None, "failed", []),
+        ("video/x", record(QUEUED), "queued", []),
+        (None, record(QUEUED, client=Client("another")), None, []),
+        (None, record(QUEUED), None, [ID]),
+    ],
+    ids=["killed before the farm had it", "waits", "another's that a node collected", "a node waited for it"],
+)
+def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
+    jobs = waiting(folders, prefix=prefix)
+    if made is not None and not made.job.client.id:
+        made = dataclasses.replace(made, job=dataclasses.replace(made.job, client=Client(jobs.client())))
+    client, collector = StandIn(folders, made), Collector(Jobs(folders / "jobs"))
+    asyncio.run(collector._look_after(client, collector.jobs.get(ID)))
+    left = Jobs(folders / "jobs").get(ID)
+    assert (left and left.state) == state and client.cancelled == cancels
 
 
 def test_nothing_is_started_where_nothing_was_sent(folders, monkeypatch):
