@@ -46,13 +46,14 @@ LOOK_SECONDS = 0.1
 
 
 class _Offered(list):
-    """The formats to choose from: those of this machine, though another's are not refused."""
-
-    def __init__(self):
-        super().__init__(name for name in formats.available_formats() if name in self)
+    """The formats to choose from. Those that only another machine has are not on it, and not refused either."""
 
     def __contains__(self, name: object) -> bool:
         return name in list(FORMATS) and FORMATS[name].extension in CONTAINERS
+
+
+def _formats() -> list[str]:
+    return [name for name in formats.available_formats() if FORMATS[name].extension in CONTAINERS]
 
 
 def _decode_inputs() -> list[io.Input]:
@@ -68,7 +69,7 @@ def _file_inputs(quality: str) -> list[io.Input]:
     return [
         io.Combo.Input(
             "format",
-            options=_Offered(),
+            options=_Offered(_formats()),
             default="mp4 (h264)",
             optional=True,
             tooltip="Container and codec of the file.",
@@ -287,7 +288,7 @@ class _Order:
         self._fps, self._sound = checked_fps(fps), checked_audio(audio)
         self._format = FORMATS[inputs.format]
         if self._format.extension not in CONTAINERS:
-            values.one_of("format", inputs.format, list(_Offered()))
+            values.one_of("format", inputs.format, _formats())
         self._why_not = elsewhere_files.why_not(vae, samples)
 
     def send(self, sent: Sent) -> None:
@@ -335,9 +336,9 @@ def _sent(hidden, prefix: str | None) -> Sent:
     if hidden.dynprompt is not None:
         display = hidden.dynprompt.get_display_node_id(node_id)
     prompt_id = server.running_prompt_id() or uuid.uuid4().hex  # none where ComfyUI is used as a library
-    workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
-    who = {"display_node": display, "workflow_id": str(workflow.get("id") or "")}
-    return Sent(uuid.uuid4().hex, prompt_id, node_id, listener=late.listener(), prefix=prefix, **who)
+    workflow = (hidden.extra_pnginfo or {}).get("workflow")
+    workflow_id = str(workflow.get("id") or "") if isinstance(workflow, dict) else ""
+    return Sent(uuid.uuid4().hex, prompt_id, node_id, display, workflow_id, late.listener(), prefix)
 
 
 def _told_prefix(prefix: str) -> str:
