@@ -7,27 +7,38 @@ Names are made here of digits; nothing that a client wrote becomes a path.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
-import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import nats
+import nats.js.errors
 import psutil
 
+from .broker import ANSWER_SECONDS, patiently, to_seconds
 from .messages import InvalidJob
 
 LATENTS, VAES, AUDIO, RESULTS = "latents", "vaes", "audio", "results"
 KINDS = (LATENTS, VAES, AUDIO, RESULTS)
 _NAME = re.compile(r"[0-9a-f]{32,64}(\.[0-9]{1,6})?\Z")
+_PIECE = re.compile(r"[0-9a-f]{32}\Z")
 # Of one message of the broker, whose limit is 1 MB.
 CHUNK_BYTES = 512 * 1024
 READ_BYTES = 1 << 20
+# In which the next of several messages comes.
+BATCH_SECONDS = 10
+# The broker's numbers for: it is another one by now.
+WRONG_SEQUENCE = (10071, 10164)
 
 
 class Missing(InvalidJob):
@@ -54,11 +65,14 @@ class Blobs(Protocol):
 
     async def has(self, kind: str, name: str) -> bool: ...
 
-    async def delete(self, kind: str, name: str) -> None:
-        """Also if there is none."""
+    async def delete(self, kind: str, name: str, stored: float | None = None) -> None:
+        """Also if there is none; not if it was stored or read again after `stored`."""
 
     async def names(self, kind: str) -> list[tuple[str, int, float]]:
-        """(name, bytes, seconds since 1970 when it was stored or last read)."""
+        """(name, bytes, seconds since 1970 when it was stored or last asked for)."""
+
+    async def clear(self, kind: str, is_old: Callable[[str], bool]) -> None:
+        """Delete what is no blob: pieces of those that were deleted, and of others that `is_old` says to be old."""
 
 
 def sha256_of(path: Path) -> str:
@@ -139,8 +153,11 @@ class Folder:
             os.utime(path)  # who asks is about to need it
         return path.is_file()
 
-    async def delete(self, kind: str, name: str) -> None:
-        self._path(kind, name).unlink(missing_ok=True)
+    async def delete(self, kind: str, name: str, stored: float | None = None) -> None:
+        path = self._path(kind, name)
+        with contextlib.suppress(FileNotFoundError):
+            if stored is None or path.stat().st_mtime <= stored:
+                path.unlink()
 
     async def names(self, kind: str) -> list[tuple[str, int, float]]:
         found = []
@@ -149,6 +166,9 @@ class Folder:
                 found.append((path.name, path.stat().st_size, path.stat().st_mtime))
         return found
 
+    async def clear(self, kind: str, is_old: Callable[[str], bool]) -> None:
+        pass  # what is unfinished is in a `Scratch`
+
     def _path(self, kind: str, name: str) -> Path:
         return self.root / kind / _checked_name(kind, name)
 
@@ -156,88 +176,173 @@ class Folder:
 class Objects:
     """The broker's own store, as the standard clients of NATS lay it out: chunks, then an entry that names them.
 
-    Read by a pull consumer: nats-py's `get` took 4.2 s for 200 MB, and 330 s in memory (nats.py#703); this one 1.6 s.
+    Read by direct gets, for which nobody needs the right to make consumers, many chunks at a time; nats-py's `get` took
+    4.2 s for 200 MB, and 330 s in memory (nats.py#703). Deleted by an entry that says so, which whoever stores may
+    write; the chunks go with the next `clear`, as do those of who was killed before the entry.
     """
 
     def __init__(self, jetstream):
         self._js = jetstream
 
     @staticmethod
-    async def prepare(jetstream, kept_seconds: float) -> None:
-        from nats.js.api import ObjectStoreConfig
-
+    async def prepare(jetstream) -> None:
         for kind in KINDS:
-            await jetstream.create_object_store(kind, ObjectStoreConfig(bucket=kind, ttl=kept_seconds))
+            await jetstream.create_object_store(kind)
 
     async def put(self, kind: str, name: str, path: Path) -> None:
-        from nats.js.api import ObjectMeta, ObjectMetaOptions
-
         if not await self.has(kind, name):
-            store = await self._js.object_store(kind)
-            meta = ObjectMeta(name=name, options=ObjectMetaOptions(max_chunk_size=CHUNK_BYTES))
+            piece, digest, chunks, size = uuid.uuid4().hex, hashlib.sha256(), 0, 0
             with open(path, "rb") as file:
-                await store.put(_checked_name(kind, name), file, meta)
+                while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                    # With its number: one that is sent again, since the answer was lost, is stored once.
+                    await self._publish(f"$O.{kind}.C.{piece}", data, {"Nats-Msg-Id": f"{piece}.{chunks}"})
+                    await asyncio.to_thread(digest.update, data)
+                    chunks, size = chunks + 1, size + len(data)
+            text = base64.urlsafe_b64encode(digest.digest()).decode()
+            info = {"name": name, "bucket": kind, "nuid": piece, "size": size, "chunks": chunks}
+            info |= {"digest": f"SHA-256={text}", "options": {"max_chunk_size": CHUNK_BYTES}}
+            await self._publish(_entry_subject(kind, name), json.dumps(info).encode(), {"Nats-Rollup": "sub"})
         path.unlink()
 
     async def get(self, kind: str, name: str, size: int, into: Path) -> Path:
-        info = await self._info(kind, name)
-        if info is None:
+        entry = await self._entry(kind, name)
+        if entry is None:
             raise Missing(f"there is no {name} among the {kind}")
-        _check_size(info.size, size)
+        _check_size(entry.info["size"], size)
+        left = size
         with open(into, "wb") as file:
-            async for data in self._chunks(kind, info):
+            async for data in self._chunks(kind, entry.info):
+                left -= len(data)
+                if left < 0:
+                    raise Broken(f"more than the {size} bytes are there that were expected")
                 await asyncio.to_thread(file.write, data)
         return into
 
     async def has(self, kind: str, name: str) -> bool:
-        return await self._info(kind, name) is not None
+        entry = await self._entry(kind, name)
+        while entry is not None and not await self._replace(kind, entry, entry.info):  # the same, newly stored
+            entry = await self._entry(kind, name)
+        return entry is not None
 
-    async def delete(self, kind: str, name: str) -> None:
-        if await self.has(kind, name):
-            store = await self._js.object_store(kind)
-            await store.delete(_checked_name(kind, name))
+    async def delete(self, kind: str, name: str, stored: float | None = None) -> None:
+        entry = await self._entry(kind, name)
+        if entry is not None and (stored is None or entry.stored <= stored):
+            await self._replace(kind, entry, {**entry.info, "deleted": True})
 
     async def names(self, kind: str) -> list[tuple[str, int, float]]:
-        from nats.js.errors import NotFoundError
+        entries = [each async for each in self._entries(kind)]
+        return [(each.info["name"], each.info["size"], each.stored) for each in entries if not each.is_deleted]
 
-        store = await self._js.object_store(kind)
+    async def clear(self, kind: str, is_old: Callable[[str], bool]) -> None:
+        stream, entries = f"OBJ_{kind}", [each async for each in self._entries(kind)]
+        named = {each.info["nuid"] for each in entries if not each.is_deleted}
+        deleted = {each.info["nuid"] for each in entries if each.is_deleted} - named
+        subjects = (await self._js.stream_info(stream, subjects_filter=f"$O.{kind}.C.>")).state.subjects or {}
+        for piece in {subject.rpartition(".")[2] for subject in subjects} - named:
+            if piece in deleted or is_old(f"{kind}.{piece}"):
+                await self._js.purge_stream(stream, subject=f"$O.{kind}.C.{piece}")
+        for each in entries:
+            if each.is_deleted:  # up to it: one that was stored since stays
+                await self._js.purge_stream(stream, each.sequence + 1, _entry_subject(kind, each.info["name"]))
+
+    async def _entry(self, kind: str, name: str) -> _Entry | None:
+        subject = f"$JS.API.DIRECT.GET.OBJ_{kind}.{_entry_subject(kind, name)}"
+        message = await patiently(lambda: self._js._nc.request(subject, timeout=ANSWER_SECONDS))
+        entry = _Entry.of(kind, message)
+        return None if entry is None or entry.is_deleted else entry
+
+    async def _entries(self, kind: str) -> AsyncIterator[_Entry]:
+        async for message in self._all(kind, f"$O.{kind}.M.>", 256):
+            if (entry := _Entry.of(kind, message)) is not None:
+                yield entry
+
+    async def _chunks(self, kind: str, info: dict) -> AsyncIterator[bytes]:
+        left = info["chunks"]
+        async for message in self._all(kind, f"$O.{kind}.C.{info['nuid']}", 32):
+            left -= 1
+            yield message.data
+            if not left:
+                return
+        if left:
+            raise Missing(f"{info['name']} among the {kind} was deleted while it was read")
+
+    async def _all(self, kind: str, subject: str, at_a_time: int) -> AsyncIterator:
+        """The messages of a subject, in their order."""
+        after, more = 0, True
+
+        def ask():
+            request = {"seq": after + 1, "next_by_subj": subject, "batch": at_a_time}
+            return self._batch(kind, json.dumps(request).encode())
+
+        while more:
+            found, more = await patiently(ask)
+            for message in found:
+                after = int(message.headers["Nats-Sequence"])
+                yield message
+
+    async def _batch(self, kind: str, request: bytes) -> tuple[list, bool]:
+        """Messages, and whether there are more."""
+        found, inbox = [], self._js._nc.new_inbox()
+        subscription = await self._js._nc.subscribe(inbox)
         try:
-            infos = await store.list()
-        except NotFoundError:  # what it says of an empty one
-            return []
-        now = time.time()
-        return [(each.name, each.size or 0, now) for each in infos if not each.deleted]
-
-    async def _info(self, kind: str, name: str):
-        from nats.js.errors import NotFoundError
-
-        store = await self._js.object_store(kind)
-        try:
-            return await store.get_info(_checked_name(kind, name))
-        except NotFoundError:
-            return None
-
-    async def _chunks(self, kind: str, info) -> AsyncIterator[bytes]:
-        from nats.js.api import AckPolicy, ConsumerConfig
-
-        if not info.chunks:
-            return
-        stream, subject = f"OBJ_{kind}", f"$O.{kind}.C.{info.nuid}"
-        config = ConsumerConfig(
-            filter_subject=subject, ack_policy=AckPolicy.NONE, mem_storage=True, inactive_threshold=60.0
-        )
-        consumer = await self._js.add_consumer(stream, config)
-        subscription = await self._js.pull_subscribe_bind(consumer.name, stream)
-        try:
-            left = info.chunks
-            while left:
-                for message in await subscription.fetch(min(left, 32), timeout=10):
-                    left -= 1
-                    yield message.data
+            await self._js._nc.publish(f"$JS.API.DIRECT.GET.OBJ_{kind}", request, reply=inbox)
+            while True:
+                message = await subscription.next_msg(timeout=BATCH_SECONDS)
+                if "Status" in (message.headers or {}):  # of the end; or that there is none
+                    return found, bool(found) and int(message.headers.get("Nats-Num-Pending", 0)) > 0
+                found.append(message)
         finally:
             with contextlib.suppress(Exception):
                 await subscription.unsubscribe()
-                await self._js.delete_consumer(stream, consumer.name)
+
+    async def _replace(self, kind: str, entry: _Entry, info: dict) -> bool:
+        """Whether the entry was still the one that is known."""
+        headers = {"Nats-Rollup": "sub", "Nats-Expected-Last-Subject-Sequence": str(entry.sequence)}
+        try:
+            await self._publish(_entry_subject(kind, entry.info["name"]), json.dumps(info).encode(), headers)
+        except nats.js.errors.APIError as error:
+            if error.err_code not in WRONG_SEQUENCE:
+                raise
+            return False
+        return True
+
+    async def _publish(self, subject: str, data: bytes, headers: dict) -> None:
+        await patiently(lambda: self._js.publish(subject, data, headers=headers))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the broker says of an object."""
+
+    info: dict
+    sequence: int
+    stored: float
+
+    @property
+    def is_deleted(self) -> bool:
+        return bool(self.info.get("deleted"))
+
+    @classmethod
+    def of(cls, kind: str, message) -> _Entry | None:
+        """None where there is none, or what is there was not written by this."""
+        if "Status" in message.headers:
+            return None
+        try:
+            info = json.loads(message.data)
+            is_ours = (
+                _entry_subject(kind, info["name"]) == message.headers["Nats-Subject"]
+                and _PIECE.match(info["nuid"])
+                and all(type(info[key]) is int and info[key] >= 0 for key in ("size", "chunks"))
+            )
+        except (ValueError, KeyError, TypeError, RecursionError):  # Missing is a ValueError
+            is_ours = False
+        if not is_ours:
+            return None
+        return cls(info, int(message.headers["Nats-Sequence"]), to_seconds(message.headers["Nats-Time-Stamp"]))
+
+
+def _entry_subject(kind: str, name: str) -> str:
+    return f"$O.{kind}.M.{base64.urlsafe_b64encode(_checked_name(kind, name).encode()).decode()}"
 
 
 def _check_size(there: int, expected: int) -> None:

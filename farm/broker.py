@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import json
 import logging
 import ssl
@@ -32,7 +33,8 @@ from nats.js.api import (
     StreamConfig,
 )
 
-from .messages import CANCELLED, CLASSES, ENDED, PRIORITIES, QUEUED, InvalidJob, Job, Record, is_id
+from .messages import CANCELLED, CLASSES, ENDED, MOST_BYTES, PRIORITIES, QUEUED, InvalidJob, Job, Record, is_id
+from .roles import inbox_of, role_of
 from .settings import Address, NoFarm, Settings
 
 STREAM, RECORDS, FARM = "JOBS", "jobs", "farm"
@@ -43,8 +45,14 @@ DUPLICATE_SECONDS = 24 * 3600.0
 ANSWER_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0
 AGAIN_SECONDS = 0.1
-# The broker's words for: this subject has as many messages as it may. It says it as something that passes.
-FULL = "maximum messages per subject exceeded"
+# The broker's words for: there are as many messages as there may be, and: its share of the disk is used up. It says so
+# as of something that passes.
+FULL = (
+    "maximum messages per subject exceeded",
+    "maximum messages exceeded",
+    "insufficient resources",
+    "insufficient storage resources available",
+)
 T = TypeVar("T")
 log = logging.getLogger("async-frame-pipeline.farm")
 
@@ -62,7 +70,7 @@ class Fenced(RuntimeError):
 
 
 class Full(RuntimeError):
-    """The user has as many jobs open as the farm allows."""
+    """The farm takes no more for now: the user has as many jobs open as it allows, or its disk is full."""
 
 
 class Receipt:
@@ -71,6 +79,8 @@ class Receipt:
     Attributes:
         id, round: which job.
         deliveries: how often it came out of the queue.
+        message: its number in the queue.
+        queued: when it came into the queue, in seconds since 1970, by the broker's clock.
     """
 
     def __init__(self, message):
@@ -78,11 +88,13 @@ class Receipt:
         values = json.loads(message.data)
         self.id, self.round = str(values["id"]), int(values["round"])
         self.deliveries = message.metadata.num_delivered
+        self.message = message.metadata.sequence.stream
+        self.queued = message.metadata.timestamp.timestamp()
 
     async def ack(self) -> None:
         """Take it out of the queue for good; asked for twice, it does no harm."""
         with contextlib.suppress(nats.errors.MsgAlreadyAckdError):
-            await _patiently(lambda: self._message.ack_sync(timeout=ANSWER_SECONDS))
+            await patiently(lambda: self._message.ack_sync(timeout=ANSWER_SECONDS))
 
     async def renew(self) -> bool:
         """Hold it for another lease; whether the broker said so."""
@@ -116,21 +128,25 @@ class Broker:
         Raises:
             NoFarm: nobody answers, or the token is wrong.
         """
-        tls = ssl.create_default_context(cafile=address.ca or None) if address.url.startswith("tls:") else None
+        tls = _tls(address.ca) if address.url.startswith("tls:") else None
+        role = role_of(address.token)
         refused: asyncio.Future = asyncio.get_running_loop().create_future()
         last = None
 
         async def note(error: Exception) -> None:
             nonlocal last
             last = error
-            log.debug("broker: %s", error)
+            # Otherwise what is not allowed looks like a broker that does not answer.
+            log.log(logging.WARNING if "permissions violation" in str(error) else logging.DEBUG, "broker: %s", error)
             if "authorization" in str(error).lower() and not refused.done():
                 refused.set_result(None)
 
         connecting = asyncio.ensure_future(
             nats.connect(
                 address.url,
-                token=address.token,
+                user=role,
+                password=address.token,
+                inbox_prefix=inbox_of(role),
                 name=name or None,
                 tls=tls,
                 max_reconnect_attempts=-1,
@@ -174,6 +190,7 @@ class Broker:
                 discard=DiscardPolicy.NEW,
                 discard_new_per_subject=True,
                 max_msgs_per_subject=settings.cap,
+                max_msgs=settings.most_open,
                 max_msg_size=1024,
                 duplicate_window=DUPLICATE_SECONDS,
                 allow_direct=True,
@@ -194,8 +211,25 @@ class Broker:
                     ),
                 )
         for bucket in (RECORDS, FARM):
-            await js.create_key_value(KeyValueConfig(bucket=bucket, history=1, direct=True))
+            await js.create_key_value(KeyValueConfig(bucket=bucket, history=1, direct=True, max_value_size=MOST_BYTES))
         await (await js.key_value(FARM)).put("settings", settings.to_json())
+
+    async def probe(self, kinds: Sequence[str]) -> bool:
+        """Whether the broker can store, blobs of these kinds too.
+
+        Once its disk was full, a stream takes nothing more, whatever room there is, until the broker is started again.
+        """
+        marks = {f"$O.{kind}.M.probe": {"Nats-Rollup": "sub"} for kind in kinds}
+        marks |= {"$KV.jobs.probe": {"KV-Operation": "DEL"}, "job.probe": {}}
+        try:
+            for subject, headers in marks.items():
+                await self.jetstream.publish(subject, b"", headers=headers)
+            await self.jetstream.purge_stream(STREAM, subject="job.probe")
+        except nats.js.errors.APIError:
+            return True  # it is full, and says so
+        except (asyncio.TimeoutError, nats.errors.Error):
+            return False
+        return True
 
     async def settings(self) -> Settings:
         """Raises:
@@ -203,7 +237,7 @@ class Broker:
         """
         try:
             bucket = await self._bucket(FARM)
-            return Settings.of((await _patiently(lambda: bucket.get("settings"))).value)
+            return Settings.of((await patiently(lambda: bucket.get("settings"))).value)
         except nats.js.errors.NotFoundError as error:
             raise NoFarm("this broker is no farm's: run `python -m farm up`") from error
 
@@ -222,11 +256,12 @@ class Broker:
         data = record.to_json()
         created = True
         try:
-            revision = await _patiently(lambda: bucket.create(job.id, data))
+            revision = await patiently(lambda: bucket.create(job.id, data))
             record = dataclasses.replace(record, revision=revision)
         except nats.js.errors.KeyWrongLastSequenceError:
             there = await self.record(job.id)
-            assert there is not None, "records are deleted only when they are old"
+            if there is None:  # it was forgotten in this moment
+                return await self.submit(job)
             created, record = there.to_json() == data, there
         if record.state == QUEUED:
             try:
@@ -242,12 +277,7 @@ class Broker:
         """Put a record's id into the queue, where it is at most once for each round."""
         data = json.dumps({"id": record.id, "round": record.round}).encode()
         headers = {"Nats-Msg-Id": record.message_id}
-        try:
-            await _patiently(lambda: self.jetstream.publish(record.subject, data, headers=headers))
-        except nats.js.errors.APIError as error:
-            if _is_full(error):
-                raise Full(f"{record.job.user} has as many jobs open as this farm allows") from error
-            raise
+        await patiently(lambda: self.jetstream.publish(record.subject, data, headers=headers))
 
     async def record(self, job_id: str) -> Record | None:
         """Raises:
@@ -257,7 +287,7 @@ class Broker:
             raise InvalidJob(f"{str(job_id)[:80]!r} is no id of a job")
         bucket = await self._bucket(RECORDS)
         try:
-            entry = await _patiently(lambda: bucket.get(job_id))
+            entry = await patiently(lambda: bucket.get(job_id))
         except nats.js.errors.NotFoundError:
             return None
         return Record.of(entry.value, entry.revision)
@@ -272,7 +302,7 @@ class Broker:
         data = changed.to_json()
         bucket = await self._bucket(RECORDS)
         try:
-            revision = await _patiently(lambda: bucket.update(record.id, data, last=record.revision))
+            revision = await patiently(lambda: bucket.update(record.id, data, last=record.revision))
             return dataclasses.replace(changed, revision=revision)
         except nats.js.errors.KeyWrongLastSequenceError:
             there = await self.record(record.id)
@@ -330,7 +360,7 @@ class Broker:
 
     async def _watched(self, key: str, end_with_now: bool) -> AsyncIterator[Record]:
         bucket = await self._bucket(RECORDS)
-        watcher = await _patiently(lambda: bucket.watch(key, ignore_deletes=True))
+        watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=True))
         try:
             async for entry in watcher:
                 if entry is None:  # all that is there was told
@@ -351,9 +381,29 @@ class Broker:
         with contextlib.suppress(nats.js.errors.KeyWrongLastSequenceError):
             await bucket.delete(record.id, last=record.revision)
 
+    async def clear_marks(self) -> None:
+        """Those that deleted records leave; up to each, so that a record that came since stays."""
+        watcher = await (await self._bucket(RECORDS)).watch(">", headers_only=True)
+        marks = []
+        async for entry in watcher:
+            if entry is None:
+                break
+            if entry.operation:
+                marks.append(entry)
+        await watcher.stop()
+        for entry in marks:
+            subject = f"$KV.{RECORDS}.{entry.key}"
+            await self.jetstream.purge_stream(f"KV_{RECORDS}", entry.revision + 1, subject)
+
+    async def marks(self, records: int) -> int:
+        """How many there are beside so many records."""
+        return (await self.jetstream.stream_info(f"KV_{RECORDS}")).state.messages - records
+
     # -- the worker's side ------------------------------------------------------------------------
 
-    async def next(self, classes: Sequence[str], wait_seconds: float) -> Receipt | None:
+    async def next(
+        self, classes: Sequence[str], wait_seconds: float, priorities: Sequence[str] = PRIORITIES
+    ) -> Receipt | None:
         """The next job of these classes, leased: by priority first, then by the order of the classes.
 
         Returns:
@@ -363,16 +413,21 @@ class Broker:
             # So that one that comes starts at once; those that come back are found by asking.
             self._listening = await self._nc.subscribe("job.>", cb=self._hear)
         self._published.clear()
-        for priority in PRIORITIES:
+        for priority in priorities:
             for memory_class in classes:
                 if (receipt := await self._ask(f"{memory_class}-{priority}")) is not None:
                     return receipt
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._published.wait(), wait_seconds)
+        if wait_seconds:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._published.wait(), wait_seconds)
         return None
 
-    async def _hear(self, message) -> None:
+    def wake(self) -> None:
+        """Let who waits in `next` ask again."""
         self._published.set()
+
+    async def _hear(self, message) -> None:
+        self.wake()
 
     async def _ask(self, consumer: str) -> Receipt | None:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}"
@@ -391,10 +446,15 @@ class Broker:
             await message.term()
             return None
 
+    async def age(self, receipt: Receipt) -> float:
+        """Seconds that an id is in the queue, by the broker's clock alone."""
+        told = await patiently(lambda: self.jetstream._api_request(f"$JS.API.STREAM.INFO.{STREAM}"))
+        return to_seconds(told["ts"]) - receipt.queued
+
     async def waiting(self) -> dict[str, int]:
         """How many wait, by "class-priority"; without those under way."""
         counts = {}
-        for consumer in await _patiently(lambda: self.jetstream.consumers_info(STREAM)):
+        for consumer in await patiently(lambda: self.jetstream.consumers_info(STREAM)):
             counts[consumer.name] = consumer.num_pending
         return counts
 
@@ -433,7 +493,7 @@ class Broker:
 
     async def _bucket(self, name: str):
         if name not in self._buckets:
-            self._buckets[name] = await _patiently(lambda: self.jetstream.key_value(name))
+            self._buckets[name] = await patiently(lambda: self.jetstream.key_value(name))
         return self._buckets[name]
 
 
@@ -448,20 +508,37 @@ _PASSING = (
 )
 
 
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask until there is an answer, or PATIENCE_SECONDS have gone; the last error then."""
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until there is an answer, or PATIENCE_SECONDS have gone.
+
+    Raises:
+        NoFarm: they have gone.
+        Full: the broker takes no more.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return await ask()
         except _PASSING as error:
-            if time.monotonic() > deadline or _is_full(error):
-                raise
+            if getattr(error, "description", "") in FULL:
+                raise Full(f"the farm takes no more: {error.description}") from error
+            if time.monotonic() > deadline:
+                raise NoFarm(f"the broker did not answer for {PATIENCE_SECONDS:.0f} s") from error
             await asyncio.sleep(AGAIN_SECONDS)
 
 
-def _is_full(error: BaseException) -> bool:
-    return FULL in str(getattr(error, "description", ""))
+def to_seconds(text: str) -> float:
+    """Since 1970, whole ones: Python 3.10 reads no nanoseconds."""
+    return datetime.datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()
+
+
+def _tls(ca: str) -> ssl.SSLContext:
+    """Trusts what the system trusts, and the certificates in the file `ca`, whoever signed them."""
+    context = ssl.create_default_context()
+    if ca:
+        context.load_verify_locations(ca)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # one that is not its own issuer, too
+    return context
 
 
 async def _made(add: Callable, update: Callable, config: StreamConfig) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import glob
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+import psutil
 
 from .blobs import AUDIO, LATENTS, RESULTS, VAES, Blobs, Folder, Objects, Scratch, checked, sha256_of
 from .broker import Broker
@@ -63,6 +66,11 @@ class Client:
     def __init__(self, broker: Broker, blobs: Blobs, scratch: Scratch):
         self.broker, self._blobs, self._scratch = broker, blobs, scratch
         self._hashed: dict[tuple[str, int, int], Blob] = {}
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is unfinished, which goes with this process."""
+        return self._scratch.folder
 
     async def submit(
         self,
@@ -143,10 +151,11 @@ class Client:
             Broken: what is there is not what was stored.
         """
         result = record.result
-        unfinished = self._scratch.folder / result.name
+        unfinished = self._unique(result.name)
         there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
         await asyncio.to_thread(checked, there, result.sha256, result.bytes)
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+        _remove_left_parts(target)
+        part = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
         try:
             await asyncio.to_thread(shutil.copyfile, there, part)
             os.replace(part, target)
@@ -168,6 +177,10 @@ class Client:
         await asyncio.to_thread(shutil.copyfile, checked(there, blob.sha256, blob.bytes), target)
         return target
 
+    def _unique(self, name: str) -> Path:
+        """Several may store or fetch the same at once."""
+        return self._scratch.folder / f"{name}.{uuid.uuid4().hex[:8]}"
+
     async def _named(self, path: Path | str) -> Blob:
         """Hashed once: a VAE is sent with many jobs."""
         status = Path(path).stat()
@@ -178,9 +191,17 @@ class Client:
 
     async def _store(self, kind: str, name: str, path: Path | str) -> None:
         if not await self._blobs.has(kind, name):
-            copy = self._scratch.folder / f"{kind}-{name}"
+            copy = self._unique(f"{kind}-{name}")
             await asyncio.to_thread(shutil.copyfile, path, copy)
             await self._blobs.put(kind, name, copy)
+
+
+def _remove_left_parts(target: Path) -> None:
+    """Of processes that were killed in mid-copy; a number that is in use again keeps one a little longer."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        pid = path.name.split(".")[-3]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def blobs_of(settings: Settings, broker: Broker) -> Blobs:

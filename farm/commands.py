@@ -1,4 +1,4 @@
-"""The commands: python -m farm up | worker | jobs | cancel | retry | status | down"""
+"""The commands: python -m farm up | token | worker | jobs | cancel | retry | status | serve | down"""
 
 from __future__ import annotations
 
@@ -14,26 +14,45 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from .roles import ADMIN, CLIENT, WORKER
 from .settings import NoFarm, Settings, address, home
 
 ANSWER_SECONDS = 0.3
 EXTRA = "python -m pip install -r farm/requirements.txt"
+# ComfyUI has aiohttp, so it is not among the farm's packages, which are pinned: a pin could replace ComfyUI's.
+NEEDED = {"nats": f"A farm needs nats-py: {EXTRA}", "aiohttp": "HTTP needs aiohttp: python -m pip install aiohttp"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
+        import_nats()
         return asyncio.run(given.command(given)) or 0
     except ModuleNotFoundError as error:
-        if error.name != "nats":
+        if error.name not in NEEDED:
             raise
-        print(f"A farm needs nats-py: {EXTRA}", file=sys.stderr)
+        print(NEEDED[error.name], file=sys.stderr)
     except NoFarm as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     return 1
+
+
+def import_nats() -> None:
+    """Without aiohttp, where it is not there yet.
+
+    nats-py takes it for websockets, which no farm has; each process is 9 MB smaller without, and up 0.1 s sooner.
+    """
+    hide = "aiohttp" not in sys.modules
+    if hide:
+        sys.modules["aiohttp"] = None
+    try:
+        import nats  # noqa: F401
+    finally:
+        if hide:
+            del sys.modules["aiohttp"]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -53,6 +72,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     def add_workers(each: argparse.ArgumentParser) -> None:
         each.add_argument("--gpus", default="cpu", help="a worker for each: 0,1 or cpu; or none. Default: %(default)s")
         each.add_argument("--models", action="append", default=[], help="a folder where VAEs are looked for first")
+        each.add_argument("--comfyui", default="", help="a ComfyUI, whose own modules decode then, bit for bit")
 
     each = add("up", up, "start a server and workers on this machine")
     each.add_argument("--listen", default="127.0.0.1", help="any but the loopback needs TLS. Default: %(default)s")
@@ -65,6 +85,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     each.add_argument("--lease", type=float, default=defaults.lease_seconds, help="seconds. Default: %(default)s")
     each.add_argument("--cap", type=int, default=defaults.cap, help="jobs a user may have open. Default: %(default)s")
     add_workers(each)
+
+    each = add("token", token, "what to set on another machine, for who submits jobs there or works for this farm")
+    each.add_argument("role", choices=(CLIENT, WORKER))
 
     each = add("worker", worker, "let this machine work for a farm elsewhere")
     add_server(each)
@@ -84,7 +107,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     each = add("status", status, "how many wait, who works on what")
     add_server(each)
-    each.add_argument("--json", action="store_true")
+    how = each.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true")
+    how.add_argument("--prometheus", action="store_true", help="for a textfile collector")
+
+    each = add("serve", serve, "let programs in over HTTP: diffusers' remote_decode, /v1/videos, /metrics")
+    add_server(each)
+    each.add_argument("--http", action="store_true", required=True, help="what it speaks")
+    each.add_argument("--vae", action="append", type=Path, required=True, help="safetensors; one of each family")
+    each.add_argument(
+        "--listen", default="127.0.0.1", help="any but the loopback needs TLS and a token. Default: %(default)s"
+    )
+    each.add_argument("--port", type=int, default=8288, help="0 for any. Default: %(default)s")
+    each.add_argument(
+        "--token", default="", help="default: AFP_FARM_HTTP_TOKEN, which no list of processes shows; or none"
+    )
+    each.add_argument("--tls-cert", default="", help="a certificate, as a file")
+    each.add_argument("--tls-key", default="", help="its key, as a file")
 
     add_server(add("down", down, "end the farm; what waits stays, for the next `up`"))
 
@@ -93,6 +132,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     each.add_argument("name")
     each.add_argument("--device", default="cpu")
     each.add_argument("--models", action="append", default=[])
+    each.add_argument("--comfyui", default="")
     return parser.parse_args(arguments)
 
 
@@ -102,20 +142,24 @@ async def up(given: argparse.Namespace) -> None:
 
     listen = Listen(given.listen, given.port, given.tls_cert, given.tls_key)
     settings = Settings(folder=given.folder, lease_seconds=given.lease, cap=given.cap)
-    await up(listen, settings, _gpus(given), given.models, given.network)
+    await up(listen, settings, _gpus(given), _of_workers(given), given.network)
+
+
+async def token(given: argparse.Namespace) -> None:
+    there = address(role=given.role)
+    print(f"AFP_FARM={there.url}\nAFP_FARM_TOKEN={there.token}")
 
 
 async def worker(given: argparse.Namespace) -> None:
     from .supervisor import join
 
-    await join(address(given.server), _gpus(given), given.models)
+    await join(address(given.server, WORKER), _gpus(given), _of_workers(given))
 
 
 async def work(given: argparse.Namespace) -> None:
     from .blobs import Scratch
     from .broker import Broker
     from .client import blobs_of, scratch_parent
-    from .decode import Decoder
     from .models import Models
     from .supervisor import stopped_by_signals
     from .worker import Worker
@@ -128,14 +172,12 @@ async def work(given: argparse.Namespace) -> None:
         loop.call_soon_threadsafe(stopping.set)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    async with Broker.connect(address(), name=given.name, patience=60.0) as broker:
+    async with Broker.connect(address(role=WORKER), name=given.name, patience=60.0) as broker:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
         try:
-            models = Models([Path(folder) for folder in given.models], home() / "models.json")
-            each = Worker(
-                broker, settings, blobs_of(settings, broker), scratch, given.name, Decoder(given.device), models
-            )
+            models = Models([Path(folder) for folder in given.models], home())
+            each = Worker(broker, settings, blobs_of(settings, broker), scratch, given.name, _decoder(given), models)
             running = asyncio.ensure_future(each.run())
             await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
             each.stop()
@@ -148,6 +190,7 @@ async def work(given: argparse.Namespace) -> None:
 
 
 async def jobs(given: argparse.Namespace) -> None:
+    from . import metrics
     from .client import farm
 
     async with farm(given.server) as client:
@@ -156,7 +199,7 @@ async def jobs(given: argparse.Namespace) -> None:
         if given.json:
             print(record.to_json().decode())
         else:
-            age = _age(time.time() - record.job.created)
+            age = metrics.age(time.time() - record.job.created)
             more = record.reason or (record.result and f"{record.result.frames} frames") or record.worker
             print(f"{record.id[:12]}  {record.state:11}  {record.job.priority}  {age:>5}  {record.job.user}  {more}")
 
@@ -187,41 +230,55 @@ async def _each(given: argparse.Namespace, change: Callable) -> int:
 
 
 async def status(given: argparse.Namespace) -> None:
+    from . import metrics
     from .client import farm
 
     async with farm(given.server) as client:
-        workers = sorted(await client.broker.ask_all("workers.ask", ANSWER_SECONDS), key=lambda each: each["name"])
-        waiting = {name: count for name, count in sorted((await client.broker.waiting()).items()) if count}
-        states: dict[str, int] = {}
-        for record in await client.broker.records():
-            states[record.state] = states.get(record.state, 0) + 1
-        settings = await client.broker.settings()
-    if given.json:
-        values = {"workers": workers, "waiting": waiting, "jobs": states, "settings": dataclasses.asdict(settings)}
-        print(json.dumps(values))
-        return
-    print("jobs:    " + (", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"))
-    print("waiting: " + (", ".join(f"{count} {name}" for name, count in waiting.items()) or "none"))
-    for each in workers:
-        job = each["job"]
-        doing = f"{job['id'][:12]} {job['frames']}/{job['total']} frames" if job else "idle"
-        print(f"worker:  {each['name']}  {each['device']}  {each['free_mb']} of {each['all_mb']} MB free  {doing}")
+        state = await metrics.state_of(client.broker)
+    if given.prometheus:
+        print(metrics.prometheus(state), end="")
+    else:
+        print(json.dumps(dataclasses.asdict(state)) if given.json else metrics.text(state))
+
+
+async def serve(given: argparse.Namespace) -> None:
+    from .client import farm
+    from .gateway import serving
+    from .gateway_door import Door
+    from .server import Listen
+    from .supervisor import stopped_by_signals
+
+    listen = Listen(given.listen, given.port, given.tls_cert, given.tls_key)
+    door = Door(listen, given.token or os.environ.get("AFP_FARM_HTTP_TOKEN", ""))
+    stopping = stopped_by_signals()
+    async with farm(given.server) as client, serving(client, door, given.vae) as url:
+        logging.info("the farm is served at %s", url)
+        await stopping.wait()
 
 
 async def down(given: argparse.Namespace) -> int:
-    from .client import farm
+    from .broker import Broker
 
-    async with farm(given.server) as client:
-        answered = await client.broker.ask_all("farm.down", ANSWER_SECONDS)
+    async with Broker.connect(address(given.server, ADMIN), name="down") as broker:
+        answered = await broker.ask_all("farm.down", ANSWER_SECONDS)
     return 0 if answered else 1
+
+
+def _decoder(given: argparse.Namespace):
+    if given.comfyui:
+        from .exact import ExactDecoder
+
+        return ExactDecoder(given.device, Path(given.comfyui))
+    from .decode import Decoder
+
+    return Decoder(given.device)
+
+
+def _of_workers(given: argparse.Namespace) -> list[str]:
+    """Arguments of `work`."""
+    arguments = [each for folder in given.models for each in ("--models", folder)]
+    return arguments + (["--comfyui", str(Path(given.comfyui).resolve())] if given.comfyui else [])
 
 
 def _gpus(given: argparse.Namespace) -> list[str]:
     return [] if given.gpus in ("", "none") else given.gpus.split(",")
-
-
-def _age(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(0, seconds):.0f}s"

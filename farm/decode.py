@@ -12,6 +12,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -22,8 +23,8 @@ import torch
 
 from ..pipeline import engine
 from ..pipeline.decoders.away import Away
-from ..pipeline.decoders.fast import cuda, plan, weights
-from ..pipeline.decoders.fast.network import WanDecoder
+from ..pipeline.decoders.fast import cuda, plan, trust, weights
+from ..pipeline.decoders.fast.network import FRAMES_PER_STEP, WanDecoder, steps
 from ..pipeline.report import Report
 from ..pipeline.sinks.formats import FORMATS, Choice
 from ..pipeline.sinks.video_file import VideoFileSink, VideoOptions
@@ -31,21 +32,48 @@ from ..pipeline.sources.file_sound import FileSound
 from ..pipeline.sources.part import Part
 from ..pipeline.video_spec import VideoSpec
 from .messages import HEADER_BYTES, InvalidJob, Job
+from .scaling import MEAN, STD
 from .work import Made, OutOfMemory, Work
 
 FAMILIES = ("Wan 2.1", "Wan 2.2")
-# As what weights and activations are kept.
-DTYPES = {"cuda": torch.float16, "cpu": torch.float32}
-# See nodes/families/wan.py.
-LARGEST_DIFFERENCE = 0.03
 # How one begins. Nothing else is opened: a playlist, say, could name other files of this machine.
 FLAC = b"fLaC"
 LATENT_TENSOR = "latent_tensor"
-FRAMES_PER_STEP = 4
 SLOTS = 4
-# Of a plan that ran out of memory: how much of what was tried is tried next.
-LESS = 0.75
 WARM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A VAE that is here: its weights, and the plans for the sizes that it had."""
+
+    weights: weights.Weights
+    plans: plan.Plans
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return self.weights.latent[0].shape[1]
+
+    @property
+    def scale(self) -> int:
+        """Pixels of a frame for each of the latent, in a row."""
+        return 8 * self.weights.patch
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job, read and checked.
+
+    Attributes:
+        latent: in main memory; page-locked for a GPU.
+        state: the VAE's tensors, in main memory; None where it was warm.
+    """
+
+    choice: Choice
+    audio: FileSound | None
+    latent: torch.Tensor
+    state: dict[str, torch.Tensor] | None
 
 
 class Decoder:
@@ -53,15 +81,20 @@ class Decoder:
 
     Args:
         device: "cpu" or "cuda".
+    Attributes:
+        decoders: what a job may ask for here, beside "auto".
     Raises:
         RuntimeError: the fast decoder cannot run there.
     """
 
-    def __init__(self, device: str):
+    decoders: tuple[str, ...] = ("fast",)
+
+    def __init__(self, device: str, needs_kernels: bool = True):
         self.device = torch.device(device)
-        if self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
+        if needs_kernels and self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
             raise RuntimeError(f"this GPU cannot decode: {reason}")
-        self._warm: OrderedDict[str, weights.Weights] = OrderedDict()
+        self._warm: OrderedDict[str, Model] = OrderedDict()
+        self._needed: int | None = None  # bytes, of the decode under way; None where there is no other way
 
     @property
     def name(self) -> str:
@@ -82,6 +115,15 @@ class Decoder:
             free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
         return free >> 20, total >> 20
 
+    def prepare(self, job: Job, latent: Path, vae: Path | None, audio: Path | None) -> Prepared:
+        """Read and check a job, on any thread; see `Decode.prepare`."""
+        self._check(job)
+        choice = choice_of(job)  # before anything is read
+        sound, tensor = sound_of(audio), latent_of(job, latent)
+        # The VAE's tensors are not page-locked: torch would keep so much of main memory for good.
+        tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return Prepared(choice, sound, tensor, None if vae is None else state_of(vae))
+
     def __call__(self, work: Work) -> Made:
         """Decode and encode.
 
@@ -92,26 +134,26 @@ class Decoder:
         Stream: on the caller's thread and its current stream; nothing is left running.
         """
         job = work.job
-        choice = choice_of(job)  # before anything is read
-        audio = sound_of(work.audio)
-        latent = latent_of(job, work.latent)
-        model = self._weights(job, work.vae)
-        if latent.shape[1] != model.latent[0].shape[1]:
-            raise InvalidJob(f"the VAE takes latents of {model.latent[0].shape[1]} channels, got {latent.shape[1]}")
+        prepared = work.prepared or self.prepare(job, work.latent, None, work.audio)
+        choice, audio, latent = prepared.choice, prepared.audio, prepared.latent
+        model = self._model(job, lambda: prepared.state or state_of(work.vae()))
+        if latent.shape[1] != model.channels:
+            raise InvalidJob(f"the VAE takes latents of {model.channels} channels, got {latent.shape[1]}")
+        if job.params.do_scaling:
+            latent = denormalised(latent, job.vae.family)
         below = None
         while True:
+            self._needed = None
             try:
                 return self._decode(work, choice, audio, latent, model, below)
             except (torch.OutOfMemoryError, engine.DecodeError, MemoryError) as error:
                 if not _ran_out(error):
                     raise
-                needed = getattr(error, "needed", None)
-                last = below
             self._make_room()
             # Once more in smaller bands; after that it is for others.
-            if last is not None or needed is None:
+            if below is not None or self._needed is None:
                 raise OutOfMemory(f"{job.params.shape[3] * job.params.shape[4]} latent pixels do not fit")
-            below = int(needed * LESS)
+            below = int(self._needed * plan.LESS)
 
     def _decode(
         self,
@@ -119,25 +161,17 @@ class Decoder:
         choice: Choice,
         audio: FileSound | None,
         latent: torch.Tensor,
-        model: weights.Weights,
+        model: Model,
         below: int | None,
     ) -> Made:
         _, _, latent_frames, height, width = latent.shape
-        scale = 8 * model.patch
-        spec = VideoSpec(FRAMES_PER_STEP * (latent_frames - 1) + 1, scale * height, scale * width, self.device)
+        frames, height, width = FRAMES_PER_STEP * (latent_frames - 1) + 1, model.scale * height, model.scale * width
+        spec = VideoSpec(frames, height, width, self.device)
         options = VideoOptions(work.job.params.rate, choice, audio, metadata=prompt_in(work.latent))
-        chosen = self._plan(model, latent, below)
-        away, report, began = Away(self.device), Report(), time.monotonic()
-
-        def decode(submit: engine.Submit) -> None:
-            decoder = WanDecoder(model, chosen.bands, away)
-            on_device = latent.to(self.device, decoder.dtype)
-            for t in range(latent_frames):
-                submit(decoder.step(on_device[:, :, t], last=t == latent_frames - 1))
-
-        try:
+        report, began = Report(), time.monotonic()
+        with contextlib.ExitStack() as until_then:
             engine.run(
-                decode,
+                self._way(model, latent, below, until_then),
                 spec,
                 [VideoFileSink(work.target, options)],
                 slots=SLOTS,
@@ -146,36 +180,64 @@ class Decoder:
                 progress=lambda frames: work.progress(frames, spec.frames),
                 report=report,
             )
-        except Exception as error:
-            error.needed = chosen.needed
-            raise
-        finally:
-            away.close()
         return Made(spec.frames, spec.width, spec.height, time.monotonic() - began, report.text().splitlines()[0])
 
-    def _plan(self, model: weights.Weights, latent: torch.Tensor, below: int | None) -> plan.Plan:
+    def _way(
+        self, model: Model, latent: torch.Tensor, below: int | None, until_then: contextlib.ExitStack
+    ) -> Callable[[engine.Submit], None]:
+        """What submits the frames.
+
+        Args:
+            below: bytes that it is to need less than, after memory ran out.
+            until_then: ends with the decode.
+        """
+        chosen = self._plan(model, latent, below)
+        self._needed = chosen.needed
+        away = Away(self.device)
+        until_then.callback(away.close)
+
+        def decode(submit: engine.Submit) -> None:
+            decoder = WanDecoder(model.weights, chosen.bands, away)
+            for frames_cthw in steps(decoder, latent.to(self.device, non_blocking=True)):
+                submit(frames_cthw)
+
+        return decode
+
+    def _plan(self, model: Model, latent: torch.Tensor, below: int | None) -> plan.Plan:
         free = self.memory_mb()[0] << 20
         on_cuda = self.device.type == "cuda"
         main = psutil.virtual_memory().available if on_cuda else 0
         there = plan.Room(free, free, main)
-        return plan.choose(
-            lambda bands: plan.of(model, *latent.shape[-2:], bands, joins=True), there, latent.shape[2], below
-        )
+        return plan.choose(lambda bands: model.plans.of(*latent.shape[-2:], bands), there, latent.shape[2], below)
 
-    def _weights(self, job: Job, path_of: Callable[[], Path]) -> weights.Weights:
-        key, vae = job.vae.sha256, job.vae
+    def _check(self, job: Job) -> None:
+        """Raises:
+        InvalidJob: this decoder is not right for the job's VAE.
+        """
+        vae = job.vae
         if vae.family not in FAMILIES:
             raise InvalidJob(f"VAEs of {vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
-        if vae.verdict is not None and not vae.verdict <= LARGEST_DIFFERENCE:
+        if vae.verdict is not None and not vae.verdict <= trust.LARGEST_DIFFERENCE:
             raise InvalidJob(f"with this VAE the frames differ from the stock decoder's, by {vae.verdict:.3g} (RMS)")
+
+    def _load(self, state: dict[str, torch.Tensor]) -> Model:
+        """Onto the device.
+
+        Raises:
+            ValueError: it is no such VAE.
+        """
+        loaded = weights.load(state, self.device, weights.DTYPES[self.device.type])
+        return Model(loaded, plan.Plans(loaded, joins=True))
+
+    def _model(self, job: Job, state: Callable[[], dict[str, torch.Tensor]]) -> Model:
+        key = job.vae.sha256
         if key not in self._warm:
             while len(self._warm) >= WARM:
                 self._warm.popitem(last=False)
                 self._make_room()
             try:
-                state = safetensors.torch.load_file(path_of())
-                self._warm[key] = weights.load(state, self.device, DTYPES[self.device.type])
-            except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
+                self._warm[key] = self._load(state())
+            except (ValueError, RuntimeError) as error:
                 if _ran_out(error):
                     raise OutOfMemory("the VAE does not fit") from error
                 raise InvalidJob(f"the VAE cannot be read: {error}") from error
@@ -188,6 +250,18 @@ class Decoder:
             torch.cuda.empty_cache()
 
 
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    """The VAE's tensors.
+
+    Raises:
+        InvalidJob: it is damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise InvalidJob(f"the VAE cannot be read: {error}") from error
+
+
 def choice_of(job: Job) -> Choice:
     """Raises:
     InvalidJob: the format has no such thing.
@@ -195,8 +269,6 @@ def choice_of(job: Job) -> Choice:
     params = job.params
     try:
         each = FORMATS[params.format]
-        if params.do_scaling:
-            raise ValueError("normalised latents (do_scaling) are not taken yet")
         if not each.encoder.is_available():
             raise ValueError(f"{each.name} cannot be written here")
         return Choice(each, params.quality, bit_depth=params.bit_depth)
@@ -253,6 +325,21 @@ def prompt_in(path: Path) -> dict[str, object]:
             with contextlib.suppress(ValueError, RecursionError):
                 found[key] = json.loads(text)
     return found
+
+
+def denormalised(latent: torch.Tensor, family: str) -> torch.Tensor:
+    """diffusers' latents as the VAE wants them; in float32, whatever they are in.
+
+    Args:
+        latent: (1, C, T, h, w).
+        family: one of FAMILIES.
+    Raises:
+        InvalidJob: that family's have another C.
+    """
+    mean, std = (torch.tensor(each[family]).view(1, -1, 1, 1, 1) for each in (MEAN, STD))
+    if latent.shape[1] != mean.shape[1]:
+        raise InvalidJob(f"normalised latents of {family} have {mean.shape[1]} channels, got {latent.shape[1]}")
+    return latent.float() * std + mean
 
 
 def _ran_out(error: BaseException | None) -> bool:

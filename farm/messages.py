@@ -26,7 +26,7 @@ ENDED = (COMPLETED, FAILED, CANCELLED)
 STATES = (QUEUED, IN_PROGRESS, *ENDED)
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-DECODERS = ("auto", "fast")
+DECODERS = ("auto", "fast", "exact")
 OUTPUT_TYPES = ("mp4", "mkv")
 # Bounds on what a job may ask for, so that no memory is taken for one that is absurd.
 MOST_CHANNELS = 256
@@ -106,7 +106,7 @@ class Params:
         fps: frames per second, as "16" or "24000/1001".
         output_type: the container.
         format, quality, bit_depth: as in Save Video (Streaming); None for a depth that suits the format.
-        decoder: "auto" or "fast".
+        decoder: "fast", "exact", for which a worker with a ComfyUI is needed, or "auto", what a worker has.
     """
 
     shape: tuple[int, ...]
@@ -172,7 +172,8 @@ class Job:
         priority: from PRIORITIES.
         need_mb: memory that the decode will take, by the client's estimate; decides which workers ask for it.
         created: seconds since 1970.
-        deadline: after it the job is not begun any more; None for never.
+        deadline: after it the job is not begun any more; None for never. Seconds since 1970 by its client's clock,
+            counted from when it was queued, so that other clocks need not agree.
         name_prefix: what the client wants to call the file. No worker makes a path of it.
     Raises:
         InvalidJob: with what is wrong.
@@ -275,6 +276,7 @@ class Record:
         attempt: how often a worker began it; the number fences off workers that lost it.
         tries: of this round, those that count against it: not those of workers that were told to stop.
         worker: that began it last.
+        message: number of the id in the queue that it began with.
         memory_class: the queue that it waits in, at least its job's.
         reason: why it failed, or waits again.
         result: once completed.
@@ -288,6 +290,7 @@ class Record:
     attempt: int = 0
     tries: int = 0
     worker: str = ""
+    message: int = 0
     memory_class: str = ""
     reason: str = ""
     result: Result | None = None
@@ -302,8 +305,8 @@ class Record:
             object.__setattr__(self, "memory_class", self.job.memory_class)
         _check_in("memory_class", self.memory_class, CLASSES)
         _check_in("state", self.state, STATES)
-        for name in ("round", "attempt", "tries"):
-            _check_int(name, getattr(self, name), 0, 999_999)
+        for name, most in (("round", 999_999), ("attempt", 999_999), ("tries", 999_999), ("message", 1 << 62)):
+            _check_int(name, getattr(self, name), 0, most)
         for name in ("queued", "started", "ended", "delivered"):
             _check_number(name, getattr(self, name), 0, math.inf)
         for name in ("worker", "reason"):

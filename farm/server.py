@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from .roles import authorization
 from .settings import NoFarm
 
 # Older ones lack options that are used here.
@@ -117,11 +118,12 @@ class Server:
     Args:
         folder: its configuration, log and everything that it stores.
         listen: its port must be a number that is free: clients come back to it after a restart.
-        token: that lets one in.
+        secret: the admin's token, which those of clients and workers are made of, see roles.py.
     """
 
-    def __init__(self, folder: Path, listen: Listen, token: str):
+    def __init__(self, folder: Path, listen: Listen, secret: str):
         assert listen.port, "clients have to find it again"
+        assert secret, "nobody may come in without"
         self.folder, self.listen = folder, listen
         self._binary = find()
         self._process: subprocess.Popen | None = None
@@ -131,7 +133,7 @@ class Server:
         # acknowledged can be lost when the power fails (nats-server#7564).
         text = (
             f"host: {_quoted(listen.host)}\nport: {listen.port}\n"
-            f"authorization {{ token: {_quoted(token)} }}\n"
+            f"{authorization(secret)}"
             f"pid_file: {_quoted(folder / 'nats.pid')}\nlog_file: {_quoted(folder / 'nats.log')}\n"
             "logfile_size_limit: 10MB\n"
             f"jetstream {{ store_dir: {_quoted(folder / 'jetstream')}, sync_interval: always }}\n"
@@ -176,6 +178,12 @@ class Server:
 
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """Without a chance to say anything; what it stores stays."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def stop(self) -> None:
         """End it, gently at first; what it stores stays."""

@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .roles import ADMIN, CLIENT, role_of, token_of
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -21,7 +23,9 @@ class Settings:
             longer: kernels are compiled.
         cap: jobs that a user may have waiting and under way, for each priority and class of memory.
         most_tries: a job that ended so many workers has failed.
+        most_open: jobs that all users may have waiting and under way.
         kept_seconds, kept_bytes: how long files that nobody fetched are kept, and how many.
+        kept_jobs: how many jobs that have ended are remembered.
         orphan_seconds: what belongs to nobody goes after this.
     """
 
@@ -30,9 +34,11 @@ class Settings:
     first_frame_seconds: float = 120.0
     frame_seconds: float = 20.0
     cap: int = 1000
+    most_open: int = 100_000
     most_tries: int = 3
     kept_seconds: float = 7 * 86400.0
     kept_bytes: int = 20 * 10**9
+    kept_jobs: int = 20_000
     orphan_seconds: float = 3600.0
 
     def to_json(self) -> bytes:
@@ -50,7 +56,7 @@ class Address:
 
     Args:
         url: nats://host:port, or tls://host:port.
-        token: secret.
+        token: of a role, see roles.py; secret.
         ca: a file of certificates to trust beside the system's; "" for none.
     """
 
@@ -68,13 +74,14 @@ def home() -> Path:
     return Path(os.environ.get("AFP_FARM_HOME") or Path.home() / ".async-frame-pipeline" / "farm")
 
 
-def address(given: str | None = None) -> Address:
+def address(given: str | None = None, role: str = CLIENT) -> Address:
     """Of the farm to use: as given, else that of AFP_FARM, else the one that `farm up` started here.
 
     Args:
         given: nats://token@host:port. The token may come from AFP_FARM_TOKEN instead, which no list of processes shows.
+        role: what it is wanted for.
     Raises:
-        NoFarm: there is none.
+        NoFarm: there is none, or the token is that of another role.
     """
     given = given or os.environ.get("AFP_FARM")
     if given:
@@ -83,11 +90,16 @@ def address(given: str | None = None) -> Address:
         token = token if at else os.environ.get("AFP_FARM_TOKEN", "")
         if scheme not in ("nats", "tls") or not host or not token:
             raise NoFarm("the address of a farm is nats://token@host:port; the token may be in AFP_FARM_TOKEN")
+        if role_of(token) not in (role, ADMIN):
+            raise NoFarm(
+                f"this is the token of a {role_of(token)}; that of a {role} is needed: `python -m farm token {role}`, "
+                "where the farm is"
+            )
         return Address(f"{scheme}://{host}", token, os.environ.get("AFP_FARM_CA", ""))
     path = home() / "farm.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Address(values["url"], values["token"], values.get("ca", ""))
+        return Address(values["url"], token_of(values["token"], role), values.get("ca", ""))
     except (OSError, ValueError, KeyError) as error:
         raise NoFarm(f"no farm is set up here ({path}): run `python -m farm up`, or set AFP_FARM") from error
 

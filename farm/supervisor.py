@@ -24,15 +24,18 @@ from pathlib import Path
 
 import psutil
 
-from .blobs import Objects
+from .blobs import KINDS, Objects
 from .broker import Broker
 from .client import blobs_of
+from .roles import WORKER, token_of
 from .server import Listen, Server, end_with_parent, free_port
 from .settings import Address, NoFarm, Settings, home, write_private
 from .sweep import keep_sweeping
 
 LOOK_SECONDS = 0.1
 SWEEP_SECONDS = 30.0
+# Between two looks at whether the server can store.
+PROBE_SECONDS = 10.0
 # Before what ended is started again; doubled each time, from the first on once it lived for LIVED_SECONDS.
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, LIVED_SECONDS = 0.5, 30.0, 60.0
 STOP_SECONDS = 10
@@ -116,19 +119,21 @@ class KeptWorker(Kept):
             self.process.stdin.close()
 
 
-def workers_for(gpus: Sequence[str], address: Address, models: Sequence[str]) -> list[KeptWorker]:
-    """One for each of `gpus`: numbers as the driver counts, or "cpu"; another of the same is another worker."""
+def workers_for(gpus: Sequence[str], address: Address, more: Sequence[str]) -> list[KeptWorker]:
+    """One for each of `gpus`: numbers as the driver counts, or "cpu"; another of the same is another worker.
+
+    Args:
+        more: arguments of `farm work`.
+    """
     kept = []
     machine = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())[:40]
     for index, gpu in enumerate(gpus):
         environment = {"AFP_FARM": address.url.replace("://", "://" + address.token + "@"), "AFP_FARM_CA": address.ca}
-        arguments = ["--device", "cpu" if gpu == "cpu" else "cuda"]
+        arguments = ["--device", "cpu" if gpu == "cpu" else "cuda", *more]
         if gpu == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         else:
             environment |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        for folder in models:
-            arguments += ["--models", folder]
         kept.append(KeptWorker(f"{machine}-{gpu}-{index}-{os.getpid()}", arguments, environment))
     return kept
 
@@ -151,11 +156,12 @@ async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> None:
             each.process.kill()
 
 
-async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Sequence[str], network: bool) -> None:
+async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequence[str], network: bool) -> None:
     """The server and this machine's workers, until a signal or `farm down`.
 
     Args:
         settings: where its folder is "", one in `home()` is taken.
+        more: arguments of `farm work`.
         network: keep files in the broker, for workers that see no folder of this machine.
     Raises:
         NoFarm: there is one already, or it cannot be started.
@@ -178,7 +184,7 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Se
         async with Broker.connect(address, name="supervisor") as broker:
             await broker.prepare(settings)
             if network:
-                await Objects.prepare(broker.jetstream, settings.kept_seconds)
+                await Objects.prepare(broker.jetstream)
 
             async def down(_: dict) -> dict:
                 stopping.set()
@@ -191,10 +197,13 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Se
             kept = KeptServer(server)
             kept._began = time.monotonic()
             sweeping = asyncio.ensure_future(keep_sweeping(broker, blobs_of(settings, broker), settings, SWEEP_SECONDS))
+            probing = asyncio.ensure_future(keep_probing(broker, server, KINDS if network else (), PROBE_SECONDS))
             try:
-                await keep([kept, *workers_for(gpus, address, models)], stopping)
+                of_workers = dataclasses.replace(address, token=token_of(token, WORKER))
+                await keep([kept, *workers_for(gpus, of_workers, more)], stopping)
             finally:
                 sweeping.cancel()
+                probing.cancel()
     finally:
         server.stop()
         # The token and the port stay, so that others come back to it.
@@ -202,7 +211,20 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], models: Se
         write_private(folder / "farm.json", json.dumps(values))
 
 
-async def join(address: Address, gpus: Sequence[str], models: Sequence[str]) -> None:
+async def keep_probing(broker: Broker, server: Server, kinds: Sequence[str], every_seconds: float) -> None:
+    """End a server that cannot store, for ever; whoever keeps it starts it again."""
+    failed = 0
+    while True:
+        await asyncio.sleep(every_seconds)
+        # Twice: it may be on its way up.
+        failed = 0 if not server.is_alive() or await broker.probe(kinds) else failed + 1
+        if failed == 2:
+            log.error("the server cannot store anything: is the disk full? It is started again")
+            server.kill()
+            failed = 0
+
+
+async def join(address: Address, gpus: Sequence[str], more: Sequence[str]) -> None:
     """Workers of this machine for a farm elsewhere, until a signal.
 
     Raises:
@@ -211,7 +233,7 @@ async def join(address: Address, gpus: Sequence[str], models: Sequence[str]) -> 
     stopping = stopped_by_signals()
     async with Broker.connect(address, name="joining") as broker:
         blobs_of(await broker.settings(), broker)
-    await keep(workers_for(gpus, address, models), stopping)
+    await keep(workers_for(gpus, address, more), stopping)
 
 
 def stopped_by_signals() -> asyncio.Event:
@@ -238,7 +260,8 @@ def _end_what_is_left(folder: Path, there: dict) -> None:
         NoFarm: the supervisor is there.
     """
     with contextlib.suppress(psutil.Error):
-        if "pid" in there and "farm" in " ".join(psutil.Process(there["pid"]).cmdline()):
+        # Our own number: in a container the one that was killed had it too.
+        if there.get("pid", os.getpid()) != os.getpid() and "farm" in " ".join(psutil.Process(there["pid"]).cmdline()):
             raise NoFarm(f"the farm is up already, at {there.get('url')}")
     with contextlib.suppress(psutil.Error, OSError, ValueError):
         left = psutil.Process(int((folder / "nats.pid").read_text()))

@@ -1,4 +1,9 @@
-"""What the dead left: ids that never came into the queue, and blobs that belong to nobody."""
+"""What the dead left: ids that never came into the queue, and blobs that belong to nobody; and what is too old or too
+much.
+
+What belongs to nobody goes when this process has seen so for long enough, by a clock that is never set: a file may be
+about to be named by its record, and a jump of the time of day must not take it.
+"""
 
 from __future__ import annotations
 
@@ -6,79 +11,146 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
-from .blobs import AUDIO, LATENTS, RESULTS, VAES, Blobs
-from .broker import Broker, Full
-from .messages import CANCELLED, COMPLETED, ENDED, QUEUED, Record
+from .blobs import AUDIO, KINDS, LATENTS, RESULTS, VAES, Blobs
+from .broker import Broker, Fenced, Full
+from .messages import CANCELLED, COMPLETED, ENDED, IN_PROGRESS, QUEUED, Record
 from .settings import Settings
 
-# Sooner it may be about to be queued by its client.
-QUEUED_SECONDS = 5.0
+# In which workers say what they have.
+ANSWER_SECONDS = 0.5
+# For which a job may be with nobody: another worker should have it after one.
+LEASES = 6
+# That deleted records leave, before they are cleared away: it takes a look at all.
+MOST_MARKS = 1000
 log = logging.getLogger("async-frame-pipeline.farm")
 
 
-async def sweep(broker: Broker, blobs: Blobs, settings: Settings, seen: set[str] | None = None) -> None:
-    """Once; harmless at any time, and by several at once.
+class Sweep:
+    """What one process saw of a farm; harmless beside others.
 
     Args:
-        seen: message ids that an earlier sweep knows to have come into the queue, which keeps them.
+        clock: seconds, of any beginning.
     """
-    now, seen = time.time(), set() if seen is None else seen
-    records = {record.id: record for record in await broker.records()}
-    for record in records.values():
-        if record.state == QUEUED and now - record.queued > QUEUED_SECONDS and record.message_id not in seen:
+
+    def __init__(self, broker: Broker, blobs: Blobs, settings: Settings, clock: Callable[[], float] = time.monotonic):
+        self._broker, self._blobs, self._settings, self._clock = broker, blobs, settings, clock
+        self._queued: set[str] = set()
+        # In progress, with no worker that says so: since when, by the clock.
+        self._nobodys: dict[str, float] = {}
+        self._unqueued: set[str] = set()
+        # Since when, by the clock.
+        self._unnamed: dict[str, float] = {}
+
+    async def once(self) -> None:
+        records = {record.id: record for record in await self._broker.records()}
+        await self._queue(records)
+        await self._queue_again(records)
+        await self._forget(records)
+        unnamed: dict[str, float] = {}
+        await self._sweep_results(records, unnamed)
+        await self._sweep_inputs(records, unnamed)
+        for kind in KINDS:
+            await self._blobs.clear(kind, lambda piece: self._is_old(piece, unnamed))
+        self._unnamed = unnamed
+
+    async def _queue(self, records: dict[str, Record]) -> None:
+        """Those that are in no queue, for all we know, at the second sight: at the first, clients may be at it."""
+        waiting = {record.message_id: record for record in records.values() if record.state == QUEUED}
+        self._queued &= waiting.keys()
+        unqueued = waiting.keys() - self._queued
+        for message_id in unqueued & self._unqueued:
             with contextlib.suppress(Full):
-                await broker.enqueue(record)  # where it is already, this changes nothing
-                seen.add(record.message_id)
-        elif record.state in ENDED and now - record.ended > settings.kept_seconds:
-            await broker.forget(record)
-            if record.result is not None:
-                await blobs.delete(RESULTS, record.result.name)
-    await _sweep_results(broker, blobs, settings, now)
-    await _sweep_inputs(blobs, settings, records, now)
+                await self._broker.enqueue(waiting[message_id])  # where it is already, this changes nothing
+                self._queued.add(message_id)
+        self._unqueued = unqueued
 
+    async def _queue_again(self, records: dict[str, Record]) -> None:
+        """Those whose worker is gone and whose lease does not end: the broker's clock was set back, or it lost them."""
+        begun = {record.message_id: record for record in records.values() if record.state == IN_PROGRESS}
+        nobodys, now = {}, self._clock()
+        if begun:
+            told = await self._broker.ask_all("workers.ask", ANSWER_SECONDS)
+            held = {str(each.get("job", {}).get("id")) for each in told if isinstance(each.get("job"), dict)}
+            for message_id, record in begun.items():
+                key = f"{message_id}.{record.attempt}"
+                if record.id not in held:
+                    nobodys[key] = self._nobodys.get(key, now)
+                    if now - nobodys[key] > LEASES * self._settings.lease_seconds:
+                        with contextlib.suppress(Fenced, Full):
+                            # The old id is acked by who receives it: it is of another round.
+                            again = await self._broker.replace(record, state=QUEUED, round=record.round + 1)
+                            await self._broker.enqueue(again)
+                            log.warning("job %s was in progress, and with nobody: queued again", record.id)
+        self._nobodys = nobodys
 
-async def _sweep_results(broker: Broker, blobs: Blobs, settings: Settings, now: float) -> None:
-    """Those that no record names, and the oldest of those that were fetched, or of all, if they are too many."""
-    kept: list[tuple[bool, float, str, int]] = []
-    for name, size, stored in await blobs.names(RESULTS):
-        record = await broker.record(name.partition(".")[0])
-        if record is not None and record.result is not None and record.result.name == name:
-            kept.append((not record.delivered, record.ended, name, size))
-            continue
-        # A worker may be about to commit it, unless the job has ended without.
-        if (record is not None and record.state in ENDED) or now - stored > settings.orphan_seconds:
-            await blobs.delete(RESULTS, name)
-            log.info("swept the video %s, which belongs to no job", name)
-    kept.sort()
-    too_many = sum(size for *_, size in kept) - settings.kept_bytes
-    for _, _, name, size in kept:
-        if too_many <= 0:
-            break
-        await blobs.delete(RESULTS, name)
-        too_many -= size
+    async def _forget(self, records: dict[str, Record]) -> None:
+        """Records that ended long ago, and the oldest of too many."""
+        now = time.time()
+        ended = sorted((each for each in records.values() if each.state in ENDED), key=lambda record: record.ended)
+        too_many = len(ended) - self._settings.kept_jobs
+        for place, record in enumerate(ended):
+            if place < too_many or now - record.ended > self._settings.kept_seconds:
+                await self._broker.forget(record)
+                if record.result is not None:
+                    await self._blobs.delete(RESULTS, record.result.name)
+                del records[record.id]
+        if await self._broker.marks(len(records)) > MOST_MARKS:
+            await self._broker.clear_marks()
 
+    async def _sweep_results(self, records: dict[str, Record], unnamed: dict[str, float]) -> None:
+        """Those that no record names, and the oldest of those that were fetched, or of all, if they are too many."""
+        kept: list[tuple[bool, float, str, int]] = []
+        for name, size, stored in await self._blobs.names(RESULTS):
+            job_id = name.partition(".")[0]
+            record = records.get(job_id)
+            if record is None or record.result is None or record.result.name != name:
+                record = await self._broker.record(job_id)  # it may have come since
+            if record is not None and record.result is not None and record.result.name == name:
+                kept.append((not record.delivered, record.ended, name, size))
+            # A worker may be about to commit it, unless the job has ended without.
+            elif (record is not None and record.state in ENDED) or self._is_old(f"{RESULTS}.{name}.{stored}", unnamed):
+                await self._blobs.delete(RESULTS, name, stored)
+                log.info("swept the video %s, which belongs to no job", name)
+        kept.sort()
+        too_many = sum(size for *_, size in kept) - self._settings.kept_bytes
+        for _, _, name, size in kept:
+            if too_many <= 0:
+                break
+            await self._blobs.delete(RESULTS, name)
+            log.info("swept the video %s: they are more than %d MB", name, self._settings.kept_bytes // 10**6)
+            too_many -= size
 
-async def _sweep_inputs(blobs: Blobs, settings: Settings, records: dict[str, Record], now: float) -> None:
-    """Latents and sound that no job will need again: those of a failed one stay, to be resumed from."""
-    needed = set()
-    for record in records.values():
-        if record.state not in (COMPLETED, CANCELLED):
-            needed |= {record.job.latent.sha256, record.job.vae.sha256}
-            needed |= {record.job.audio.sha256} if record.job.audio else set()
-    for kind in (LATENTS, AUDIO, VAES):
-        after = settings.kept_seconds if kind == VAES else settings.orphan_seconds
-        for name, _, stored in await blobs.names(kind):
-            if name not in needed and now - stored > after:
-                await blobs.delete(kind, name)
+    async def _sweep_inputs(self, records: dict[str, Record], unnamed: dict[str, float]) -> None:
+        """Latents and sound that no job will need again: those of a failed one stay, to be resumed from."""
+        needed = set()
+        for record in records.values():
+            if record.state not in (COMPLETED, CANCELLED):
+                needed |= {record.job.latent.sha256, record.job.vae.sha256}
+                needed |= {record.job.audio.sha256} if record.job.audio else set()
+        now = time.time()
+        for kind in (LATENTS, AUDIO, VAES):
+            for name, _, stored in await self._blobs.names(kind):
+                if name in needed:
+                    continue
+                is_old = self._is_old(f"{kind}.{name}.{stored}", unnamed)  # from the start where it is asked for
+                if is_old and (kind != VAES or now - stored > self._settings.kept_seconds):
+                    await self._blobs.delete(kind, name, stored)
+
+    def _is_old(self, what: str, unnamed: dict[str, float]) -> bool:
+        """Whether it has belonged to nobody for long enough; notes that it does not now."""
+        now = self._clock()
+        unnamed[what] = self._unnamed.get(what, now)
+        return now - unnamed[what] > self._settings.orphan_seconds
 
 
 async def keep_sweeping(broker: Broker, blobs: Blobs, settings: Settings, every_seconds: float) -> None:
     """For ever; what fails is tried again the next time."""
-    seen: set[str] = set()
+    each = Sweep(broker, blobs, settings)
     while True:
         await asyncio.sleep(every_seconds)
         try:
-            await sweep(broker, blobs, settings, seen)
+            await each.once()
         except Exception as error:
             log.warning("sweeping: %s: %s", type(error).__name__, error)

@@ -20,19 +20,21 @@ class Work:
 
     Args:
         latent, audio: files, checked against their hashes.
-        vae: gives the file, checked likewise; called only where the VAE is not warm.
+        vae: gives the file, checked likewise; called only where the VAE is not warm, and None where it is.
         target: the file to write.
         check: called between chunks; raise from it to stop.
         progress: called with the frames submitted so far, of how many.
+        prepared: what `Decode.prepare` made of it; None where it was not called.
     """
 
     job: Job
     latent: Path
-    vae: Callable[[], Path]
+    vae: Callable[[], Path | None]
     audio: Path | None
     target: Path
     check: Callable[[], None]
     progress: Callable[[int, int], None]
+    prepared: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,22 @@ class Decode(Protocol):
     Attributes:
         name: of the device, for people.
         warm: SHA-256 of the VAEs that it needs no file for.
+        decoders: what a job may ask for here, beside "auto".
     """
 
     name: str
     warm: list[str]
+    decoders: tuple[str, ...]
 
     def memory_mb(self) -> tuple[int, int]:
         """(free, all) of the device."""
+
+    def prepare(self, job: Job, latent: Path, vae: Path | None, audio: Path | None) -> object:
+        """What can be done while another one is decoded, on any thread; `vae` is None where it is warm.
+
+        Raises:
+            InvalidJob: nobody can decode this.
+        """
 
     def __call__(self, work: Work) -> Made:
         """Write `work.target`, or raise: InvalidJob what nobody can decode, OutOfMemory what does not fit here."""

@@ -8,13 +8,18 @@
     commit    compare-and-set: the record names it                                 }     the commit second
     ack       only now is the id out of the queue
 
+While one is decoded the next is leased, and its data are fetched and checked (`Ahead`). It is not claimed: whatever
+happens before its turn, nothing counts against it. It is given back if somebody has nothing to do, and waits for those
+of a higher priority that come meanwhile.
+
 Note [The rules of a worker]; tests/farm/test_kills.py breaks in at each of the moments above.
     R1  An attempt that was fenced off never acks: the id belongs to the newer attempt, which may be killed next. It
         acks only where the record says that the job has ended.
     R2  The result is stored before the commit that names it: a record that is completed has its file.
     R3  The answer to one's own compare-and-set may be lost with the broker: contents are compared before it counts as
         a fence (`Broker.replace`).
-    R4  A job that ended `most_tries` workers has failed, with the reason; its latents stay.
+    R4  A job that ended `most_tries` workers has failed, with the reason; its latents stay. From the second attempt on
+        it runs alone, with nothing ahead, and on a larger card where there is one.
     R5  A cancel is a compare-and-set; a worker sees it between chunks, one that waits is acked when it is received.
 """
 
@@ -32,7 +37,20 @@ from pathlib import Path
 
 from .blobs import AUDIO, LATENTS, RESULTS, VAES, Blobs, Scratch, checked, sha256_of
 from .broker import Broker, Fenced, Full, Receipt
-from .messages import CANCELLED, CLASSES, COMPLETED, ENDED, FAILED, IN_PROGRESS, QUEUED, InvalidJob, Record, Result
+from .messages import (
+    CANCELLED,
+    CLASSES,
+    COMPLETED,
+    ENDED,
+    FAILED,
+    IN_PROGRESS,
+    PRIORITIES,
+    QUEUED,
+    InvalidJob,
+    Record,
+    Result,
+)
+from .models import Models
 from .settings import Settings
 from .work import Decode, OutOfMemory, Work
 
@@ -44,6 +62,14 @@ ASK_SECONDS = 0.5
 AGAIN_SECONDS = 2.0
 # A record says how far it is this often at most.
 TELL_SECONDS = 0.5
+# One that has nothing to do says so each ASK_SECONDS; who did not for so long has something, or is gone.
+IDLE_SECONDS = 2 * ASK_SECONDS
+# How long one that lacks a job's VAE lets others have it that have the VAE too, and nothing to do.
+AFFINITY_SECONDS = 0.2
+# How long workers have to say what card they have.
+ANSWER_SECONDS = 0.3
+# Where workers tell each other that they have nothing to do, or gave a job back.
+TELL = "workers.tell"
 # Exit statuses: the supervisor starts another one.
 HUNG = 75
 log = logging.getLogger("async-frame-pipeline.farm")
@@ -60,6 +86,7 @@ class Attempt:
     Attributes:
         stop: why the decode is to end, once it is.
         advanced: when the last frame was made, or the decode begun; of the monotonic clock.
+        is_alone: nothing is to be taken ahead beside it.
     """
 
     receipt: Receipt
@@ -69,6 +96,7 @@ class Attempt:
     advanced: float = 0.0
     frames: int = 0
     total: int = 0
+    is_alone: bool = False
 
     def check(self) -> None:
         if self.stop:
@@ -78,13 +106,49 @@ class Attempt:
         self.frames, self.total, self.advanced = frames, total, time.monotonic()
 
 
+@dataclass
+class Ready:
+    """A job's data on this machine.
+
+    Attributes:
+        vae: None where the decoder has it.
+        prepared: what the decoder made of them.
+        error: why nobody can decode them.
+    """
+
+    latent: Path | None = None
+    audio: Path | None = None
+    vae: Path | None = None
+    prepared: object = None
+    error: InvalidJob | None = None
+
+
+@dataclass
+class Idle:
+    """A worker that has nothing to do: when it said so, what fits there, which VAEs and decoders it has."""
+
+    told: float
+    classes: list[str]
+    warm: list[str]
+    decoders: list[str]
+
+
+@dataclass
+class Ahead:
+    """The job that is next: leased, not claimed."""
+
+    receipt: Receipt
+    record: Record
+    ready: asyncio.Task[Ready]
+
+
 class Worker:
     """One at a time, in one process, over one device.
 
     Args:
         name: for people, and for records; unique in a farm.
         decode: called on a thread that is always the same.
-        models: finds a VAE on this machine by its SHA-256, or None.
+        models: VAEs on this machine; None for those alone that come over the network.
         at: called with the name of each moment, for tests.
     """
 
@@ -96,15 +160,23 @@ class Worker:
         scratch: Scratch,
         name: str,
         decode: Decode,
-        models: Callable[[str, int], Path | None] = lambda sha256, size: None,
+        models: Models | None = None,
         at: Callable[[str], None] = lambda moment: None,
     ):
         self._broker, self._settings, self._blobs, self._scratch = broker, settings, blobs, scratch
-        self._name, self._decode, self._models, self._at = name, decode, models, at
+        self._name, self._decode, self._at = name, decode, at
+        self._models = models or Models([], scratch.folder)
+        self._prepare = getattr(decode, "prepare", lambda *_: None)  # a stand-in has nothing to prepare
+        self._decoders = getattr(decode, "decoders", ("fast",))
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "decode")
         self._attempt: Attempt | None = None
+        self._ahead: Ahead | None = None
+        self._fits: list[str] = []  # what did before this decode took its memory
+        self._passed_on = ""  # the last job that was left to somebody who has its VAE
         self._stopping = asyncio.Event()
-        self._counts = {"completed": 0, "failed": 0, "fenced": 0, "warm": 0}
+        self._idle: dict[str, Idle] = {}  # others, by name; those that said so long ago have something to do
+        # Since it was started; see metrics.py.
+        self._counts = {"completed": 0, "failed": 0, "fenced": 0, "retried": 0, "warm_hits": 0, "seconds": 0.0}
 
     def stop(self) -> None:
         """End after what is under way was given back."""
@@ -114,17 +186,38 @@ class Worker:
 
     async def run(self) -> None:
         """Until `stop`."""
-        listening = await self._broker.hear("workers.ask", self._tell_state)
+        listening = [
+            await self._broker.hear("workers.ask", self._tell_state),
+            await self._broker.hear(TELL, self._hear_others),
+        ]
         while not self._stopping.is_set():
-            classes = self._classes()
-            if not classes:  # no memory for anything
-                await self._pause(ASK_SECONDS)
-                continue
-            receipt = await self._broker.next(classes, ASK_SECONDS)
+            await self._turn()
+        await self._give_back_ahead()
+        for each in listening:
+            await each.unsubscribe()
+        self._thread.shutdown(wait=False)
+
+    async def _turn(self) -> None:
+        """One job: of a higher priority than the one that is ahead, else that one, else any."""
+        classes, ahead = self._classes(), self._ahead
+        self._fits = classes
+        if ahead is not None and ahead.record.memory_class not in classes:
+            await self._give_back_ahead()
+        elif ahead is not None:
+            higher = PRIORITIES[: PRIORITIES.index(ahead.record.job.priority)]
+            receipt = await self._broker.next(classes, 0, higher) if higher else None
             if receipt is not None:
                 await self._handle(receipt)
-        await listening.unsubscribe()
-        self._thread.shutdown(wait=False)
+            elif self._ahead is ahead:  # still: meanwhile it may have been given back
+                self._ahead = None
+                await self._handle(ahead.receipt, ahead)
+        elif not classes:  # no memory for anything
+            await self._pause(ASK_SECONDS)
+        elif (receipt := await self._broker.next(classes, ASK_SECONDS)) is not None:
+            await self._handle(receipt)
+        else:
+            has = {"warm": list(self._decode.warm), "decoders": list(self._decoders)}
+            await self._broker.tell(TELL, {"name": self._name, "classes": classes, **has})
 
     def _classes(self) -> list[str]:
         """Those that fit into the memory that is free, the largest first."""
@@ -135,28 +228,37 @@ class Worker:
 
     # -- one job ----------------------------------------------------------------------------------
 
-    async def _handle(self, receipt: Receipt) -> None:
+    async def _handle(self, receipt: Receipt, ahead: Ahead | None = None) -> None:
         """Whatever comes of it; an error of one job never ends the worker."""
         self._at("received")
         try:
-            record = await self._claimed(receipt)
+            record = await self._claimed(receipt, ahead)
             if record is None:
                 return
             self._at("claimed")
+            self._counts["retried"] += record.attempt > 1
             self._attempt = Attempt(receipt, record, began=time.monotonic(), advanced=time.monotonic())
             if self._stopping.is_set():
                 self._attempt.stop = "stopping"
+            self._attempt.is_alone = record.tries > 1  # it may be what ends workers
             watch = asyncio.ensure_future(self._watch(self._attempt))
+            looking = asyncio.ensure_future(self._look_ahead(self._attempt))
             try:
-                await self._work(self._attempt)
+                await self._work(self._attempt, ahead)
             finally:
+                self._attempt.is_alone = True
+                self._broker.wake()
+                await asyncio.gather(looking, return_exceptions=True)
                 watch.cancel()
                 self._attempt = None
         except Exception:
             # The lease runs out, and another one tries.
             log.exception("%s: unexpected, with the job %s", self._name, receipt.id)
+        finally:
+            if ahead is not None:
+                await self._drop(ahead)
 
-    async def _claimed(self, receipt: Receipt) -> Record | None:
+    async def _claimed(self, receipt: Receipt, ahead: Ahead | None) -> Record | None:
         """The record, with this worker's attempt in it; None where there is nothing to do, or somebody else does it."""
         try:
             record = await self._broker.record(receipt.id)
@@ -164,8 +266,22 @@ class Worker:
             log.warning("the record of job %s cannot be read: %s", receipt.id, error)
             await receipt.ack()
             return None
+        if record is not None and record.state not in ENDED and record.round == receipt.round:
+            if ahead is not None and record.revision != ahead.record.revision:
+                return None  # its lease ran out while it waited here, and it is theirs (R1)
+            if ahead is None and await self._passed(receipt, record):
+                return None
+            if record.state == IN_PROGRESS and record.message == receipt.message:
+                larger = await self._larger_elsewhere(record)
+                if larger is not None:
+                    with contextlib.suppress(Fenced):
+                        await self._enlarge(receipt, record, larger, f"its worker ended: {record.worker}")
+                    return None
         while True:
-            if record is None or record.state in ENDED or record.round != receipt.round:
+            # Of two messages of the same round, which the broker takes where it forgot the first (its clock was set),
+            # the one that was begun counts: each would fence off the other's attempts.
+            is_begun_by_another = record.state == IN_PROGRESS and record.message != receipt.message if record else False
+            if record is None or record.state in ENDED or record.round != receipt.round or is_begun_by_another:
                 await receipt.ack()
                 return None
             reason, now = "", time.time()
@@ -173,7 +289,9 @@ class Worker:
                 reason = f"it ended {record.tries} workers, the last of them {record.worker}" + (
                     f" ({record.reason})" if record.reason else ""
                 )
-            elif record.job.deadline is not None and now > record.job.deadline:
+            elif record.job.deadline is not None and await self._broker.age(receipt) > (
+                record.job.deadline - record.queued  # both by the client's clock; this worker's may be another
+            ):
                 reason = "its deadline has passed"
             try:
                 if reason:
@@ -187,6 +305,7 @@ class Worker:
                     attempt=record.attempt + 1,
                     tries=record.tries + 1,
                     worker=self._name,
+                    message=receipt.message,
                     started=now,
                 )
             except Fenced as fenced:
@@ -194,11 +313,11 @@ class Worker:
                 if record is not None and record.state == IN_PROGRESS:
                     return None  # another one claimed it in this moment: it is theirs (R1)
 
-    async def _work(self, attempt: Attempt) -> None:
+    async def _work(self, attempt: Attempt, ahead: Ahead | None) -> None:
         record = attempt.record
         target = self._scratch.folder / f"{record.id}.{record.attempt}.{record.job.params.output_type}"
         try:
-            result = await self._result(attempt, target)
+            result = await self._result(attempt, ahead, target)
             self._at("stored")
             await self._broker.replace(
                 record, state=COMPLETED, result=result, reason="", ended=time.time(), worker=self._name
@@ -207,7 +326,8 @@ class Worker:
             await attempt.receipt.ack()
             self._at("acked")
             self._counts["completed"] += 1
-            self._said(record, "completed", f"{result.frames} frames in {result.seconds:.2f} s")
+            self._counts["seconds"] += result.seconds
+            self._said(record, "completed", _told(result))
             await self._delete_earlier(record)
         except Fenced as fenced:
             await self._fenced(attempt, fenced.record)
@@ -218,30 +338,26 @@ class Worker:
         except Exception as error:
             await self._again(attempt, error)
         finally:
-            target.unlink(missing_ok=True)
-            for kind in (LATENTS, AUDIO):  # what came over the network; a VAE stays for the next job
-                for path in self._scratch.folder.glob(f"{kind}-*"):
-                    path.unlink(missing_ok=True)
+            self._clear(record.id)
 
-    async def _result(self, attempt: Attempt, target: Path) -> Result:
+    async def _result(self, attempt: Attempt, ahead: Ahead | None, target: Path) -> Result:
         """The video, stored whole under this attempt's name."""
         job, loop = attempt.record.job, asyncio.get_running_loop()
-        latent = await self._fetched(LATENTS, job.latent.sha256, job.latent.bytes)
+        is_warm = job.vae.sha256 in self._decode.warm
+        ready = await (ahead.ready if ahead is not None else self._ready(attempt.record))
+        if ready.error is None and ready.vae is None and job.vae.sha256 not in self._decode.warm:
+            ready = await self._ready(attempt.record)  # since then others took the VAE's place
         self._at("fetched")
-        audio = None if job.audio is None else await self._fetched(AUDIO, job.audio.sha256, job.audio.bytes)
-        vae = None
-        if job.vae.sha256 in self._decode.warm:
-            self._counts["warm"] += 1
-        else:
-            vae = await asyncio.to_thread(self._models, job.vae.sha256, job.vae.bytes)
-            vae = vae or await self._fetched(VAES, job.vae.sha256, job.vae.bytes)
+        if ready.error is not None:
+            raise ready.error
+        self._counts["warm_hits"] += is_warm
         attempt.check()
 
         def progress(frames: int, total: int) -> None:
             attempt.progress(frames, total)
             self._at("decoding")
 
-        work = Work(job, latent, lambda: vae, audio, target, attempt.check, progress)
+        work = Work(job, ready.latent, lambda: ready.vae, ready.audio, target, attempt.check, progress, ready.prepared)
         attempt.advanced = time.monotonic()
         made = await loop.run_in_executor(self._thread, self._decode, work)
         attempt.check()
@@ -252,16 +368,34 @@ class Worker:
         await self._blobs.put(RESULTS, name, target)
         return Result(name, sha256, size, made.frames, made.width, made.height, round(made.seconds, 3), made.how)
 
-    async def _fetched(self, kind: str, name: str, size: int) -> Path:
-        into = self._scratch.folder / f"{kind}-{name}"
-        if kind == VAES and into.is_file():
-            return into
+    async def _ready(self, record: Record) -> Ready:
+        """Fetched, checked against their hashes, and prepared."""
+        job, ready = record.job, Ready()
         try:
-            path = await self._blobs.get(kind, name, size, into)
-            return await asyncio.to_thread(checked, path, name, size)
+            ready.latent = await self._fetched(record, LATENTS, job.latent.sha256, job.latent.bytes)
+            if job.audio is not None:
+                ready.audio = await self._fetched(record, AUDIO, job.audio.sha256, job.audio.bytes)
+            if job.vae.sha256 not in self._decode.warm:
+                ready.vae = await asyncio.to_thread(self._models, job.vae.sha256, job.vae.bytes)
+                ready.vae = ready.vae or await self._fetched(record, VAES, job.vae.sha256, job.vae.bytes)
+            ready.prepared = await asyncio.to_thread(self._prepare, job, ready.latent, ready.vae, ready.audio)
         except InvalidJob as error:
-            into.unlink(missing_ok=True)
+            ready.error = error
+        return ready
+
+    async def _fetched(self, record: Record, kind: str, name: str, size: int) -> Path:
+        into = self._scratch.folder / f"{record.id}.{kind}"
+        try:
+            path = await asyncio.to_thread(checked, await self._blobs.get(kind, name, size, into), name, size)
+        except InvalidJob as error:
             raise type(error)(f"the {kind}: {error}") from error
+        # What came over the network is kept; what is in a folder of this machine's is there already.
+        return await asyncio.to_thread(self._models.keep, name, path) if kind == VAES and path == into else path
+
+    def _clear(self, job_id: str) -> None:
+        """What is unfinished of a job, and what came over the network for it."""
+        for path in self._scratch.folder.glob(f"{job_id}.*"):
+            path.unlink(missing_ok=True)
 
     async def _delete_earlier(self, record: Record) -> None:
         """What attempts before this one stored and could not commit."""
@@ -291,7 +425,7 @@ class Worker:
         # Told to stop: nobody's fault, so it does not count.
         try:
             await self._broker.replace(record, state=QUEUED, tries=record.tries - 1)
-            await attempt.receipt.give_back()
+            await self._give_back(attempt.receipt)
         except Fenced as fenced:
             await self._fenced(attempt, fenced.record)
 
@@ -318,14 +452,125 @@ class Worker:
                 await self._broker.replace(record, state=QUEUED, reason=reason)
                 await attempt.receipt.give_back(AGAIN_SECONDS)
                 return
-            record = await self._broker.replace(
-                record, state=QUEUED, reason=reason, memory_class=larger, round=record.round + 1
-            )
-            with contextlib.suppress(Full):  # then it is put there when there is room, by the sweep
-                await self._broker.enqueue(record)
-            await attempt.receipt.ack()
+            await self._enlarge(attempt.receipt, record, larger, reason)
         except Fenced as fenced:
             await self._fenced(attempt, fenced.record)
+
+    async def _enlarge(self, receipt: Receipt, record: Record, larger: str, reason: str) -> None:
+        """Queue it for cards of a larger class.
+
+        Raises:
+            Fenced: somebody else has it.
+        """
+        record = await self._broker.replace(
+            record, state=QUEUED, reason=reason, memory_class=larger, round=record.round + 1
+        )
+        with contextlib.suppress(Full):  # then it is put there when there is room, by the sweep
+            await self._broker.enqueue(record)
+        await receipt.ack()
+
+    async def _larger_elsewhere(self, record: Record) -> str | None:
+        """The class for a job that ended a worker, where others are there that can take that much and this one cannot:
+        what ended it may have been its memory, whatever the client reckoned.
+        """
+        larger = _larger(record.memory_class)
+        if larger is None or record.memory_class != record.job.memory_class or larger in self._classes():
+            return None
+        for each in await self._broker.ask_all("workers.ask", ANSWER_SECONDS):
+            room_mb = MOST_USED * each["all_mb"] if each["job"] else each["free_mb"]
+            if each["name"] != self._name and room_mb >= CLASSES[larger]:
+                return larger
+        return None
+
+    # -- the next job -----------------------------------------------------------------------------
+
+    async def _look_ahead(self, attempt: Attempt) -> None:
+        """Lease the next job, once this one makes frames, and get it ready: one at most, that nobody else would begin.
+
+        Ends soon after the attempt; it is not cancelled, since a job that is on its way here would be leased to nobody.
+        """
+        receipt = None
+        while receipt is None:
+            if attempt.is_alone:
+                return
+            classes = [each for each in self._fits if not any(each in other.classes for other in self._idle_others())]
+            if attempt.total and self._ahead is None and classes:
+                receipt = await self._broker.next(classes, ASK_SECONDS)
+            else:
+                await asyncio.sleep(ASK_SECONDS / 10)
+        record = None
+        with contextlib.suppress(InvalidJob):
+            record = await self._broker.record(receipt.id)
+        is_first = record is not None and record.state == QUEUED and not record.tries and record.round == receipt.round
+        if not is_first or not self._can(record) or self._stopping.is_set():  # all else is for its own turn
+            await self._give_back(receipt)
+            return
+        self._ahead = Ahead(receipt, record, asyncio.ensure_future(self._ready(record)))
+        self._ahead.ready.add_done_callback(lambda ready: ready.cancelled() or self._at("ahead"))
+
+    async def _give_back_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return
+        await self._drop(ahead)
+        record = await self._broker.record(ahead.record.id)
+        # The broker would take it back from whoever has it by now, too.
+        if record is not None and record.revision == ahead.record.revision:
+            await self._give_back(ahead.receipt)
+
+    async def _drop(self, ahead: Ahead) -> None:
+        """What was made ready."""
+        ahead.ready.cancel()
+        await asyncio.gather(ahead.ready, return_exceptions=True)
+        self._clear(ahead.record.id)
+
+    async def _give_back(self, receipt: Receipt) -> None:
+        await receipt.give_back()
+        await self._broker.tell(TELL, {"name": self._name, "back": True})
+
+    async def _passed(self, receipt: Receipt, record: Record) -> bool:
+        """Whether the job was left to others: this one lacks its decoder, or lacks its VAE and somebody who has it has
+        nothing to do. That somebody may still not take it, so a job is passed on so once.
+        """
+        vae, can, again = record.job.vae.sha256, self._can(record), receipt.id == self._passed_on
+        others = [
+            other
+            for other in self._idle_others()
+            if record.memory_class in other.classes and record.job.params.decoder in ("auto", *other.decoders)
+        ]
+        if can and (again or vae in self._decode.warm or not any(vae in other.warm for other in others)):
+            return False
+        if others and not again:
+            self._passed_on = receipt.id
+            await self._give_back(receipt)
+            await self._pause(AFFINITY_SECONDS)
+            return True
+        reason = f"it waits for a worker that decodes {record.job.params.decoder}"
+        if record.state == QUEUED and record.reason != reason:
+            with contextlib.suppress(Fenced):
+                await self._broker.replace(record, reason=reason)
+        await receipt.give_back(AGAIN_SECONDS)  # aside, so that what is behind it comes
+        return True
+
+    def _can(self, record: Record) -> bool:
+        return record.job.params.decoder in ("auto", *self._decoders)
+
+    def _idle_others(self) -> list[Idle]:
+        since = time.monotonic() - IDLE_SECONDS
+        return [each for each in self._idle.values() if each.told > since]
+
+    async def _hear_others(self, values: dict) -> None:
+        name = str(values.get("name"))
+        if name == self._name:
+            return
+        if values.get("back"):
+            self._broker.wake()
+            return
+        self._idle[name] = Idle(time.monotonic(), *(values.get(key, []) for key in ("classes", "warm", "decoders")))
+        if self._ahead is not None and self._ahead.record.memory_class in self._idle[name].classes:
+            if self._attempt is not None:
+                self._attempt.is_alone = True
+            await self._give_back_ahead()
 
     # -- beside the decode ------------------------------------------------------------------------
 
@@ -346,6 +591,8 @@ class Worker:
             if now - renewed >= every:
                 renewed = now
                 await attempt.receipt.renew()
+                if self._ahead is not None:
+                    await self._ahead.receipt.renew()
                 with contextlib.suppress(Exception):  # the next time
                     record = await self._broker.record(attempt.record.id)
                     if record is None or record.attempt != attempt.record.attempt or record.state in ENDED:
@@ -368,7 +615,8 @@ class Worker:
             "device": self._decode.name,
             "free_mb": free_mb,
             "all_mb": all_mb,
-            "warm": self._decode.warm,
+            "warm": list(self._decode.warm),
+            "decoders": list(self._decoders),
             "job": self._progress(self._attempt) if self._attempt else None,
             **self._counts,
         }
@@ -380,6 +628,11 @@ class Worker:
     def _said(self, record: Record, state: str, more: str) -> None:
         """One line a job."""
         log.info("job %s attempt %d on %s: %s%s", record.id, record.attempt, self._name, state, more and f", {more}")
+
+
+def _told(result: Result) -> str:
+    size = f"{result.width}x{result.height}, {result.bytes / 1e6:.1f} MB"
+    return f"{result.frames} frames of {size}, in {result.seconds:.2f} s" + (f" ({result.how})" if result.how else "")
 
 
 def _larger(memory_class: str) -> str | None:

@@ -367,10 +367,9 @@ async def _ended(sent: Sent) -> Path:
         lanes.check_cancel()
         await asyncio.sleep(LOOK_SECONDS)
     if not sent.path:
-        error = RuntimeError(
-            f"The job {sent.job_id} {'failed' if sent.reason else 'was cancelled'}. {sent.reason or ''}"
-        )
-        error.latents_told = sent.state == "failed"  # it says where they are
+        has_failed = sent.state == "failed"
+        error = RuntimeError(f"The job {sent.job_id} {f'failed: {sent.reason}' if has_failed else 'was cancelled'}")
+        error.latents_told = has_failed  # the reason says where they are
         raise error
     if not Path(sent.path).is_file():
         raise RuntimeError(f"The video of the job {sent.job_id} was saved as {sent.path}, and is not there any more.")

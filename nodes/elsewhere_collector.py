@@ -42,7 +42,7 @@ from .log import say
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "farm" / "requirements.txt"
 # For a farm to answer; one that is there does so at once.
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 2.0
 # Between two tries to connect, and to write a file where the disk is full.
 AGAIN_SECONDS, DISK_AGAIN_SECONDS = 5.0, 30.0
 # How often the page is told.
@@ -106,6 +106,7 @@ class Collector:
         self._starting = threading.Lock()
         self._client = None
         self._why = ""
+        self._was_away = False
         self._wanted = asyncio.Event()
         # By id, of all jobs that wait, anybody's: what they are ordered by.
         self._queue: dict[str, tuple] = {}
@@ -262,11 +263,14 @@ class Collector:
         """
         self._why = ""
         self._wanted.set()
-        deadline = time.monotonic() + PATIENCE_SECONDS + 1
+        # One that was not there the last time is not waited for by each prompt anew.
+        deadline = time.monotonic() + (LOOK_SECONDS if self._was_away else PATIENCE_SECONDS + 1)
         while self._client is None or not self._client.broker.is_connected:
             if self._why or time.monotonic() > deadline:
+                self._was_away = True
                 raise Unreachable(self._why or Text("the farm does not answer"))
             await asyncio.sleep(LOOK_SECONDS)
+        self._was_away = False
         return self._client
 
     async def _submit(self, sent: Sent, parcel: Parcel) -> bool:

@@ -4,6 +4,7 @@ Noise compresses like nothing a user saves, so the last layer's weights are smal
 6 of 255 levels, which costs x264 more than the bundled clip at that size does, and less than strong noise.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -16,6 +17,7 @@ import comfy.ldm.hunyuan_video.vae_refiner
 import comfy.ldm.lightricks.vae.causal_video_autoencoder
 import comfy.ldm.minimax.vae
 import comfy.ldm.seedvr.vae
+import comfy.memory_management
 import comfy.model_management as model_management
 import comfy.sd
 import comfy.taesd.taehv
@@ -113,12 +115,22 @@ KINDS = {
 }
 
 
+@contextlib.contextmanager
+def eager_layers():
+    """With dynamic VRAM, ComfyUI's linear layers have no weights, and so no names of them, until some are loaded."""
+    was, comfy.memory_management.aimdo_enabled = comfy.memory_management.aimdo_enabled, False
+    try:
+        yield
+    finally:
+        comfy.memory_management.aimdo_enabled = was
+
+
 def random_weights(kind: Kind, device: torch.device) -> dict[str, torch.Tensor]:
     """By name, in main memory; made on `device`, where a GPU makes a billion at once.
 
     Without the model's constants, which it has of its own.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), eager_layers():
         module = kind.module()
     generator = torch.Generator(device).manual_seed(0)
     constants = {name for name, _ in module.named_buffers()}

@@ -1,7 +1,7 @@
 """LTX-Video and LTX-2: the VAE writes each piece of the video into ComfyUI's buffer as it decodes it.
 
-What its convolutions remember between pieces are views of whole pieces, which they keep in memory; in copies it takes a
-third less of it in all: on an H100, 5.4 GB in the place of 8.7 for 121 frames of 1280x704.
+What its convolutions remember between pieces are views of whole pieces, which they keep in memory; in copies it takes
+half of it: on an H100, beside the weights, 2.9 GB in the place of 6.2 for 121 frames of 1280x704.
 """
 
 from __future__ import annotations
@@ -18,26 +18,30 @@ def caching(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [module for module in model.modules() if isinstance(vars(module).get("temporal_cache_state"), dict)]
 
 
+# As many channels as the last layers of the published decoders have, which the figures below are of.
+CHANNELS = 128
 # What the decoder holds of a short video, worked on at once, in bytes for each pixel of each frame, and of
-# one more, in a dtype of 16 bits.
-AT_ONCE = 122
-# Of a longer one: what it works on at a time, pieces of at most 128 MiB, and for each pixel what its convolutions
-# remember, and what its first layers have of each frame. Up to 6 % above what was measured on an H100 in bfloat16 for
-# 121 and 241 frames of 1280x704, and 121 of 1920x1088: 2.94, 3.24 and 5.32 GB.
-WORKING, REMEMBERED, FIRST_LAYERS = 1_365_000_000, 1500, 3.3
+# one more, in a dtype of 16 bits; and of what its last layer puts out, which is as much however few channels it has.
+AT_ONCE, PUT_OUT = 110, 12
+# Of a longer one: what it works on at a time, pieces of at most 128 MiB, and what the last layer makes of one; and for
+# each pixel what its convolutions remember, and what its first layers have of each frame. Up to 6 % above what was
+# measured on an H100 in bfloat16 for 121 and 241 frames of 1280x704, and 121 of 1920x1088: 2.94, 3.24 and 5.32 GB.
+WORKING, LAST_LAYER, REMEMBERED, FIRST_LAYERS = 1_242_000_000, 123_000_000, 1500, 3.3
 
 
-def needed(size: tuple[int, int, int], itemsize: int) -> int:
+def needed(model: torch.nn.Module, size: tuple[int, int, int], itemsize: int) -> int:
     """See `Buffered`; with its caches in copies. ComfyUI's own estimate, 17 GB for the first of these, unloads other
     models in vain.
     """
     frames, height, width = size
-    halves = height * width * itemsize // 2
-    return int(min(halves * AT_ONCE * (frames + 1), WORKING + halves * (REMEMBERED + FIRST_LAYERS * frames)))
+    halves, channels = height * width * itemsize // 2, model.decoder.conv_out.in_channels / CHANNELS
+    at_once = halves * (AT_ONCE * channels + PUT_OUT) * (frames + 1)
+    in_pieces = WORKING + LAST_LAYER / channels + halves * channels * (REMEMBERED + FIRST_LAYERS * frames)
+    return int(min(at_once, in_pieces))
 
 
 # A piece is 9 frames of 1280x704.
-EXACT = Buffered(frames_per_slot=4, caching=caching, needed=needed, pausing=WORKING // 2)
+EXACT = Buffered(frames_per_slot=4, caching=caching, needed=needed, pausing=(WORKING + LAST_LAYER) // 2)
 FAMILIES = (
     Family(
         "LTX",

@@ -87,45 +87,48 @@ class InTiles(Way):
 
     def decode(self, job: Job) -> None:
         vae, plan = job.vae, tiling.plan(job.vae, job.latent, job.tiling)
-        there = memory.room(vae, vae.patcher)
-        in_time, together = len(plan.rows) > 1, self._needed(job, plan, len(plan.rows[0]))
-        how = [] if plan.is_one_tile else self._would_fit_without(job, there)
-        if not in_time and (plan.is_one_tile or together <= there.emptied):
-            self._stream(job, self._side_by_side(job, plan), together, FRAMES_PER_SLOT, 2 * SLOTS, how)
-            return
-        if not in_time:
-            how.append(Text("Side by side the tiles would not fit into memory: nothing overlapped until the last one."))
-        alone = self._needed(job, plan, 1)
-        with_sums = alone + BYTES_OF_SUMS * self._pixels_of_a_tile(job, plan)[0] * plan.pixels[1] * plan.pixels[2]
-        sums_on = vae.device if with_sums <= there.emptied else torch.device("cpu")
         at_once = plan.final_before(0) // FRAMES_PER_SLOT + 1
-        self._stream(
-            job,
-            self._one_by_one(job, plan, sums_on),
-            with_sums if sums_on == vae.device else alone,
-            FRAMES_PER_SLOT,
-            max(SLOTS, min(at_once, MOST_SLOTS)),
-            how,
-        )
+
+        def decode(submit):
+            # Asked for when the slots are there, which take of it: 64 frames of 1920x1088 can be 0.8 GB.
+            chosen, needed, how = self._fitting(job, plan, memory.room(vae, vae.patcher))
+            self._load_and_decode(job, chosen, needed, how, submit)
+
+        slots = 2 * SLOTS if len(plan.rows) == 1 else max(SLOTS, min(at_once, MOST_SLOTS))
+        job.output.stream(decode, spec_of(job), FRAMES_PER_SLOT, slots)
 
     def decode_in_least(self, job: Job, asked: Tiling) -> None:
         """Tile by tile, summed up in main memory, with the fewest and smallest slots."""
         plan = tiling.plan(job.vae, job.latent, asked)
         if plan.is_one_tile and self.streaming is not None:
-            decode = self._side_by_side(job, plan)  # nothing takes less
+            chosen = self._side_by_side(job, plan)  # nothing takes less
         else:
-            decode = self._one_by_one(job, plan, torch.device("cpu"))
-        self._stream(job, decode, self._needed(job, plan, 1), frames_per_slot=1, slots=2, how=[])
+            chosen = self._one_by_one(job, plan, torch.device("cpu"))
 
-    def _stream(
-        self, job: Job, decode: Callable, needed: int, frames_per_slot: int, slots: int, how: list[Text]
-    ) -> None:
-        def load_and_decode(submit):
-            job.output.decoded.how = how
-            memory.load_for_decoding(job.vae, job.latent, needed)
-            decode(submit)
+        def decode(submit):
+            self._load_and_decode(job, chosen, self._needed(job, plan, 1), [], submit)
 
-        job.output.stream(load_and_decode, spec_of(job), frames_per_slot, slots)
+        job.output.stream(decode, spec_of(job), 1, 2)
+
+    def _fitting(self, job: Job, plan: Plan, there: Room) -> tuple[Callable, int, list[Text]]:
+        """How to decode with so much memory, how many bytes that takes, and what is to be said of it."""
+        vae = job.vae
+        how = [] if plan.is_one_tile else self._would_fit_without(job, there)
+        if len(plan.rows) == 1:
+            together = self._needed(job, plan, len(plan.rows[0]))
+            if plan.is_one_tile or together <= there.emptied:
+                return self._side_by_side(job, plan), together, how
+            how.append(Text("Side by side the tiles would not fit into memory: nothing overlapped until the last one."))
+        alone = self._needed(job, plan, 1)
+        with_sums = alone + BYTES_OF_SUMS * self._pixels_of_a_tile(job, plan)[0] * plan.pixels[1] * plan.pixels[2]
+        if with_sums <= there.emptied:
+            return self._one_by_one(job, plan, vae.device), with_sums, how
+        return self._one_by_one(job, plan, torch.device("cpu")), alone, how
+
+    def _load_and_decode(self, job: Job, decode: Callable, needed: int, how: list[Text], submit: Callable) -> None:
+        job.output.decoded.how = how
+        memory.load_for_decoding(job.vae, job.latent, needed)
+        decode(submit)
 
     def _side_by_side(self, job: Job, plan: Plan) -> Callable:
         vae = job.vae
@@ -253,6 +256,8 @@ class NoMore(Way):
     last = True
 
     def decode(self, job: Job) -> None:
+        if not job.out_of_memory:  # it had run out before, and what was tried then failed in another way
+            raise RuntimeError(f"The video could not be decoded in tiles, and there is no other way left: {job.reason}")
         raise memory.out_of_memory(
             f"Memory does not suffice for VAE Decode (Tiled) with tile_size {job.tiling.tile_size} and temporal_size "
             f"{job.tiling.temporal_size}, nor in smaller tiles with all other models unloaded ({job.reason}). Close "

@@ -4,9 +4,7 @@ The fast decoder's weights are a model of ComfyUI's: loaded, counted and unloade
 VAE's own module, laid out for the kernels, and wrapped in a plain `ModelPatcher`; so ComfyUI knows how much memory
 they take and may send them back to main memory. They live as long as the VAE does, and all decodes with it share them.
 
-Tests hold the decoder's error against the stock decoder's. What they cannot know is a user's weights: so
-before its first use with a VAE, a short piece of noise is decoded both ways and compared. It is the same noise
-for everybody: a user's own latent may hold values that say nothing about the VAE.
+Before its first use with a VAE it is compared with the VAE's own: see pipeline/decoders/fast/trust.py.
 """
 
 from __future__ import annotations
@@ -15,15 +13,15 @@ import contextlib
 import dataclasses
 import math
 import weakref
-from collections.abc import Iterator
 
 import torch
 
 from ...pipeline.decoders.away import Away
-from ...pipeline.decoders.fast import cuda, weights
+from ...pipeline.decoders.fast import cuda, trust, weights
 from ...pipeline.decoders.fast import plan as plans
-from ...pipeline.decoders.fast.network import Bands, WanDecoder, unpatchify
-from ...pipeline.decoders.fast.plan import NoRoom, Plan, Room
+from ...pipeline.decoders.fast.network import FRAMES_PER_STEP, WanDecoder, steps, unpatchify
+from ...pipeline.decoders.fast.plan import LESS, NoRoom, Plan, Room
+from ...pipeline.decoders.fast.weights import DTYPES
 from ...pipeline.text import Text, gib, seconds
 from ..comfyui import memory, server, vaes
 from .family import Family, Job, Way
@@ -32,21 +30,10 @@ from .ways import Exact, Little, all_exact, spec_of, why_not_streamed
 # By the VAE's module: its fast weights, or why it cannot have any.
 _loaded: weakref.WeakKeyDictionary[torch.nn.Module, FastWan | str] = weakref.WeakKeyDictionary()
 
-# As what the fast decoder's weights and activations are kept.
-DTYPES = {"cuda": torch.float16, "cpu": torch.float32}
 # A setting of the frontend, see web/js/lanes.js: "keep" and "unload" stand in the place of a choice by time.
 OTHER_MODELS = "AsyncFramePipeline.OtherModels"
 # What laying out the weights takes, for each byte of the VAE's.
 LAYING_OUT = 3
-# After memory ran out: how much of what was tried is tried next.
-LESS = 0.75
-# What a step of the fast decoder puts out; the first one frame only.
-FRAMES_PER_STEP = 4
-# The latent that is decoded both ways, (frames, height, width): long enough for the steps that differ, and small,
-# since what is in question are the weights. On a CPU smaller still: with Wan 2.2's 8x12 took 72 s of it, 2x3 take 16.
-CHECKED = {"cuda": (3, 8, 12), "cpu": (3, 2, 3)}
-# RMS, of values in [-1, 1]. The stock decoder's bfloat16 leaves up to 0.01; a wrong decoder is off by 0.3.
-LARGEST_DIFFERENCE = 0.03
 
 
 class _NoVerdict(ValueError):
@@ -67,14 +54,7 @@ class FastWan(torch.nn.Module):
         self.difference = math.nan
         # Not `device`: a ModelPatcher calls so where a model is.
         self.runs_on = vae.device
-        self._plans: dict[tuple[int, int, tuple[Bands, ...]], Plan] = {}
-
-    def plan(self, height: int, width: int, bands: tuple[Bands, ...]) -> Plan:
-        """`plan.of`, made once."""
-        key = (height, width, bands)
-        if key not in self._plans:
-            self._plans[key] = plans.of(self.weights, *key, memory.allocator_joins())
-        return self._plans[key]
+        self.plan = plans.Plans(self.weights, memory.allocator_joins()).of
 
 
 def why_not_fast(vae) -> str | None:
@@ -221,12 +201,6 @@ def loaded(vae) -> FastWan:
     return _loaded[module]
 
 
-def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Decode (1, C, T, h, w) on the decoder's device, any dtype: (3, 1 or 4, H, W) float32 for each latent frame."""
-    for t in range(latent.shape[2]):
-        yield decoder.step(latent[:, :, t].to(decoder.dtype), last=t == latent.shape[2] - 1)
-
-
 def _compared(vae) -> FastWan:
     """The VAE's fast weights, after a comparison with its own decoder.
 
@@ -234,16 +208,15 @@ def _compared(vae) -> FastWan:
         _NoVerdict: the comparison has no result.
         ValueError: they differ by more than rounding, or the weights are not what the fast decoder can take.
     """
-    size = CHECKED[vae.device.type]
     memory.make_room_for(LAYING_OUT * memory.size_of(vae), vae.device)
-    noise = torch.randn(1, vae.latent_channels, *size, generator=torch.Generator().manual_seed(0)).to(vae.device)
+    noise = trust.noise(vae.latent_channels, vae.device)
     model = FastWan(vae)
     memory.load_for_decoding(vae, noise)
     stock = vae.first_stage_model.decode(noise.to(vae.vae_dtype))[0].float()
     memory.load_whole(model.patcher, 0)
     ours = torch.cat(list(steps(WanDecoder(model.weights), noise)), dim=1)
-    difference = (ours.clamp(-1, 1) - stock.clamp(-1, 1)).square().mean().sqrt().item()
-    if difference <= LARGEST_DIFFERENCE:
+    difference = trust.difference(ours, stock)
+    if difference <= trust.LARGEST_DIFFERENCE:
         model.difference = difference
         return model
     kind = ValueError if math.isfinite(difference) else _NoVerdict

@@ -93,6 +93,7 @@ class Exact(Way):
         frames_per_slot: what comes out of the layer at a time.
         own_loop: decodes (1, C, T, H, W) and submits (3, T, H, W), for a model that has no such layer.
         little: what is done where GPU memory is; None if nothing can be.
+        needed: see `Buffered`; of a VAE with `little`, that says it.
         tried_frames: of a short latent, long enough for every kind of piece. Before the first use with a model it is
             decoded both ways and compared, since a model's loop changes from one ComfyUI to the next. 0: it is not.
     """
@@ -104,6 +105,7 @@ class Exact(Way):
     little: Little | None = None
     own_loop: Callable[[torch.nn.Module, torch.Tensor, Callable], None] | None = None
     tried_frames: int = 0
+    needed: Callable[[torch.nn.Module, tuple[int, int, int], int], int] | None = None
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
@@ -127,7 +129,7 @@ class Exact(Way):
 
         def decode(submit):
             with memory.away(vae.device) as away:
-                keeps, pauses = self._make_room(job, keep)
+                keeps, pauses, said = self._make_room(job, keep)
                 if not self._fits(vae):
                     raise ValueError(vaes.UNKNOWN)
                 latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
@@ -135,16 +137,16 @@ class Exact(Way):
                     self._stream(model, latents, submit, None if keeps else Histories(away), pauses)
                 finally:  # a window may end before the video
                     if away.nbytes:
-                        job.output.decoded.how = [_said(away)]
+                        job.output.decoded.how = [_said(away), *said]
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
     def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
         """How many bytes of memory to ask for."""
-        if self.little is None:
-            return int(memory.estimate(vae, latent))
-        halves = size[1] * size[2] * vae.vae_dtype.itemsize // 2
-        return int(halves * (self.little.working + self.little.staying) * GAPS_WITHOUT_PAUSES)
+        if self.little is not None:
+            halves = size[1] * size[2] * vae.vae_dtype.itemsize // 2
+            return int(halves * (self.little.working + self.little.staying) * GAPS_WITHOUT_PAUSES)
+        return _needed_for(self.needed, vae, latent, size)
 
     @contextlib.contextmanager
     def held(self, vae) -> Iterator[None]:
@@ -194,23 +196,26 @@ class Exact(Way):
         # Some models gather what they decoded in main memory.
         return bool(pieces) and torch.equal(torch.cat(pieces, dim=1).to(whole.device).nan_to_num(), whole)
 
-    def _make_room(self, job: Job, keep: bool) -> tuple[bool, list[torch.nn.Module]]:
-        """Load the VAE; whether the histories can stay on the GPU, all of them, and the pauses.
+    def _make_room(self, job: Job, keep: bool) -> tuple[bool, list[torch.nn.Module], list[Text]]:
+        """Load the VAE; whether the histories can stay on the GPU, all of them, the pauses, and what is to be said.
 
         Raises:
             NoRoom: main memory does not suffice for them either.
         """
         vae, little = job.vae, self.little
-        if little is None or vae.device.type != "cuda":
+        if little is None:
+            memory.load_for_decoding(vae, job.latent, self.needed_for(vae, job.latent, job.size))
+            return True, [], []
+        if vae.device.type != "cuda":
             memory.load_for_decoding(vae, job.latent)
-            return keep or little is None, []
+            return keep, [], []
         _, height, width = job.size
         halves = height * width * vae.vae_dtype.itemsize // 2
         there = memory.room(vae, vae.patcher)
         everything = self.needed_for(vae, job.latent, job.size)
         if keep and there.emptied >= everything:
             memory.load_for_decoding(vae, job.latent, everything)
-            return True, []
+            return True, [], []
         lacking = halves * little.histories - there.main
         if lacking > 0:
             raise NoRoom(Text("it needs %main% GiB more of main memory", main=gib(lacking)))
@@ -218,10 +223,21 @@ class Exact(Way):
         if keep and there.emptied >= working:
             memory.load_for_decoding(vae, job.latent, working)
             memory.give_pieces_back()
-            return False, []
-        memory.load_for_decoding(vae, job.latent, int(halves * little.working * GAPS))
+            return False, [], []
+        least = int(halves * little.working * GAPS)
+        memory.load_for_decoding(vae, job.latent, least)
         memory.give_pieces_back()
-        return False, little.pauses(vae.first_stage_model)
+        other_kernels = Text(
+            "There was less GPU memory than cuDNN likes: it may take other kernels, slower and rounding differently."
+        )
+        return False, little.pauses(vae.first_stage_model), [] if there.emptied >= least else [other_kernels]
+
+
+def _needed_for(needed: Callable | None, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
+    """How many bytes of memory to ask for, where a VAE's family may know it better than ComfyUI."""
+    if needed is None:
+        return int(memory.estimate(vae, latent))
+    return int(needed(vae.first_stage_model, size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
 
 
 def _said(away: Away) -> Text:
@@ -239,14 +255,14 @@ class Buffered(Way):
     Attributes:
         frames_per_slot: about as many as are written at a time.
         caching: of the VAE's model, see `buffered.decode`.
-        needed: of a video of (frames, height, width) and a dtype of so many bytes: how many bytes the modules hold
-            beside their weights; None if ComfyUI's own estimate is as good.
+        needed: of the VAE's model, a video of (frames, height, width) and a dtype of so many bytes: how many bytes
+            the modules hold beside their weights; None if ComfyUI's own estimate is as good.
         pausing: how much less of that a decode holds between two pieces.
     """
 
     frames_per_slot: int
     caching: Callable[[torch.nn.Module], list[torch.nn.Module]] = lambda model: []
-    needed: Callable[[tuple[int, int, int], int], int] | None = None
+    needed: Callable[[torch.nn.Module, tuple[int, int, int], int], int] | None = None
     pausing: int = 0
     name = "exact"
 
@@ -272,9 +288,7 @@ class Buffered(Way):
 
     def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
         """How many bytes of memory to ask for."""
-        if self.needed is None:
-            return int(memory.estimate(vae, latent))
-        return int(self.needed(size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
+        return _needed_for(self.needed, vae, latent, size)
 
     def held(self, vae) -> contextlib.AbstractContextManager[None]:
         """For the length of some `stream_tile`; the VAE is loaded."""

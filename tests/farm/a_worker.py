@@ -1,19 +1,25 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
-    python a_worker.py name [--at moment] [--do kill|stop] [--free MB] [--hang] [--log file]
+    name [--at moment] [--do kill|stop|term] [--free MB] [--hang] [--log file] [--warm sha256] [--clock seconds]
 
 What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
-wants more memory, "slow" takes 3 s, "endless" until it is told to stop; all else a moment.
+wants more memory, "huge" more than there is, "slow" takes 3 s, "brief" one, "endless" until it is told to stop; all
+else a moment.
 What it writes is told by the latent alone.
 """
 
 import argparse
 import asyncio
+import contextlib
 import errno
+import json
 import os
+import select
 import signal
+import sys
 import threading
 import time
+import traceback
 
 from farm.__main__ import as_one_package
 
@@ -23,11 +29,14 @@ from async_frame_pipeline.farm import worker  # noqa: E402
 from async_frame_pipeline.farm.blobs import Scratch, sha256_of  # noqa: E402
 from async_frame_pipeline.farm.broker import Broker  # noqa: E402
 from async_frame_pipeline.farm.client import blobs_of, scratch_parent  # noqa: E402
+from async_frame_pipeline.farm.roles import WORKER  # noqa: E402
 from async_frame_pipeline.farm.settings import address  # noqa: E402
 from async_frame_pipeline.farm.work import Made, OutOfMemory  # noqa: E402
 
 FRAMES = 5
 worker.AGAIN_SECONDS = 0.05
+# However slow this machine is.
+worker.IDLE_SECONDS = worker.AFFINITY_SECONDS = 3.0
 
 
 def frame_of(latent_sha256: str, frame: int) -> bytes:
@@ -35,10 +44,10 @@ def frame_of(latent_sha256: str, frame: int) -> bytes:
 
 
 class StandIn:
-    name, warm = "stand-in", ()
+    name = "stand-in"
 
-    def __init__(self, free_mb: int, hang: bool):
-        self.free_mb, self.hang = free_mb, hang
+    def __init__(self, free_mb: int, hang: bool, warm: list[str]):
+        self.free_mb, self.hang, self.warm = free_mb, hang, warm
 
     def memory_mb(self):
         return self.free_mb, 40_000
@@ -49,7 +58,7 @@ class StandIn:
             os.kill(os.getpid(), signal.SIGKILL)
         if behaviour == "full":
             raise OSError(errno.ENOSPC, "no space is left")
-        if behaviour == "large" and self.free_mb < 20_000:
+        if behaviour == "huge" or (behaviour == "large" and self.free_mb < 20_000):
             raise OutOfMemory("it does not fit")
         work.vae()
         with open(work.target, "wb") as file:
@@ -61,7 +70,7 @@ class StandIn:
                     time.sleep(0.05)
                 while self.hang:
                     time.sleep(60)
-                time.sleep(0.6 if behaviour == "slow" else 0.02)
+                time.sleep({"slow": 0.6, "brief": 0.15}.get(behaviour, 0.02))
                 file.write(frame_of(sha256_of(work.latent), frame))
                 work.progress(frame + 1, FRAMES)
         return Made(FRAMES, 8, 8, 0.1, "")
@@ -77,14 +86,14 @@ async def main(given):
                 file.write(f"{each._attempt.record.id}\n")
         if moment == given.at and not happened:
             happened = True
-            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[given.do])
+            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[given.do])
 
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    async with Broker.connect(address(), name=given.name) as broker:
+    async with Broker.connect(address(role=WORKER), name=given.name) as broker:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
-        decode = StandIn(given.free, given.hang)
+        decode = StandIn(given.free, given.hang, given.warm)
         each = worker.Worker(broker, settings, blobs_of(settings, broker), scratch, given.name, decode, at=at)
         running = asyncio.ensure_future(each.run())
         await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -93,7 +102,7 @@ async def main(given):
         scratch.remove()
 
 
-if __name__ == "__main__":
+def parsed(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     parser.add_argument("--at", default="")
@@ -101,7 +110,62 @@ if __name__ == "__main__":
     parser.add_argument("--free", type=int, default=39_000)
     parser.add_argument("--hang", action="store_true")
     parser.add_argument("--log", default="")
-    arguments = parser.parse_args()
-    # However the tests end, it ends with them.
-    threading.Thread(target=lambda: (os.read(0, 1), os._exit(3)), daemon=True).start()
-    asyncio.run(main(arguments))
+    parser.add_argument("--warm", nargs="*", default=[])
+    parser.add_argument("--clock", type=float, default=0.0)
+    return parser.parse_args(given)
+
+
+def work(given: list[str], environment: dict, alive: int):
+    """One worker, in a process of its own; never returns.
+
+    Args:
+        alive: a descriptor that ends when the tests do, however they end; so does this.
+    """
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.environ |= environment
+        arguments, now = parsed(given), time.time
+        time.time = lambda: now() + arguments.clock
+        threading.Thread(target=lambda: (os.read(alive, 1), os._exit(3)), daemon=True).start()
+        asyncio.run(main(arguments))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def nurse():
+    """Start a worker for each line of the input, by a fork, in a hundredth of the time that imports take.
+
+    Says "pid started", and "pid status" when one has ended.
+    """
+    alive, held = os.pipe()
+    told, tell = os.pipe()
+    for each in (told, tell):
+        os.set_blocking(each, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(tell)
+    while True:
+        ready, _, _ = select.select([sys.stdin, told], [], [])
+        if told in ready:
+            os.read(told, 4096)
+            with contextlib.suppress(ChildProcessError):
+                while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                    print(ended[0], os.waitstatus_to_exitcode(ended[1]), flush=True)
+        elif not (line := sys.stdin.readline()):
+            return
+        else:
+            values = json.loads(line)
+            pid = os.fork()
+            if pid == 0:
+                os.close(held)
+                os.close(0)
+                work(values["arguments"], values["environment"], alive)
+            print(pid, "started", flush=True)
+
+
+if __name__ == "__main__":
+    nurse()

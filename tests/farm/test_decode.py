@@ -138,8 +138,8 @@ def test_a_vae_that_is_none(tmp_path):
 
 @pytest.mark.parametrize(
     "params",
-    [{"format": "mp4 (none)"}, {"quality": "lossless", "bit_depth": 16}, {"do_scaling": True}],
-    ids=["format", "depth", "scaling"],
+    [{"format": "mp4 (none)"}, {"quality": "lossless", "bit_depth": 16}],
+    ids=["format", "depth"],
 )
 def test_what_cannot_be_written(tmp_path, decoder, params):
     with pytest.raises(InvalidJob):

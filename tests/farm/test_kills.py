@@ -1,4 +1,43 @@
-"""The kill matrix: whoever dies, whenever: one result, whole, no twin, nothing left behind, nothing lost."""
+"""The kill matrix: whoever dies, whenever: one result, whole, no twin, nothing left behind, nothing lost.
+
+Each cell, and where it is; `more` is test_more_kills.py, `jobs` test_jobs.py. How long a lease lasts is for the farm to
+say, so times are in leases, and a lease is short here.
+
+    worker killed (-9)        received, claimed, fetched (loading the VAE), decoding,  test_a_worker_is_killed
+                              encoded, stored, committed, acked
+    worker stopped, goes on   each of them                       test_a_worker_is_stopped_past_its_lease_and_goes_on
+                              and the newer attempt is killed next   test_a_fenced_attempt_leaves_the_job_to_...
+    worker hangs              in mid-decode                          test_a_worker_that_hangs_loses_its_job
+    worker told to stop       in mid-decode                          test_a_worker_that_is_told_to_stop_...
+    server killed             idle, queued, in flight                test_the_server_is_killed
+                              between the record and the queue       more: test_the_server_is_killed_between_...
+    client killed             uploading, before the queue,           more: test_a_client_is_killed_and_comes_back,
+                              downloading; folder and network
+                              before the queue, and it never comes   test_a_client_dies_between_...
+    supervisor killed         a job waits, a worker is being started test_up.py: test_up_killed_up_again_and_down
+    whole machine killed      stored, decoding, queued               more: test_the_whole_machine_is_killed
+    network cut               0.3 leases and 2.5 (5 and 30 s of 10)  test_the_network_is_cut
+                              of a client that waits                 more: test_the_network_of_a_client_is_cut_...
+    poison                    kills its worker                       test_poison_fails_after_three_workers_...
+                              out of memory, here and everywhere     jobs: test_out_of_memory_goes_to_a_larger_card,
+                                                                     more: test_what_no_card_can_hold_...
+                              wrong hash, wrong size, gone           jobs: test_data_that_are_not_what_...
+                              wrong shape, NaN, truncated, forged    test_decode.py, test_hostile.py
+    disk full                 a worker's, as its decoder sees it     test_a_full_disk_is_tried_three_times_...
+                              the farm's folder; files too large     more: test_the_folder_of_a_farm_is_full,
+                                                                     test_files_may_not_become_that_large
+                              the server's store; its whole disk     more: test_the_servers_store_is_full,
+                                                                     test_the_servers_disk_is_filled_by_somebody_else
+                              the client's                           more: test_the_clients_own_disk_is_full
+    clock set                 of who sweeps, of a worker: a day      more: test_the_clock_of_the_sweep_is_set,
+                              ahead and back                         test_the_clock_of_a_worker_is_wrong
+                              of the server, by what it leads to:    more: test_the_clock_of_the_server_is_set_ahead_,
+                              two ids, leases that do not end        ..._is_set_back_...
+    memory 95 % used          one takes nothing, another does        jobs: test_a_card_that_is_full_takes_nothing_...
+    pro among others                                                 jobs: test_pro_starts_in_the_next_free_slot
+    cancelled                 queued, under way                      jobs: test_cancelled_before_..., ..._under_way_...
+    all at random             20 seeds                               test_chaos
+"""
 
 import asyncio
 import contextlib
@@ -9,9 +48,9 @@ import time
 
 import pytest
 
-from ...farm import sweep
 from ...farm.messages import Job, Record
 from ...farm.settings import Settings
+from ...farm.sweep import Sweep
 from ...farm.worker import HUNG
 from .conftest import in_a_loop
 from .ground import ended, stopped, until
@@ -19,9 +58,22 @@ from .ground import ended, stopped, until
 MOMENTS = ("received", "claimed", "fetched", "decoding", "encoded", "stored", "committed", "acked")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+async def each_on_its_own_ground(make_ground, test, cells):
+    """At the same time, since most of it is waiting for leases to end."""
+    grounds = [make_ground() for _ in cells]
+    ended_how = await asyncio.gather(*map(test, grounds, cells), return_exceptions=True)
+    for cell, error in zip(cells, ended_how):
+        if error is not None:
+            raise AssertionError(f"{cell}: {error!r}") from error
+
+
+@pytest.mark.parametrize("moments", [MOMENTS[:4], MOMENTS[4:]], ids=" ".join)
 @in_a_loop
-async def test_a_worker_is_killed(ground, moment):
+async def test_a_worker_is_killed(make_ground, moments):
+    await each_on_its_own_ground(make_ground, a_worker_is_killed, moments)
+
+
+async def a_worker_is_killed(ground, moment):
     await ground.prepare()
     async with ground.client() as client:
         job = await ground.submit(client)
@@ -33,9 +85,13 @@ async def test_a_worker_is_killed(ground, moment):
         await ground.nothing_is_left(client)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moments", [MOMENTS[:4], MOMENTS[4:]], ids=" ".join)
 @in_a_loop
-async def test_a_worker_is_stopped_past_its_lease_and_goes_on(ground, moment):
+async def test_a_worker_is_stopped_past_its_lease_and_goes_on(make_ground, moments):
+    await each_on_its_own_ground(make_ground, a_worker_is_stopped, moments)
+
+
+async def a_worker_is_stopped(ground, moment):
     await ground.prepare()
     async with ground.client() as client:
         job = await ground.submit(client)
@@ -101,9 +157,12 @@ async def test_a_worker_that_is_told_to_stop_gives_its_job_back_uncounted(ground
         assert second.poll() is None
 
 
-@pytest.mark.parametrize("when", ["idle", "queued", "in flight"])
 @in_a_loop
-async def test_the_server_is_killed(ground, when):
+async def test_the_server_is_killed(make_ground):
+    await each_on_its_own_ground(make_ground, the_server_is_killed, ["idle", "queued", "in flight"])
+
+
+async def the_server_is_killed(ground, when):
     await ground.prepare()
     async with ground.client() as client:
         if when == "idle":
@@ -111,7 +170,7 @@ async def test_the_server_is_killed(ground, when):
             await until(lambda: works(client))
             ground.kill_server()
             ground.server.start()
-        jobs = [await ground.submit(client, "slow" if when == "in flight" else "video", n) for n in range(2)]
+        jobs = [await ground.submit(client, "slow" if n == 0 and when == "in flight" else "video", n) for n in range(2)]
         if when == "queued":
             ground.kill_server()
             ground.server.start()
@@ -126,13 +185,17 @@ async def test_the_server_is_killed(ground, when):
         await ground.nothing_is_left(client)
 
 
-@pytest.mark.parametrize("seconds", [0.3, 2.5], ids=["shorter than the lease", "longer"])
 @in_a_loop
-async def test_the_network_is_cut(ground, seconds):
+async def test_the_network_is_cut(make_ground):
+    """For less than a lease, and for more."""
+    await each_on_its_own_ground(make_ground, the_network_is_cut, [0.3, 2.5])
+
+
+async def the_network_is_cut(ground, seconds):
     await ground.prepare()
     async with ground.client() as client, Proxy(ground.server.listen.port) as proxy:
         job = await ground.submit(client, "slow")
-        ground.worker("far", given=f"nats://token@127.0.0.1:{proxy.port}")
+        ground.worker("far", port=proxy.port)
         await until(lambda: in_state(client, job.id, "in_progress"))
         proxy.cut()
         if seconds > ground.settings.lease_seconds:
@@ -187,7 +250,7 @@ class Proxy:
 
 @pytest.mark.parametrize("who", ["its client", "the sweep"])
 @in_a_loop
-async def test_a_client_dies_between_the_record_and_the_queue(ground, who, monkeypatch):
+async def test_a_client_dies_between_the_record_and_the_queue(ground, who):
     await ground.prepare()
     async with ground.client() as client:
         dead = await ground.submit(client, number=1)  # stores what is needed; this one is another job
@@ -198,9 +261,9 @@ async def test_a_client_dies_between_the_record_and_the_queue(ground, who, monke
         if who == "its client":
             await client.broker.submit(job.job)
         else:
-            monkeypatch.setattr(sweep, "QUEUED_SECONDS", -1)
-            for _ in range(2):
-                await sweep.sweep(client.broker, client._blobs, ground.settings)
+            sweep = Sweep(client.broker, client._blobs, ground.settings)
+            for _ in range(3):
+                await sweep.once()
         record = await ground.whole(client, job.id)
         assert record.attempt == 1
         await ground.nothing_is_left(client)
@@ -237,11 +300,15 @@ async def test_a_full_disk_is_tried_three_times_and_then_told(ground):
         await ground.nothing_is_left(client)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 20))])
+@pytest.mark.parametrize("seeds", [range(10), range(10, 20)], ids=str)
 @in_a_loop
-async def test_chaos(make_ground, seed):
+async def test_chaos(make_ground, seeds):
     """Workers and the server are killed at random while jobs are done."""
-    ground = make_ground(settings=Settings(lease_seconds=1.0, most_tries=100))
+    settings = Settings(lease_seconds=1.0, most_tries=100)
+    await each_on_its_own_ground(lambda: make_ground(settings=settings), chaos, seeds)
+
+
+async def chaos(ground, seed):
     await ground.prepare()
     chance, log = random.Random(seed), ground.folder / "commits"
     workers, kills = {}, 0

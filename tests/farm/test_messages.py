@@ -134,6 +134,7 @@ RESULT = {
         {"state": "done"},
         {"round": "1"},
         {"attempt": -1},
+        {"message": 1 << 63},
         {"memory_class": ">"},
         {"reason": 7},
         {"started": "now"},

@@ -10,14 +10,16 @@ import pytest
 from ..conftest import ROOT
 from ..unit.test_imports import files, identify, imports, of_comfyui
 
-# Only the worker's process, and there only the decoder.
-WITH_TORCH = {"decode.py"}
+# Only the worker's process, and there only the decoders.
+WITH_TORCH = {"decode.py", "exact.py"}
 
 
 @pytest.mark.parametrize("path", files("farm"), ids=identify)
 def test_it_knows_nothing_of_comfyui_and_the_nodes(path):
     names = imports(path)
-    assert of_comfyui(names) == set()
+    # What a worker is started for with --comfyui: its models, and how their weights are loaded.
+    models = {"comfy.cli_args", "comfy.model_management", "comfy.sd"} if path.name == "exact.py" else set()
+    assert of_comfyui(names) == models
     assert {name for name in names if name.startswith("/") and not name.startswith(("/farm", "/pipeline"))} == set()
     if path.name not in WITH_TORCH:
         assert {name for name in names if name.startswith("/pipeline") or name.split(".")[0] == "torch"} == set()
@@ -51,11 +53,33 @@ def test_without_its_packages_it_says_in_a_line_what_to_install(command, tmp_pat
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "pip install" in done.stderr
 
 
+def test_without_aiohttp_it_says_in_a_line_what_to_install():
+    done = run("serve", "--http", "--vae", "a", before="import sys; sys.modules['aiohttp'] = None")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "pip install aiohttp" in done.stderr
+
+
+def test_http_for_others_needs_tls():
+    done = run("serve", "--http", "--vae", "a", "--listen", "0.0.0.0", "--token", "secret")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--tls-cert" in done.stderr
+
+
 def test_without_a_farm_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
     monkeypatch.delenv("AFP_FARM", raising=False)
     done = run("status")
     assert done.returncode == 1 and "farm up" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_registry_gets_it():
+    left_out = {line.strip("/") for line in (ROOT / ".comfyignore").read_text().splitlines()}
+    assert left_out & {"farm", "nodes", "pipeline", "web", "locales"} == set() and "tests" in left_out
+
+
+def test_a_process_of_a_farm_holds_no_http_client(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    monkeypatch.delenv("AFP_FARM", raising=False)
+    told = "print('nats' in sys.modules, 'aiohttp' in sys.modules)"
+    assert run("status", before=f"import atexit, sys; atexit.register(lambda: {told})").stdout == "True False\n"
 
 
 def test_the_extra_names_what_is_pinned():

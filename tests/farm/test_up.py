@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from ...farm import supervisor
 from ...farm.client import farm
+from ...farm.settings import NoFarm
 from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import PATIENCE_SECONDS, until
@@ -44,7 +47,8 @@ def command(tmp_path, monkeypatch):
 
 
 @in_a_loop
-async def test_up_killed_up_again_and_down(command, tmp_path):
+async def test_up_killed_up_again_and_down(command, tmp_path, certificate):
+    """The second time with TLS, as for other machines."""
     latent = saved(tmp_path / "a.latent", bunny())
     supervisor = command("up", "--gpus", "cpu", "--lease", "2", wait=False)
     await is_up(tmp_path)
@@ -65,8 +69,11 @@ async def test_up_killed_up_again_and_down(command, tmp_path):
     supervisor.wait()
     await until(lambda: are_gone(children))
 
-    again = command("up", "--gpus", "cpu", wait=False)
+    tls = ("--tls-cert", str(certificate / "cert.pem"), "--tls-key", str(certificate / "key.pem"))
+    again = command("up", "--gpus", "cpu", *tls, wait=False)
     await is_up(tmp_path)
+    status, said = await asyncio.to_thread(command, "token", "worker")
+    assert status == 0 and "AFP_FARM=tls://127.0.0.1:" in said and "AFP_FARM_TOKEN=worker-" in said
     async with farm() as client:
         await client.fetch(second.id, tmp_path / "second.mp4")
         assert (pictures(tmp_path / "second.mp4") == pictures(here)).all()
@@ -79,6 +86,14 @@ async def test_up_killed_up_again_and_down(command, tmp_path):
     assert (await asyncio.to_thread(command, "down"))[0] == 0
     assert await asyncio.to_thread(again.wait, PATIENCE_SECONDS) == 0
     assert (await asyncio.to_thread(command, "jobs"))[0] == 1, "nothing answers any more"
+
+
+def test_after_a_kill_a_container_gives_the_same_number_to_the_next_supervisor(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "Process", lambda pid: SimpleNamespace(cmdline=lambda: ["python", "-m", "farm", "up"]))
+    there = {"url": "nats://127.0.0.1:4222", "pid": os.getpid()}
+    supervisor._end_what_is_left(tmp_path, there)
+    with pytest.raises(NoFarm, match="up already"):
+        supervisor._end_what_is_left(tmp_path, there | {"pid": os.getppid()})
 
 
 def test_without_tls_others_are_not_let_in(command):
@@ -97,8 +112,6 @@ async def is_up(tmp_path):
 
 
 async def can_connect():
-    from ...farm.settings import NoFarm
-
     try:
         async with farm(patience=0.5):
             return True

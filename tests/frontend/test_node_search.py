@@ -18,6 +18,8 @@ WANTED = {
     "AsyncSaveVideoElsewhere": ["decode elsewhere", "remote vae", "second gpu"],
     "AsyncDecodeElsewhere": ["decode elsewhere", "remote decode", "offload decode"],
     "AsyncCollectVideo": ["collect video", "fetch video", "decode elsewhere"],
+    "AsyncVAEDecodeTiled": ["vae decode tiled", "tiled vae", "ltx decode"],
+    "AsyncVAEDecodeTiledToVideo": ["vae decode tiled", "tiled vae", "ltx decode", "latent to video"],
     "SaveVideoStreaming": [
         "save video",
         "mp4",

@@ -44,6 +44,9 @@ TEXTS = [
 NUMBERS = [0, 1, -1, 8, 9, 10, 16, 24, 0.001, -0.0, 1e-300, 1e300, 2**31, 2**63, 10**400, math.nan, math.inf, -math.inf]
 OTHERS = [None, True, False, [], {}, [[]], {"a": 1}, ["1"], ["1", 9], ["nobody", 0], ["1", "x"], [None, None], [1, 0]]
 
+# To images and to a video.
+DECODES = [("AsyncVAEDecodeVideo", "AsyncVAEDecodeToVideo"), ("AsyncVAEDecodeTiled", "AsyncVAEDecodeTiledToVideo")]
+
 
 def fuzz(server: host.Server, seconds: float, seed: int, prompts: int | None = None) -> dict[str, int]:
     """Send prompts for a while, or this many.
@@ -81,12 +84,13 @@ def make_prompt(chance: random.Random, definitions: dict) -> dict:
         "height": 2,
         "width": 2,
     }
+    images, video = chance.choice(DECODES)
     prompt = {
         "1": {"class_type": "AFPTestLatent", "inputs": {**shape, "seed": chance.randrange(10**6)}},
         "2": {"class_type": "AFPTestVAE", "inputs": {"kind": "wan 2.1", "seed": 1}},
         "3": {"class_type": "AFPTestAudio", "inputs": {"seconds": 0.1}},
-        "4": {"class_type": "AsyncVAEDecodeVideo", "inputs": working(definitions["AsyncVAEDecodeVideo"])},
-        "5": {"class_type": "AsyncVAEDecodeToVideo", "inputs": working(definitions["AsyncVAEDecodeToVideo"])},
+        "4": {"class_type": images, "inputs": working(definitions[images])},
+        "5": {"class_type": video, "inputs": working(definitions[video])},
         "6": {"class_type": "SaveVideoStreaming", "inputs": working(definitions["SaveVideoStreaming"])},
         "7": {"class_type": "PreviewAny", "inputs": {"source": ["4", 0]}},
         "8": {"class_type": "SampleVideoLatent", "inputs": {}},

@@ -21,6 +21,7 @@ import host
 import numpy as np
 import pytest
 from async_frame_pipeline.farm.client import farm
+from async_frame_pipeline.farm.roles import CLIENT, WORKER
 from async_frame_pipeline.farm.settings import Settings
 from async_frame_pipeline.tests.farm.ground import Ground
 from graph import Graph, Link, refusal, run
@@ -43,9 +44,9 @@ class Farm:
 
     def start_worker(self) -> None:
         command = [sys.executable, str(host.REPO / "farm" / "__main__.py"), "work", "worker", "--device", "cpu"]
-        env = {**os.environ, "AFP_FARM": self.ground.given, "CUDA_VISIBLE_DEVICES": ""}
+        env = {**os.environ, "AFP_FARM": self.ground.given(WORKER), "CUDA_VISIBLE_DEVICES": ""}
         self.worker = subprocess.Popen(command, env=env, stdin=subprocess.PIPE)
-        self.ground._workers.append(self.worker)
+        self.ground._processes.append(self.worker)
 
     @contextlib.contextmanager
     def worker_stands_still(self):
@@ -59,7 +60,7 @@ class Farm:
         """The answer of a coroutine function to a client."""
 
         async def ask():
-            async with farm(self.ground.given) as client:
+            async with farm(self.ground.given(CLIENT)) as client:
                 return await asyncio.wait_for(question(client), PATIENCE_SECONDS)
 
         return asyncio.run(ask())
@@ -103,7 +104,7 @@ def start_comfyui(the_farm, tmp_path_factory):
     """Start the same ComfyUI, as a user starts it again."""
     base = tmp_path_factory.mktemp("comfyui")
     packs = [Path(__file__).parent / "pack"]
-    return lambda: host.Server(base=base, env={"AFP_FARM": the_farm.ground.given}, packs=packs)
+    return lambda: host.Server(base=base, env={"AFP_FARM": the_farm.ground.given(CLIENT)}, packs=packs)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,8 @@ def test_the_pixels_are_those_that_are_decoded_here(comfyui):
 def test_the_page_and_the_history_are_told(comfyui):
     page = Page(comfyui)
     graph, saver = sending("told", priority="pro")
-    prompt_id = comfyui.post("/prompt", {"prompt": graph.prompt, "client_id": page.id})["prompt_id"]
+    queued = {"prompt": graph.prompt, "client_id": page.id}
+    prompt_id = comfyui.post("/prompt", queued)["prompt_id"]
     job_id = job_of(comfyui.result(prompt_id)["outputs"][saver.node][JOB])["job_id"]
     job = ended(comfyui, job_id)
     shown = until(lambda: [each for each in page.of("executed") if "images" in (each["output"] or {})])
@@ -227,7 +229,8 @@ def test_the_page_and_the_history_are_told(comfyui):
     }
     until(lambda: "images" in comfyui.get(f"/history/{prompt_id}")[prompt_id]["outputs"][saver.node])
     # Queued again it is as with every saver: nothing runs, and the same file is shown.
-    assert comfyui.run(graph.prompt)["outputs"][saver.node]["images"] == job["ui"]["images"]
+    again = comfyui.result(comfyui.post("/prompt", queued)["prompt_id"])
+    assert again["outputs"][saver.node]["images"] == job["ui"]["images"]
     assert len(files(comfyui, "told")) == 1
 
 

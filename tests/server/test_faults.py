@@ -50,6 +50,19 @@ BEFORE_A_MERGE = {
     "mux": {"first": "exception", "middle": "encoder death", "last": "cancel", "close": "disk full"},
     "close": {"close": "encoder death"},
 }
+# Widgets of the tiled node: tiles one after the other, each of two latents in time; and two beside each other.
+TILES = {
+    "in time": {"tile_size": 512, "overlap": 64, "temporal_size": 8, "temporal_overlap": 4},
+    "side by side": {"tile_size": 64, "overlap": 0, "temporal_size": 4096, "temporal_overlap": 4},
+}
+# The calls are those of all tiles.
+IN_TILES = [
+    ("in time", "decode", "first", 1, "out of memory"),
+    ("in time", "mux", "middle", PACKETS // 2, "disk full"),
+    ("side by side", "decode", "middle", 3, "exception"),
+    ("side by side", "decode", "last", 6, "cancel"),
+    ("side by side", "convert", "middle", 2, "exception"),
+]
 MESSAGES = {
     "exception": "injected by the test",
     "out of memory": "injected by the test",
@@ -64,9 +77,23 @@ class Cell:
     moment: str
     at: int
     fault: str
+    tiles: str = ""
 
     def __str__(self):
-        return f"{self.lane}-{self.moment}-{self.fault}"
+        where = f"tiles {self.tiles}-" if self.tiles else ""
+        return f"{where}{self.lane}-{self.moment}-{self.fault}"
+
+    @property
+    def samples(self) -> dict:
+        """Wide enough for two tiles."""
+        return {**SAMPLES, "width": 12} if self.tiles else SAMPLES
+
+    @property
+    def message(self) -> str:
+        """What the error says; where tiles run out of memory, in all sizes, that is what is said."""
+        if self.tiles and self.fault == "out of memory":
+            return "Memory does not suffice for VAE Decode (Tiled)"
+        return MESSAGES[self.fault]
 
     @property
     def times(self) -> int:
@@ -84,6 +111,10 @@ CELLS = [
     for moment, at in moments.items()
     for fault in FAULTS[lane]
 ]
+CELLS += [
+    pytest.param(cell := Cell(lane, moment, at, fault, tiles), id=str(cell))
+    for tiles, lane, moment, at, fault in IN_TILES
+]
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +126,7 @@ def disarmed(server):
 def save(cell: Cell | None, seed: int, name: str) -> tuple[Graph, str]:
     """A prompt that saves a video, with the cell's fault in it; and the id of its saver."""
     graph = Graph()
-    latent = graph("AFPTestLatent", **SAMPLES, seed=seed)
+    latent = graph("AFPTestLatent", **(cell.samples if cell else SAMPLES), seed=seed)
     in_decoder, decoder = {}, "auto"
     if cell is not None and cell.lane == "decode":
         argument = {
@@ -112,7 +143,10 @@ def save(cell: Cell | None, seed: int, name: str) -> tuple[Graph, str]:
             "AFPTestFault", samples=latent, lane=cell.lane, at=cell.at, fault=cell.fault, times=cell.times, seed=seed
         )
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=name, **in_decoder)
-    video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=vae, fps=16, decoder=decoder)
+    if cell is not None and cell.tiles:
+        video = graph("AsyncVAEDecodeTiledToVideo", samples=latent, vae=vae, fps=16, **TILES[cell.tiles])
+    else:
+        video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=vae, fps=16, decoder=decoder)
     saver = graph("SaveVideoStreaming", video=video, filename_prefix=name, format="mp4 (h264)", quality="high")
     return graph, saver.node
 
@@ -143,10 +177,10 @@ def test_cell(server, seed, cell):
         graph, _ = save(None, seed, f"again_{seed}")
         run(server, graph)
     else:
-        assert MESSAGES[cell.fault] in error["exception_message"]
+        assert cell.message in error["exception_message"]
         [path] = new
         assert rescued_name(error["exception_message"]) == path.name
-        assert_rescued(path, {**SAMPLES, "seed": seed})
+        assert_rescued(path, {**cell.samples, "seed": seed})
     assert_clean(server)
 
 

@@ -17,6 +17,7 @@ from resume import assert_rescued, assert_resumes, disarm, rescued_name
 REPO = Path(__file__).resolve().parent.parent.parent
 SHAPE = {"batch": 1, "channels": 16, "latent_frames": 3, "height": 4, "width": 4}
 FRAMES = 9
+TILES = {"tile_size": 512, "overlap": 64, "temporal_size": 8, "temporal_overlap": 4}
 WORKFLOW = {"extra_pnginfo": {"workflow": {"nodes": [], "note": "ünïcode"}}}
 
 
@@ -29,11 +30,11 @@ def rescues(server) -> list[Path]:
 
 
 def failing(
-    seed: int, consumer: str = "SaveVideoStreaming", first: bool = False, **faults: object
+    seed: int, consumer: str = "SaveVideoStreaming", first: bool = False, tiled: bool = False, **faults: object
 ) -> tuple[Graph, Link]:
     """A prompt whose decode fails at the second chunk, in every way that there is; and the node where it does.
 
-    The faults are in the VAE's own decoder, which the fast one never calls.
+    `tiled`: a VIDEO is of the tiled node. The faults are in the VAE's own decoder, which the fast one never calls.
     """
     graph = Graph()
     vae = graph("AFPTestVAE", kind="wan 2.1", seed=seed, name=f"rescue {seed}", **(faults or {"fail_at": 2}))
@@ -42,7 +43,12 @@ def failing(
         node = graph("AsyncVAEDecodeVideo", samples=latent, vae=vae, decoder="exact")
         graph("PreviewAny", source=node)
         return graph, node
-    video = graph("AsyncVAEDecodeToVideo", samples=latent, vae=vae, fps=16, decoder="exact", save_latents_first=first)
+    if consumer == "AsyncVAEDecodeTiled":
+        node = graph("AsyncVAEDecodeTiled", samples=latent, vae=vae, **TILES)
+        graph("PreviewAny", source=node)
+        return graph, node
+    kind, how = ("AsyncVAEDecodeTiledToVideo", TILES) if tiled else ("AsyncVAEDecodeToVideo", {"decoder": "exact"})
+    video = graph(kind, samples=latent, vae=vae, fps=16, save_latents_first=first, **how)
     if consumer == "GetVideoComponents":
         node = graph("GetVideoComponents", video=video)
         graph("PreviewAny", source=node)
@@ -55,9 +61,16 @@ def failing(
     return graph, graph(consumer, video=video, filename_prefix=f"rescue_{seed}", **how)
 
 
-@pytest.mark.parametrize("consumer", ["SaveVideoStreaming", "SaveVideo", "GetVideoComponents", "AsyncVAEDecodeVideo"])
-def test_failed_decode_leaves_a_file_that_decodes_to_the_same_pixels(server, seed, consumer):
-    graph, node = failing(seed, consumer)
+@pytest.mark.parametrize(
+    "consumer, tiled",
+    [
+        *[(each, False) for each in ("SaveVideoStreaming", "SaveVideo", "GetVideoComponents", "AsyncVAEDecodeVideo")],
+        ("AsyncVAEDecodeTiled", True),
+        ("SaveVideo", True),
+    ],
+)
+def test_failed_decode_leaves_a_file_that_decodes_to_the_same_pixels(server, seed, consumer, tiled):
+    graph, node = failing(seed, consumer, tiled=tiled)
     with pytest.raises(host.PromptFailed) as failed:
         server.run(graph.prompt, WORKFLOW)
     error = failed.value.error
@@ -149,7 +162,16 @@ def test_cancel_is_no_failure(server, seed):
     assert_clean(server)
 
 
-@pytest.mark.parametrize("fault, stays", [({"cancel_at": 2}, True), ({"fail_at": 2}, True), ({"slow_at": 1}, False)])
+@pytest.mark.parametrize(
+    "fault, stays",
+    [
+        ({"cancel_at": 2}, True),
+        ({"fail_at": 2}, True),
+        ({"slow_at": 1}, False),
+        ({"fail_at": 2, "tiled": True}, True),
+        ({"slow_at": 1, "tiled": True}, False),
+    ],
+)
 def test_saved_first(server, seed, fault, stays):
     """Written before the decode; there after a failure or cancel, gone when the video is complete."""
     before = set(rescues(server))

@@ -231,20 +231,22 @@ def test_nothing_is_remembered_in_a_larger_tensor(vae, chunk):
     assert all(pinned <= needed for pinned, needed in held["ours"])
 
 
+@pytest.mark.parametrize("channels", [128, 64, 8])
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 22, 40), (2, 22, 40), (16, 22, 40), (16, 34, 60)])
-def test_what_is_asked_for_is_what_it_holds(frames, height, width, monkeypatch):
-    """Of ComfyUI's default configuration, in bfloat16, played through without data. cuDNN's workspaces come on top: on
-    an H100 it took 1.22 to 1.24 times as much.
+def test_what_is_asked_for_is_what_it_holds(channels, frames, height, width, monkeypatch):
+    """Of ComfyUI's default configuration, and narrower ones, in bfloat16, played through without data. cuDNN's
+    workspaces come on top: on an H100 it took 1.22 to 1.24 times as much.
     """
     monkeypatch.setattr(stock_ltx, "get_max_chunk_size", lambda device: stock_ltx.MAX_CHUNK_SIZE)
     with torch.device("meta"):
-        model = stock_ltx.VideoVAE(version=2)
-        model = stock_ltx.VideoVAE(config={**model.config, "timestep_conditioning": False}).to(torch.bfloat16).eval()
+        config = {**stock_ltx.VideoVAE(version=2).config, "timestep_conditioning": False}
+        model = stock_ltx.VideoVAE(config={**config, "decoder_base_channels": channels}).to(torch.bfloat16).eval()
         latents = torch.empty(1, 128, frames, height, width, dtype=torch.bfloat16)
     with _Counter() as counter:
         buffered.decode(model, latents, lambda frames: None, caching=caching(model))
-    asked = needed((8 * frames - 7, 32 * height, 32 * width), itemsize=2)
-    assert 1.22 * counter.peak <= asked <= 2 * counter.peak
+    asked = needed(model, (8 * frames - 7, 32 * height, 32 * width), itemsize=2)
+    # At eight channels most of a frame is what the last layer puts out.
+    assert 1.22 * counter.peak <= asked <= (3 if channels == 8 else 2) * counter.peak
 
 
 @pytest.mark.parametrize("version", ["2"], indirect=True)

@@ -87,6 +87,17 @@ def test_the_check_above_sees(source):
     assert findings(source)
 
 
+# Of them, what runs code or starts programs; that a farm has sockets is its purpose.
+RUNS_CODE = {"subprocess", "pickle", "marshal", "shelve", "runpy", "code"} | CALLS
+STARTS_PROGRAMS = {"server.py", "supervisor.py"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "farm").glob("*.py")), ids=lambda path: path.name)
+def test_a_farm_runs_no_code_of_strangers(path):
+    found = {name for name in findings(path.read_text(encoding="utf-8")) if name in RUNS_CODE}
+    assert found == ({"subprocess"} if path.name in STARTS_PROGRAMS else set())
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_text_is_never_taken_for_html_in_the_browser(path):
     source = path.read_text(encoding="utf-8")

@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from async_frame_pipeline.pipeline import ring
 from async_frame_pipeline.pipeline.decoders import tiles
 from async_frame_pipeline.pipeline.decoders.fast.plan import Room
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 
 from . import in_comfyui
 from ..server.pack import vaes as tiny
-from .streams import out_of_memory
+from .streams import another_error, out_of_memory
 
 import comfy.utils
-from async_frame_pipeline.nodes import decoding
-from async_frame_pipeline.nodes.comfyui import tiling
+from async_frame_pipeline.nodes import decoding, families
+from async_frame_pipeline.nodes.comfyui import memory, tiling
 from async_frame_pipeline.nodes.comfyui.tiling import Tiling
 from async_frame_pipeline.nodes.families import tiled
 
@@ -166,6 +167,16 @@ def test_out_of_memory(kind, vae, settings, monkeypatch, caplog):
         fail(99)
 
 
+@pytest.mark.parametrize("kind", ["ltx"], indirect=True)
+def test_what_fails_after_memory_ran_out_is_named(kind, vae, monkeypatch):
+    """Memory was not what ended it: nothing is to be closed or made smaller for that."""
+    happens = iter([out_of_memory, another_error])
+    monkeypatch.setattr(type(vae.first_stage_model.decoder), "forward", lambda *args, **kwargs: next(happens)())
+    with pytest.raises(RuntimeError, match="RuntimeError: a test's") as failed:
+        decoding.decode_image(vae, latent_for(vae, 4, 3, 4), tiling=scaled(vae, 3, 1, 999, 1))
+    assert not memory.is_oom(failed.value) and "Memory does not suffice" not in str(failed.value)
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
@@ -218,6 +229,29 @@ def test_it_says_when_no_tiles_were_needed(monkeypatch):
     image, report = decoding.decode_image_with_report(vae, samples, tiling=asked)
     assert said not in report.text() and "nothing overlapped until the last one" in report.text()
     assert torch.equal(image, tiling.stock_decode(vae, samples, asked))
+
+
+def test_the_slots_are_reckoned_with(monkeypatch):
+    """They take of the same memory: tiles that would fit without them, and not beside them, are not tried."""
+    vae, slots = in_comfyui.vae("ltx"), []
+    samples, asked = latent_for(vae, 2, 3, 5), scaled(vae, 4, 1, 999, 1)
+    job = families.job(vae, samples, "auto", None, asked)
+    plan = tiling.plan(vae, job.latent, asked)
+    needed = job.family.ways[0]._needed(job, plan, len(plan.rows[0]))
+
+    class Slot(ring.Slot):
+        def __init__(self, *args):
+            super().__init__(*args)
+            slots.append(sum(half.nbytes for half in self.device.values()))
+
+    def said(free: int) -> str:
+        slots.clear()
+        monkeypatch.setattr(tiled.memory, "room", lambda vae, model: Room(0, free - sum(slots), 0))
+        return decoding.decode_image_with_report(vae, samples, tiling=asked)[1].text()
+
+    monkeypatch.setattr(ring, "Slot", Slot)
+    assert "Side by side the tiles would not fit into memory" in said(needed)
+    assert slots and "Side by side" not in said(needed + sum(slots))
 
 
 def test_a_tile_so_narrow_that_both_edges_fall_off_at_once(no_stock_way):

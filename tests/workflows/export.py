@@ -2,7 +2,7 @@
 """Write what follows from the workflows and nodes: API forms, thumbnails, and the pictures of the help pages
 and the README.
 
-    .host/venv/bin/python tests/workflows/export.py [api] [thumbnails] [help] [readme]     (default: all)
+    .host/venv/bin/python tests/workflows/export.py [api] [thumbnails] [help] [swap] [readme]     (default: all)
 
 Needs what scripts/test installs; CHROMIUM_PATH as there.
 
@@ -322,8 +322,8 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
     )
 
 
-def write_readme_pictures(server: Server, editor: Editor) -> None:
-    """The swap, before and after; the lanes, while they run and after; all of the demo."""
+def write_swap_picture(editor: Editor) -> None:
+    """Its menu, and what comes of it."""
     page = editor.page
     nodes = {
         "sampler": ("KSampler", [0, 40], [270, 262], {}),
@@ -339,6 +339,7 @@ def write_readme_pictures(server: Server, editor: Editor) -> None:
     page.evaluate(
         "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [40, 180]; app.canvas.setDirty(true, true) }"
     )
+    settle(page)
     page.mouse.click(40 + 320 + 60, 180 + 40 - 12, button="right")
     entry = page.get_by_text("Swap with Create Video for Async VAE Decode to Video", exact=True)
     entry.hover()
@@ -349,6 +350,10 @@ def write_readme_pictures(server: Server, editor: Editor) -> None:
     settle(page)
     save_jpg(side_by_side(menu, screenshot(page)), DOCS / "swap.jpg", quality=80)
 
+
+def write_readme_pictures(server: Server, editor: Editor) -> None:
+    """The lanes, while they run and after; all of the demo."""
+    page = editor.page
     open_workflow(editor, WORKFLOWS / "Demo.json")
     page.set_viewport_size({"width": 1200, "height": 1000})
     saver = "node => node.type === 'SaveVideoStreaming'"
@@ -403,7 +408,7 @@ def save_jpg(image: Image.Image, path: Path, quality: int = 88) -> None:
 
 
 def main(parts: list[str]) -> None:
-    wanted = parts or ["api", "thumbnails", "help", "readme"]
+    wanted = parts or ["api", "thumbnails", "help", "swap", "readme"]
     with frontend() as (server, editor):
         if "api" in wanted:
             write_api_forms(editor)
@@ -412,6 +417,8 @@ def main(parts: list[str]) -> None:
             write_demo_thumbnail(server, editor)
         if "help" in wanted:
             write_help_pictures(server, editor)
+        if "swap" in wanted:
+            write_swap_picture(editor)
         if "readme" in wanted:
             write_readme_pictures(server, editor)
 

@@ -21,6 +21,8 @@ from ..away import Away
 from .kernels import depth_to_space, head, norm_silu, norm_silu_points
 from .weights import AnyConv, Attention, Conv, PointsConv, Residual, RowConv, Upsample, Weights
 
+# What a step puts out; the first one frame only.
+FRAMES_PER_STEP = 4
 HISTORY = 2  # frames back that a kernel of three in time sees
 # What a convolution takes and gives: frames (T, H, W, C), or one tensor (1, H, W, C) for each point.
 Frames: TypeAlias = "torch.Tensor | list[torch.Tensor]"
@@ -461,6 +463,12 @@ def _conv3d(frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 def _cudnn_flags() -> contextlib.AbstractContextManager:
     # cuDNN's first guess is good for these; trying out every shape would take 8 s (H100, cuDNN 9.19).
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+
+
+def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Decode (1, C, T, h, w) on the decoder's device, any dtype: (3, 1 or 4, H, W) float32 for each latent frame."""
+    for t in range(latent.shape[2]):
+        yield decoder.step(latent[:, :, t].to(decoder.dtype), last=t == latent.shape[2] - 1)
 
 
 def unpatchify(patches_cthw: torch.Tensor) -> torch.Tensor:

@@ -36,6 +36,8 @@ WORKSPACES = 64 * 1024**2
 GAPS_BANDS, GAPS_AWAY, GAPS_WHOLE, GAPS_WHOLE_UNJOINED = 1.03, 1.12, 1.04, 1.13
 # How many bytes to and from main memory, while the decoder computes, cost as much as one of a model to be loaded again.
 RELOADING = 2.0
+# After memory ran out: how much of what was tried is tried next.
+LESS = 0.75
 
 
 class NoRoom(torch.OutOfMemoryError):
@@ -83,6 +85,24 @@ def of(weights: Weights, height: int, width: int, bands: tuple[Bands, ...], join
     if bands:
         gaps = GAPS_AWAY if measured.away else GAPS_BANDS
     return Plan(bands, int(measured.peak * gaps) + WORKSPACES, measured.away)
+
+
+class Plans:
+    """Those of one decoder, each made once: to run through the steps on the meta device takes up to a second.
+
+    Args: as of `of`.
+    """
+
+    def __init__(self, weights: Weights, joins: bool):
+        self._weights, self._joins = weights, joins
+        self._made: dict[tuple[int, int, tuple[Bands, ...]], Plan] = {}
+
+    def of(self, height: int, width: int, bands: tuple[Bands, ...]) -> Plan:
+        """For a latent of that size."""
+        key = (height, width, bands)
+        if key not in self._made:
+            self._made[key] = of(self._weights, *key, self._joins)
+        return self._made[key]
 
 
 def choose(plan_of: Callable[[tuple[Bands, ...]], Plan], there: Room, steps: int, below: int | None = None) -> Plan:

@@ -13,6 +13,8 @@ import torch
 
 from .winograd import fit, row_points, weight_points
 
+# As what weights and activations are kept, by the type of the device.
+DTYPES = {"cuda": torch.float16, "cpu": torch.float32}
 # Twice that, which is what sums of frames can come to, is within float16's range.
 LARGEST_INPUT = 32768.0
 # On a CPU, channels from which on four frames are made at a time: there products cost so much more than sums that more
