@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 import pytest
+from async_frame_pipeline.farm.roles import CLIENT, WORKER
 from async_frame_pipeline.farm.settings import Settings
 from async_frame_pipeline.tests.farm.ground import Ground
 from playwright.sync_api import Locator, expect
@@ -259,7 +260,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 def farmed(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ComfyUI that knows the farm."""
     packs = [REPO / "tests" / "server" / "pack"]
-    with Server(base=tmp_path_factory.mktemp("farmed"), env={"AFP_FARM": ground.given}, packs=packs) as server:
+    with Server(base=tmp_path_factory.mktemp("farmed"), env={"AFP_FARM": ground.given(CLIENT)}, packs=packs) as server:
         greet_nobody(server)
         yield server
 
@@ -310,8 +311,8 @@ def test_a_real_farm_decodes_it_and_the_video_is_there_after_a_reload(
     expect(panel).not_to_contain_text("more after it")
     expect(title(panel)).to_have_text("Queued, next to be decoded")
     command = [sys.executable, str(REPO / "farm" / "__main__.py"), "work", "worker", "--device", "cpu"]
-    env = {**os.environ, "AFP_FARM": ground.given, "CUDA_VISIBLE_DEVICES": ""}
-    ground._workers.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE))
+    env = {**os.environ, "AFP_FARM": ground.given(WORKER), "CUDA_VISIBLE_DEVICES": ""}
+    ground._processes.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE))
     expect(title(panel)).to_have_text("5 frames, decoded elsewhere")
     expect_video(editor)
     assert [path.name for path in (farmed.output_dir / "elsewhere").iterdir()] == ["other_00001_.mp4"]
