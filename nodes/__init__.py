@@ -21,7 +21,7 @@ from .save_video import SaveVideoStreaming
 class AsyncFramePipelineExtension(ComfyExtension):
     async def on_load(self) -> None:
         try:
-            late.offer(lambda: collector().jobs.told())
+            late.offer(lambda: collector().jobs.told(), lambda job_id: collector().cancel_open(job_id))
             collector().resume()
         except Exception as error:  # all other nodes do without
             say(f"no jobs of a farm can be collected: {type(error).__name__}: {error}", logging.WARNING)

@@ -206,7 +206,7 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             ),
             search_aliases=["vae decode", "latent to video", *SEARCH],
             inputs=[*_decode_inputs(), _audio_input(), *_file_inputs("very high"), *_farm_inputs()],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[_video_output()],
         )
 
@@ -336,7 +336,9 @@ def _sent(hidden, prefix: str | None) -> Sent:
     if hidden.dynprompt is not None:
         display = hidden.dynprompt.get_display_node_id(node_id)
     prompt_id = server.running_prompt_id() or uuid.uuid4().hex  # none where ComfyUI is used as a library
-    return Sent(uuid.uuid4().hex, prompt_id, node_id, display, late.listener(), prefix)
+    workflow = (hidden.extra_pnginfo or {}).get("workflow")
+    workflow_id = str(workflow.get("id") or "") if isinstance(workflow, dict) else ""
+    return Sent(uuid.uuid4().hex, prompt_id, node_id, display, workflow_id, late.listener(), prefix)
 
 
 def _told_prefix(prefix: str) -> str:

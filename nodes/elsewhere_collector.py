@@ -193,6 +193,19 @@ class Collector:
         self.jobs.keep(sent, state="cancelled", wanted=False)
         self._run(self._cancel(sent.job_id))
 
+    async def cancel_open(self, job_id: str) -> bool:
+        """Cancel a job, in any loop; whether there is one to cancel.
+
+        Raises:
+            Unreachable: the farm cannot be told now.
+        """
+        sent = self.jobs.get(job_id)
+        if sent is None or not sent.is_open:
+            return False
+        self._start()
+        await asyncio.wrap_future(self._run(self._cancel(job_id)))
+        return True
+
     def _start(self) -> None:
         with self._starting:
             if self._loop is None:

@@ -36,6 +36,7 @@ class Sent:
     Attributes:
         job_id: 32 hexadecimal digits.
         prompt_id, node_id, display_node: whose it is.
+        workflow_id: of the workflow that the page had; "" where it is not known.
         listener: the page that queued the prompt; None if none did.
         prefix: of the file in the output folder; None if the node that waits takes the video.
         state, reason: as in the farm's record; "completed" once the file is there. "here" if it was decoded on this
@@ -54,6 +55,7 @@ class Sent:
     prompt_id: str = ""
     node_id: str = ""
     display_node: str = ""
+    workflow_id: str = ""
     listener: str | None = None
     prefix: str | None = None
     state: str = "queued"
@@ -78,6 +80,7 @@ class Sent:
         return {
             "prompt_id": self.prompt_id,
             "node_id": self.display_node or self.node_id,
+            "workflow_id": self.workflow_id or None,
             "job_id": self.job_id,
             "state": self.state,
             "before": self.before if self.state == "queued" else None,

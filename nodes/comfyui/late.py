@@ -7,7 +7,7 @@ here, the page is told all the same, and the history stays as it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import folder_paths
@@ -25,8 +25,12 @@ def user_folder() -> Path:
     return Path(folder_paths.get_user_directory()) / "__async_frame_pipeline"
 
 
-def offer(jobs: Callable[[], list[dict]]) -> None:
-    """Answer GET ROUTE, of ComfyUI's own server, with {"jobs": what `jobs` gives}."""
+def offer(jobs: Callable[[], list[dict]], cancel: Callable[[str], Awaitable[bool]]) -> None:
+    """Answer GET ROUTE, of ComfyUI's own server, with {"jobs": what `jobs` gives}, and POST ROUTE/<job id>/cancel.
+
+    Args:
+        cancel: whether there was something to cancel; raises a RuntimeError where that cannot be done now.
+    """
     server = getattr(PromptServer, "instance", None)
     if server is None:  # ComfyUI is used as a library
         return
@@ -34,6 +38,14 @@ def offer(jobs: Callable[[], list[dict]]) -> None:
     @server.routes.get(ROUTE)
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({"jobs": jobs()})
+
+    @server.routes.post(ROUTE + "/{job_id}/cancel")
+    async def answer_cancel(request: web.Request) -> web.Response:
+        try:
+            done = await cancel(request.match_info["job_id"])
+        except RuntimeError as error:
+            return web.Response(status=503, text=str(error))
+        return web.Response(status=200 if done else 404)
 
 
 def listener() -> str | None:
