@@ -53,6 +53,8 @@ FULL = (
     "insufficient resources",
     "insufficient storage resources available",
 )
+# Before a class: the one that took a job wakes another one, who may take the next.
+NEXT = "workers.next-"
 T = TypeVar("T")
 log = logging.getLogger("async-frame-pipeline.farm")
 
@@ -117,7 +119,7 @@ class Broker:
         self._nc = connection
         self.jetstream = connection.jetstream(timeout=ANSWER_SECONDS)
         self._published = asyncio.Event()
-        self._listening = None
+        self._listening: dict[str, list] = {}  # by class
         self._buckets: dict[str, object] = {}
 
     @classmethod
@@ -397,25 +399,51 @@ class Broker:
     # -- the worker's side ------------------------------------------------------------------------
 
     async def next(
-        self, classes: Sequence[str], wait_seconds: float, priorities: Sequence[str] = PRIORITIES
+        self,
+        classes: Sequence[str],
+        wait_seconds: float,
+        priorities: Sequence[str] = PRIORITIES,
+        is_idle: bool = True,
     ) -> Receipt | None:
         """The next job of these classes, leased: by priority first, then by the order of the classes.
 
+        Args:
+            is_idle: to be woken by a job that comes, as one of all that are idle; the others find it by asking again.
         Returns:
             None if none came within `wait_seconds`.
         """
-        if self._listening is None:
-            # So that one that comes starts at once; those that come back are found by asking.
-            self._listening = await self._nc.subscribe("job.>", cb=self._hear)
+        await self._listen(classes if is_idle else ())  # first, so that what comes while this one asks is not missed
         self._published.clear()
         for priority in priorities:
             for memory_class in classes:
                 if (receipt := await self._ask(f"{memory_class}-{priority}")) is not None:
+                    await self._take_turns(memory_class)
                     return receipt
         if wait_seconds:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._published.wait(), wait_seconds)
         return None
+
+    async def _listen(self, classes: Sequence[str]) -> None:
+        """Be one of those of whom a job of these classes wakes one, and no more."""
+        for memory_class in self._listening.keys() - set(classes):
+            for each in self._listening.pop(memory_class):
+                await each.unsubscribe()
+        for memory_class in classes:
+            if memory_class not in self._listening:
+                subjects = (f"job.{memory_class}.>", NEXT + memory_class)
+                self._listening[memory_class] = [
+                    await self._nc.subscribe(subject, queue="idle", cb=self._hear) for subject in subjects
+                ]
+
+    async def _take_turns(self, memory_class: str) -> None:
+        """After a job was taken, wake one more: jobs that came meanwhile may have woken this one only. The broker reads
+        in this order, so whatever it tells from now on, it tells others.
+        """
+        was_idle = bool(self._listening)
+        await self._listen(())
+        if was_idle:
+            await self.tell(NEXT + memory_class, {})
 
     def wake(self) -> None:
         """Let who waits in `next` ask again."""

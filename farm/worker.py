@@ -205,17 +205,15 @@ class Worker:
             await self._give_back_ahead()
         elif ahead is not None:
             higher = PRIORITIES[: PRIORITIES.index(ahead.record.job.priority)]
-            receipt = await self._broker.next(classes, 0, higher) if higher else None
+            receipt = await self._broker.next(classes, 0, higher, is_idle=False) if higher else None
             if receipt is not None:
                 await self._handle(receipt)
             elif self._ahead is ahead:  # still: meanwhile it may have been given back
                 self._ahead = None
                 await self._handle(ahead.receipt, ahead)
-        elif not classes:  # no memory for anything
-            await self._pause(ASK_SECONDS)
         elif (receipt := await self._broker.next(classes, ASK_SECONDS)) is not None:
             await self._handle(receipt)
-        else:
+        elif classes:
             has = {"warm": list(self._decode.warm), "decoders": list(self._decoders)}
             await self._broker.tell(TELL, {"name": self._name, "classes": classes, **has})
 
@@ -495,7 +493,7 @@ class Worker:
                 return
             classes = [each for each in self._fits if not any(each in other.classes for other in self._idle_others())]
             if attempt.total and self._ahead is None and classes:
-                receipt = await self._broker.next(classes, ASK_SECONDS)
+                receipt = await self._broker.next(classes, ASK_SECONDS, is_idle=False)
             else:
                 await asyncio.sleep(ASK_SECONDS / 10)
         record = None
