@@ -131,6 +131,8 @@ class Broker:
             NoFarm: nobody answers, or the token is wrong.
         """
         tls = _tls(address.ca) if address.url.startswith("tls:") else None
+        if tls is not None:
+            logging.getLogger("asyncio").addFilter(_is_worth_a_line)
         role = role_of(address.token)
         refused: asyncio.Future = asyncio.get_running_loop().create_future()
         last = None
@@ -562,6 +564,11 @@ def _tls(ca: str) -> ssl.SSLContext:
         context.load_verify_locations(ca)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # one that is not its own issuer, too
     return context
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """All but what asyncio says at the end of each TLS connection of nats-py, which makes its streams by hand."""
+    return not str(record.msg).startswith("returning true from eof_received()")
 
 
 async def _made(add: Callable, update: Callable, config: StreamConfig) -> None:

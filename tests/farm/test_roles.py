@@ -137,7 +137,7 @@ def test_a_token_in_the_wrong_place_is_named(monkeypatch):
 
 
 @in_a_loop
-async def test_over_tls_with_a_certificate_of_ones_own(make_ground, certificate, monkeypatch):
+async def test_over_tls_with_a_certificate_of_ones_own(make_ground, certificate, monkeypatch, caplog):
     tls = {"tls_cert": str(certificate / "cert.pem"), "tls_key": str(certificate / "key.pem")}
     ground = make_ground(tls=tls)
     assert ground.given(CLIENT).startswith("tls://")
@@ -150,6 +150,7 @@ async def test_over_tls_with_a_certificate_of_ones_own(make_ground, certificate,
         job = await ground.submit(client)
         ground.worker("a")
         await ground.whole(client, job.id)
+    assert "eof_received" not in caplog.text
     # Who speaks no TLS hears nothing, and says nothing that others could hear.
     with pytest.raises(NoFarm):
         async with farm(ground.given(CLIENT).replace("tls:", "nats:"), patience=0.5):
