@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .broker import Broker
-from .messages import CLASSES, PRIORITIES, QUEUED, STATES
+from .messages import CLASSES, NO_CARD, PRIORITIES, QUEUED, STATES, is_card_for
 from .settings import Settings
 
 # Workers that take longer to answer are not seen.
@@ -66,9 +66,11 @@ async def state_of(broker: Broker) -> State:
 def text(state: State) -> str:
     """For people."""
     jobs = [f"{state.jobs[each]} {each}" for each in STATES if each in state.jobs]
-    waiting = [
-        f"{count} {name} (the oldest {age(state.oldest_seconds[name])})" for name, count in state.waiting.items()
-    ]
+    waiting = []
+    for name, count in state.waiting.items():
+        is_without = state.workers and not is_card_for(name.partition("-")[0], state.workers)
+        more = f"; {NO_CARD}" if is_without else ""
+        waiting.append(f"{count} {name} (the oldest {age(state.oldest_seconds[name])}{more})")
     lines = [f"jobs:    {', '.join(jobs) or 'none'}", f"waiting: {', '.join(waiting) or 'none'}"]
     for each in state.workers:
         job = each.get("job")

@@ -46,6 +46,7 @@ from .messages import (
     IN_PROGRESS,
     PRIORITIES,
     QUEUED,
+    WAITS,
     InvalidJob,
     Record,
     Result,
@@ -304,6 +305,7 @@ class Worker:
                     tries=record.tries + 1,
                     worker=self._name,
                     message=receipt.message,
+                    reason="" if record.reason.startswith(WAITS) else record.reason,
                     started=now,
                 )
             except Fenced as fenced:
@@ -440,28 +442,29 @@ class Worker:
     async def _again(self, attempt: Attempt, error: Exception) -> None:
         """Something that may not happen to another one; out of memory, to a larger one."""
         record, reason = attempt.record, f"{type(error).__name__}: {error}"[:2000]
-        if record.tries >= self._settings.most_tries:
+        larger = _larger(record.memory_class) if isinstance(error, OutOfMemory) else None
+        if larger is None and record.tries >= self._settings.most_tries:
             await self._failed(attempt, reason)
             return
         log.warning("%s: job %s, attempt %d: %s", self._name, record.id, record.attempt, reason)
         try:
-            larger = _larger(record.memory_class) if isinstance(error, OutOfMemory) else None
             if larger is None:
                 await self._broker.replace(record, state=QUEUED, reason=reason)
                 await attempt.receipt.give_back(AGAIN_SECONDS)
                 return
-            await self._enlarge(attempt.receipt, record, larger, reason)
+            # It ended no worker, so it does not count.
+            await self._enlarge(attempt.receipt, record, larger, reason, tries=record.tries - 1)
         except Fenced as fenced:
             await self._fenced(attempt, fenced.record)
 
-    async def _enlarge(self, receipt: Receipt, record: Record, larger: str, reason: str) -> None:
+    async def _enlarge(self, receipt: Receipt, record: Record, larger: str, reason: str, **more: object) -> None:
         """Queue it for cards of a larger class.
 
         Raises:
             Fenced: somebody else has it.
         """
         record = await self._broker.replace(
-            record, state=QUEUED, reason=reason, memory_class=larger, round=record.round + 1
+            record, state=QUEUED, reason=reason, memory_class=larger, round=record.round + 1, **more
         )
         with contextlib.suppress(Full):  # then it is put there when there is room, by the sweep
             await self._broker.enqueue(record)
@@ -543,7 +546,7 @@ class Worker:
             await self._give_back(receipt)
             await self._pause(AFFINITY_SECONDS)
             return True
-        reason = f"it waits for a worker that decodes {record.job.params.decoder}"
+        reason = f"{WAITS} a worker that decodes {record.job.params.decoder}"
         if record.state == QUEUED and record.reason != reason:
             with contextlib.suppress(Fenced):
                 await self._broker.replace(record, reason=reason)

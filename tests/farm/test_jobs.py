@@ -137,6 +137,20 @@ async def test_out_of_memory_goes_to_a_larger_card(ground):
 
 
 @in_a_loop
+async def test_however_often_it_did_not_fit_it_reaches_the_largest_card(ground):
+    """It ended no worker, so none of it counts as a try."""
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, "large")
+        ground.worker("small", "--free", 17_000)
+        await until(lambda: waits_as(client, job.id, "xl"))
+        ground.worker("large")
+        record = await ground.whole(client, job.id)
+        assert (record.worker, record.attempt, record.tries) == ("large", 4, 1)
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
 async def test_the_second_attempt_is_for_a_larger_card_where_there_is_one(ground):
     await ground.prepare()
     async with ground.client() as client:

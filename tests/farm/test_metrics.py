@@ -69,7 +69,10 @@ def test_for_people():
     state = State([WORKER], {"completed": 2, "queued": 3}, {"s-pro": 3}, {"s-pro": 125.0}, Settings())
     jobs, waiting, worker = text(state).splitlines()
     assert jobs == "jobs:    3 queued, 2 completed"
-    assert waiting == "waiting: 3 s-pro (the oldest 2m)"
+    assert waiting == "waiting: 3 s-pro (the oldest 2m; no worker has a card that large)"
+    for workers in ([], [WORKER, {**WORKER, "all_mb": 4000}]):  # where nobody is there, nobody knows
+        state = State(workers, {}, {"s-pro": 3}, {"s-pro": 125.0}, Settings())
+        assert text(state).splitlines()[1] == "waiting: 3 s-pro (the oldest 2m)"
     assert worker == "worker:  w  CPU  3 of 4 MB free  000000000000 2/5 frames  2 completed, 1 failed"
     assert text(State([], {}, {}, {}, Settings())) == "jobs:    none\nwaiting: none"
 
