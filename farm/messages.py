@@ -326,8 +326,8 @@ class Record:
 
     @property
     def message_id(self) -> str:
-        """The broker keeps one message of each."""
-        return f"{self.id}.{self.round}"
+        """The broker keeps one message of each; of a job that was deleted and comes again it is another one."""
+        return f"{self.id}.{self.round}.{self.queued}"
 
     def to_json(self) -> bytes:
         values = dataclasses.asdict(self)

@@ -596,7 +596,7 @@ class Worker:
                     await self._ahead.receipt.renew()
                 with contextlib.suppress(Exception):  # the next time
                     record = await self._broker.record(attempt.record.id)
-                    if record is None or record.attempt != attempt.record.attempt or record.state in ENDED:
+                    if record is None or record.revision != attempt.record.revision:
                         attempt.stop = "fenced"
 
     def _progress(self, attempt: Attempt) -> dict:
