@@ -76,8 +76,9 @@ def text(state: State) -> str:
         job = each.get("job")
         doing = f"{job['id'][:12]} {job['frames']}/{job['total']} frames" if job else "idle"
         memory = f"{each.get('free_mb')} of {each.get('all_mb')} MB free"
-        counts = ", ".join(f"{each[key]} {key}" for key, *_ in COUNTERS if key != "seconds" and each.get(key))
-        told = (each.get("name"), each.get("device"), memory, doing, counts)
+        counts = [f"warm VAEs: {len(each['warm'])}"] if isinstance(each.get("warm"), list) and each["warm"] else []
+        counts += [f"{each[key]} {key}" for key, *_ in COUNTERS if key != "seconds" and each.get(key)]
+        told = (each.get("name"), each.get("device"), memory, doing, ", ".join(counts))
         lines.append("  ".join(["worker:", *(str(part) for part in told if part)]))
     return "\n".join(lines)
 
