@@ -347,17 +347,34 @@ class Broker:
 
     async def records(self) -> list[Record]:
         """All, the oldest first; those of other versions are left out."""
-        found = []
-        async for record in self._watched(">", end_with_now=True):
-            found.append(record)
+        found = await self.each_record(lambda record: record, {})
         return sorted(found, key=lambda record: (record.job.created, record.id))
+
+    async def each_record(self, make: Callable[[Record], T], seen: dict[str, tuple[int, T]]) -> list[T]:
+        """What `make` makes of each record.
+
+        Args:
+            seen: what this left there the last time: only what changed since is read.
+        """
+        found = {}
+        async for entry in self._entries(">", end_with_now=True):
+            value = seen.get(entry.key)
+            if value is None or value[0] != entry.revision:
+                record = _read(entry)
+                value = None if record is None else (entry.revision, make(record))
+            if value is not None:
+                found[entry.key] = value
+        seen.clear()
+        seen.update(found)
+        return [value for _, value in found.values()]
 
     async def watch(self, job_id: str) -> AsyncIterator[Record]:
         """Its record, now and at each change."""
-        async for record in self._watched(job_id, end_with_now=False):
-            yield record
+        async for entry in self._entries(job_id, end_with_now=False):
+            if (record := _read(entry)) is not None:
+                yield record
 
-    async def _watched(self, key: str, end_with_now: bool) -> AsyncIterator[Record]:
+    async def _entries(self, key: str, end_with_now: bool) -> AsyncIterator:
         bucket = await self._bucket(RECORDS)
         watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=True))
         try:
@@ -366,10 +383,7 @@ class Broker:
                     if end_with_now:
                         return
                     continue
-                try:
-                    yield Record.of(entry.value, entry.revision)
-                except InvalidJob as error:
-                    log.debug("a record that cannot be read: %s", error)
+                yield entry
         finally:
             with contextlib.suppress(Exception):
                 await watcher.stop()
@@ -564,6 +578,15 @@ def _tls(ca: str) -> ssl.SSLContext:
         context.load_verify_locations(ca)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # one that is not its own issuer, too
     return context
+
+
+def _read(entry) -> Record | None:
+    """None where it is of another version."""
+    try:
+        return Record.of(entry.value, entry.revision)
+    except InvalidJob as error:
+        log.debug("a record that cannot be read: %s", error)
+        return None
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

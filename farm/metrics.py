@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .broker import Broker
-from .messages import CLASSES, NO_CARD, PRIORITIES, QUEUED, STATES, is_card_for
+from .messages import CLASSES, NO_CARD, PRIORITIES, QUEUED, STATES, Record, is_card_for
 from .settings import Settings
 
 # Workers that take longer to answer are not seen.
@@ -49,18 +49,28 @@ class State:
     settings: Settings
 
 
-async def state_of(broker: Broker) -> State:
+# Of a record: its state, where it waits, since when.
+Brief: TypeAlias = "tuple[str, str, float]"
+
+
+async def state_of(broker: Broker, seen: dict[str, tuple[int, Brief]] | None = None) -> State:
+    """Args:
+    seen: for who asks again and again, see `Broker.each_record`.
+    """
     workers = [each for each in await broker.ask_all("workers.ask", ANSWER_SECONDS) if isinstance(each, dict)]
     now, jobs, waiting = time.time(), Counter(), Counter()
     oldest: dict[str, float] = {}
-    for record in await broker.records():
-        jobs[record.state] += 1
-        if record.state == QUEUED:
-            name = f"{record.memory_class}-{record.job.priority}"
+    for state, name, queued in await broker.each_record(_brief, {} if seen is None else seen):
+        jobs[state] += 1
+        if state == QUEUED:
             waiting[name] += 1
-            oldest[name] = max(oldest.get(name, 0.0), round(now - record.queued, 3))
+            oldest[name] = max(oldest.get(name, 0.0), round(now - queued, 3))
     workers.sort(key=lambda each: str(each.get("name")))
     return State(workers, dict(jobs), dict(sorted(waiting.items())), oldest, await broker.settings())
+
+
+def _brief(record: Record) -> Brief:
+    return record.state, f"{record.memory_class}-{record.job.priority}", record.queued
 
 
 def text(state: State) -> str:
