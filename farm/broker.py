@@ -513,26 +513,28 @@ class Broker:
             await self._nc.publish(subject, json.dumps(values).encode())
 
     async def hear(self, subject: str, callback: Callable[[dict], Awaitable[dict | None]]):
-        """Call back for each that is told; what is returned is the answer to who asked."""
+        """Call back for each object that is told, by whomever; what is returned is the answer to who asked."""
 
         async def heard(message) -> None:
-            with contextlib.suppress(ValueError, nats.errors.Error):
-                answer = await callback(json.loads(message.data or b"{}"))
+            with contextlib.suppress(ValueError, RecursionError, nats.errors.Error):
+                told = json.loads(message.data or b"{}")
+                answer = await callback(told) if isinstance(told, dict) else None
                 if answer is not None and message.reply:
                     await self._nc.publish(message.reply, json.dumps(answer).encode())
 
         return await self._nc.subscribe(subject, cb=heard)
 
-    async def ask_all(self, subject: str, wait_seconds: float) -> list[dict]:
+    async def ask_all(self, subject: str, wait_seconds: float, values: dict | None = None) -> list[dict]:
         """All answers that come within that time."""
         inbox, answers = self._nc.new_inbox(), []
 
         async def heard(message) -> None:
-            with contextlib.suppress(ValueError):
-                answers.append(json.loads(message.data))
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(answer := json.loads(message.data), dict):
+                    answers.append(answer)
 
         subscription = await self._nc.subscribe(inbox, cb=heard)
-        await self._nc.publish(subject, b"{}", reply=inbox)
+        await self._nc.publish(subject, json.dumps(values or {}).encode(), reply=inbox)
         await self._nc.flush()
         await asyncio.sleep(wait_seconds)
         await subscription.unsubscribe()

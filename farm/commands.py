@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from .roles import ADMIN, CLIENT, WORKER
+from .roles import ADMIN, CLIENT, DOWN, WORKER, token_of
 from .settings import NoFarm, Settings, address, home
 
 ANSWER_SECONDS = 0.3
@@ -259,8 +259,9 @@ async def serve(given: argparse.Namespace) -> None:
 async def down(given: argparse.Namespace) -> int:
     from .broker import Broker
 
-    async with Broker.connect(address(given.server, ADMIN), name="down") as broker:
-        answered = await broker.ask_all("farm.down", ANSWER_SECONDS)
+    there = address(given.server, ADMIN)
+    async with Broker.connect(there, name="down") as broker:
+        answered = await broker.ask_all(DOWN, ANSWER_SECONDS, {"proof": token_of(there.token, DOWN)})
     return 0 if answered else 1
 
 

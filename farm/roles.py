@@ -16,6 +16,8 @@ import json
 
 ADMIN, CLIENT, WORKER = "admin", "client", "worker"
 ROLES = (ADMIN, CLIENT, WORKER)
+# What ends a farm: the subject, and what the proof is made for that the admin says it.
+DOWN = "farm.down"
 
 
 def _reads(*kinds: str) -> list[str]:
@@ -70,7 +72,9 @@ _MAY = {
 
 
 def token_of(secret: str, role: str) -> str:
-    """The token of a role; the admin's is the secret itself, which cannot be found from the others."""
+    """The token of a role, or the proof of who knows the secret; the admin's is the secret itself, which cannot be found
+    from the others.
+    """
     if role == ADMIN:
         return secret
     return f"{role}-{hmac.new(secret.encode(), role.encode(), hashlib.sha256).hexdigest()}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hmac
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ import psutil
 from .blobs import KINDS, Objects
 from .broker import Broker
 from .client import blobs_of
-from .roles import WORKER, token_of
+from .roles import DOWN, WORKER, token_of
 from .server import Listen, Server, end_with_parent, free_port
 from .settings import Address, NoFarm, Settings, home, write_private
 from .sweep import keep_sweeping
@@ -186,11 +187,7 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequ
             if network:
                 await Objects.prepare(broker.jetstream)
 
-            async def down(_: dict) -> dict:
-                stopping.set()
-                return {"ok": True}
-
-            await broker.hear("farm.down", down)
+            await hear_down(broker, token, stopping)
             values = {"url": address.url, "token": token, "ca": address.ca, "port": port, "pid": os.getpid()}
             write_private(folder / "farm.json", json.dumps(values))
             log.info("the farm is up at %s", address.url)
@@ -209,6 +206,18 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequ
         # The token and the port stay, so that others come back to it.
         values = {"token": token, "port": port}
         write_private(folder / "farm.json", json.dumps(values))
+
+
+async def hear_down(broker: Broker, token: str, stopping: asyncio.Event) -> None:
+    """Stop when the admin says so. A client, who may not say it, can still have the broker bring a record here."""
+
+    async def down(said: dict) -> dict | None:
+        if not hmac.compare_digest(str(said.get("proof")).encode(), token_of(token, DOWN).encode()):
+            return None
+        stopping.set()
+        return {"ok": True}
+
+    await broker.hear(DOWN, down)
 
 
 async def keep_probing(broker: Broker, server: Server, kinds: Sequence[str], every_seconds: float) -> None:

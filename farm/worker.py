@@ -567,7 +567,12 @@ class Worker:
         if values.get("back"):
             self._broker.wake()
             return
-        self._idle[name] = Idle(time.monotonic(), *(values.get(key, []) for key in ("classes", "warm", "decoders")))
+        has = [values.get(key) for key in ("classes", "warm", "decoders")]
+        if not all(isinstance(each, list) for each in has):  # a client can have the broker bring anything here
+            return
+        now = time.monotonic()
+        self._idle = {other: each for other, each in self._idle.items() if each.told > now - IDLE_SECONDS}
+        self._idle[name] = Idle(now, *has)
         if self._ahead is not None and self._ahead.record.memory_class in self._idle[name].classes:
             if self._attempt is not None:
                 self._attempt.is_alone = True

@@ -7,9 +7,10 @@ import json
 import nats
 import pytest
 
+from ...farm import supervisor
 from ...farm.broker import Broker
 from ...farm.client import farm
-from ...farm.roles import ADMIN, CLIENT, ROLES, WORKER, role_of, token_of
+from ...farm.roles import ADMIN, CLIENT, DOWN, ROLES, WORKER, role_of, token_of
 from ...farm.server import Listen, Server, free_port
 from ...farm.settings import Address, NoFarm, address
 from .conftest import in_a_loop
@@ -105,6 +106,28 @@ async def test_a_client_cannot_have_others_do_what_it_may_not(ground):
         ground.worker("a")
         await ground.whole(client, job.id)
         assert await client.broker.settings() == ground.settings
+
+
+@in_a_loop
+async def test_the_admin_ends_the_farm_and_a_client_that_has_the_broker_say_so_does_not(ground):
+    await ground.prepare()
+    stopping, heard = asyncio.Event(), asyncio.Event()
+
+    async def note(_: dict) -> None:
+        heard.set()
+
+    async with Broker.connect(ground.address) as admin, ground.client() as client:
+        await supervisor.hear_down(admin, SECRET, stopping)
+        await admin.hear(DOWN, note)
+        await client.broker.jetstream.publish(f"$KV.jobs.{'a' * 32}", b'{"proof": null}')
+        config = {"deliver_subject": DOWN, "ack_policy": "none", "name": "x"}
+        body = json.dumps({"stream_name": "KV_jobs", "config": config}).encode()
+        made = await client.broker._nc.request("$JS.API.CONSUMER.CREATE.KV_jobs", body, timeout=10)
+        assert "error" not in json.loads(made.data)
+        await asyncio.wait_for(heard.wait(), 10)
+        assert not stopping.is_set()
+        assert await admin.ask_all(DOWN, 0.3, {"proof": token_of(SECRET, DOWN)}) == [{"ok": True}]
+        assert stopping.is_set()
 
 
 @pytest.mark.parametrize("token", ["", "guessed", "client-guessed", "worker-guessed"])
