@@ -27,7 +27,6 @@ from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
     DiscardPolicy,
-    KeyValueConfig,
     RetentionPolicy,
     StorageType,
     StreamConfig,
@@ -188,7 +187,8 @@ class Broker:
             js.update_stream,
             StreamConfig(
                 name=STREAM,
-                subjects=["job.>"],
+                # Those that a consumer takes, and that of `probe`: what nobody takes would stay for ever.
+                subjects=[*(f"job.{each}.{priority}.*" for each in CLASSES for priority in PRIORITIES), "job.probe"],
                 retention=RetentionPolicy.WORK_QUEUE,
                 storage=StorageType.FILE,
                 discard=DiscardPolicy.NEW,
@@ -215,7 +215,21 @@ class Broker:
                     ),
                 )
         for bucket in (RECORDS, FARM):
-            await js.create_key_value(KeyValueConfig(bucket=bucket, history=1, direct=True, max_value_size=MOST_BYTES))
+            # As nats-py makes a bucket, but for roll-ups: with their header one message empties a stream.
+            await _made(
+                js.add_stream,
+                js.update_stream,
+                StreamConfig(
+                    name=f"KV_{bucket}",
+                    subjects=[f"$KV.{bucket}.>"],
+                    storage=StorageType.FILE,
+                    discard=DiscardPolicy.NEW,
+                    max_msgs_per_subject=1,
+                    max_msg_size=MOST_BYTES,
+                    deny_delete=True,
+                    allow_direct=True,
+                ),
+            )
         await (await js.key_value(FARM)).put("settings", settings.to_json())
 
     async def probe(self, kinds: Sequence[str]) -> bool:
@@ -273,7 +287,7 @@ class Broker:
             except Full:
                 if created:
                     with contextlib.suppress(nats.js.errors.Error):
-                        await bucket.purge(job.id)
+                        await self.forget(record)
                 raise
         return record
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 
 import nats
+import nats.js.errors
 import pytest
 
 from ...farm import supervisor
@@ -128,6 +129,23 @@ async def test_the_admin_ends_the_farm_and_a_client_that_has_the_broker_say_so_d
         assert not stopping.is_set()
         assert await admin.ask_all(DOWN, 0.3, {"proof": token_of(SECRET, DOWN)}) == [{"ok": True}]
         assert stopping.is_set()
+
+
+@in_a_loop
+async def test_a_client_empties_no_list_of_records_and_queues_nothing_that_nobody_takes(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        publish = client.broker.jetstream.publish
+        for which in ("all", "sub"):
+            with pytest.raises(nats.js.errors.APIError, match="rollup"):
+                await publish(f"$KV.jobs.{'a' * 32}", b"", headers={"Nats-Rollup": which})
+        for subject in ("job.zz.std.u", "job.s.zz.u"):
+            with pytest.raises(nats.js.errors.NoStreamResponseError):
+                await publish(subject, b"")
+        ground.worker("a")
+        await ground.whole(client, job.id)
+        await ground.nothing_is_left(client)
 
 
 @pytest.mark.parametrize("token", ["", "guessed", "client-guessed", "worker-guessed"])
