@@ -23,7 +23,7 @@ import re
 import ssl
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -39,7 +39,9 @@ from .settings import NoFarm, Settings
 USER = "http"
 # At once; each may take as much of the disk as the largest latent has.
 MOST_UPLOADS = 8
-# A body of which nothing comes for so long is given up.
+# The same of videos, which are copied to be checked before a byte is sent; others wait.
+MOST_DOWNLOADS = 8
+# A body of which nothing comes for so long is given up, and so is a video of which nothing is taken.
 BODY_SECONDS = 30.0
 # At its end, for telling the farm.
 LEAVE_SECONDS = 5.0
@@ -101,6 +103,7 @@ class Gateway:
     def __init__(self, client: Client, settings: Settings, vaes: dict[Family, Path]):
         self._client, self._settings, self._vaes = client, settings, vaes
         self._uploads = 0
+        self._downloads = asyncio.Semaphore(MOST_DOWNLOADS)
         self._waited: set[str] = set()
         self._frames: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._measuring = asyncio.Lock()
@@ -169,6 +172,8 @@ class Gateway:
         record = await self._record(request)
         if record.state != COMPLETED:
             raise Refused(409, f"there is no video: the job is {record.state}")
+        if request.method == "HEAD":
+            return web.Response(headers={**_headers(record), "Content-Length": str(record.result.bytes)})
         return await self._sent(request, record)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -257,21 +262,22 @@ class Gateway:
     async def _sent(self, request: web.Request, record: Record) -> web.StreamResponse:
         output_type = record.job.params.output_type
         target = self._client.scratch / f"{record.id}.{uuid.uuid4().hex[:8]}.{output_type}"
-        try:
+        async with self._downloads:
             try:
-                await self._client.fetch(record.id, target, wait=False)
-            except (KeyError, InvalidJob) as error:  # swept, or damaged
-                raise Refused(410, f"the video is gone: {error}") from error
-            response = web.StreamResponse(headers={"Content-Type": TYPES[output_type], "X-Job-Id": record.id})
-            response.content_length = target.stat().st_size
-            await response.prepare(request)
-            with open(target, "rb") as file:
-                while data := await asyncio.to_thread(file.read, READ_BYTES):
-                    await response.write(data)
-            await response.write_eof()
-            return response
-        finally:
-            target.unlink(missing_ok=True)
+                try:
+                    await self._client.fetch(record.id, target, wait=False)
+                except (KeyError, InvalidJob) as error:  # swept, or damaged
+                    raise Refused(410, f"the video is gone: {error}") from error
+                response = web.StreamResponse(headers=_headers(record))
+                response.content_length = target.stat().st_size
+                await response.prepare(request)
+                with open(target, "rb") as file:
+                    while data := await asyncio.to_thread(file.read, READ_BYTES):
+                        await _taken(response.write(data))
+                await _taken(response.write_eof())
+                return response
+            finally:
+                target.unlink(missing_ok=True)
 
     def _video(self, record: Record) -> dict:
         """In the words of the /v1/videos APIs."""
@@ -295,6 +301,17 @@ class Gateway:
             "seconds": f"{float(frames / params.rate):.2f}",
             "error": error,
         }
+
+
+def _headers(record: Record) -> dict[str, str]:
+    return {"Content-Type": TYPES[record.job.params.output_type], "X-Job-Id": record.id}
+
+
+async def _taken(sending: Coroutine) -> None:
+    try:
+        await asyncio.wait_for(sending, BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise ConnectionError(f"nothing of the video was taken for {BODY_SECONDS:.0f} s") from None
 
 
 async def _body(request: web.Request) -> AsyncIterator[bytes]:

@@ -515,6 +515,31 @@ async def test_many_at_once(make_ground, network):
 
 
 @in_a_loop
+async def test_so_many_videos_are_copied_at_once_and_none_that_is_only_asked_about(ground, monkeypatch):
+    running, most = 0, 0
+    async with served(ground) as (session, client):
+        ground.worker("w")
+        _, made = await answer(session.post("/v1/videos", params=query(), data=tensor()))
+        record, there, fetch = await client.wait(made["id"]), f"/v1/videos/{made['id']}/content", client.fetch
+
+        async def counted(*arguments, **more):
+            nonlocal running, most
+            running, most = running + 1, max(most, running + 1)
+            try:
+                await asyncio.sleep(0.02)  # so that all are there
+                return await fetch(*arguments, **more)
+            finally:
+                running -= 1
+
+        monkeypatch.setattr(client, "fetch", counted)
+        async with session.head(there) as response:
+            assert (response.status, response.content_length) == (200, record.result.bytes)
+            assert (response.content_type, most) == ("video/mp4", 0)
+        got = await asyncio.gather(*(answer(session.get(there)) for _ in range(20)))
+        assert got == [(200, video_of(record))] * 20 and most == 8
+
+
+@in_a_loop
 async def test_a_real_video_of_normalised_latents(make_ground, caplog):
     """As diffusers has them; and the worker says in one line what it did."""
     ground = make_ground(settings=Settings())  # whose worker is in this process, and would end it
