@@ -165,7 +165,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                **end_with_parent(),
+                **apart(),
             )
         deadline, place = time.monotonic() + START_SECONDS, (self.listen.host, self.listen.port)
         while time.monotonic() < deadline and self.is_alive():
@@ -204,10 +204,14 @@ class Server:
         return said.strip() or "it wrote no log"
 
 
-def end_with_parent() -> dict:
-    """Arguments for Popen: a child that dies with this process, however that dies. Linux only; elsewhere none."""
+def apart() -> dict:
+    """Arguments for Popen: a child that no Ctrl-C in this one's terminal reaches, since the parent ends it in its turn;
+    on Linux it dies with this process, however that dies.
+    """
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     if sys.platform != "linux":
-        return {}
+        return {"start_new_session": True}
     libc, parent = ctypes.CDLL(None), os.getpid()
 
     def ask() -> None:
@@ -215,7 +219,7 @@ def end_with_parent() -> dict:
         if os.getppid() != parent:  # it died before
             os._exit(1)
 
-    return {"preexec_fn": ask}
+    return {"start_new_session": True, "preexec_fn": ask}
 
 
 def _quoted(value: object) -> str:

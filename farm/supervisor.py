@@ -29,7 +29,7 @@ from .blobs import KINDS, Objects
 from .broker import Broker
 from .client import blobs_of
 from .roles import DOWN, WORKER, token_of
-from .server import Listen, Server, end_with_parent, free_port
+from .server import Listen, Server, apart, free_port
 from .settings import Address, NoFarm, Settings, home, write_private
 from .sweep import keep_sweeping
 
@@ -108,7 +108,7 @@ class KeptWorker(Kept):
     def start(self) -> None:
         # Its standard input ends when this process does, however that ends: see `commands.work`.
         self.process = subprocess.Popen(
-            self._command, env={**os.environ, **self._environment}, stdin=subprocess.PIPE, **end_with_parent()
+            self._command, env={**os.environ, **self._environment}, stdin=subprocess.PIPE, **apart()
         )
 
     def how(self) -> str:

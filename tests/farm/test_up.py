@@ -54,6 +54,8 @@ async def test_up_killed_up_again_and_down(command, tmp_path, certificate):
     await is_up(tmp_path)
     children = psutil.Process(supervisor.pid).children(recursive=True)
     assert (tmp_path / "home" / "farm.json").stat().st_mode & 0o077 == 0
+    groups = {os.getpgid(each.pid) for each in children}
+    assert os.getpgid(supervisor.pid) not in groups, "Ctrl-C would end the server before the workers gave back their jobs"
     listening = {each.laddr.ip for child in children for each in child.net_connections() if each.status == "LISTEN"}
     assert listening == {"127.0.0.1"}
     async with farm() as client:
