@@ -607,7 +607,7 @@ def _tls(ca: str) -> ssl.SSLContext:
 def _read(entry) -> Record | None:
     """None where it is of another version."""
     try:
-        return Record.of(entry.value, entry.revision)
+        return Record.of(entry.value, entry.revision, entry.created.timestamp())
     except InvalidJob as error:
         log.debug("a record that cannot be read: %s", error)
         return None

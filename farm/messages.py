@@ -285,7 +285,8 @@ class Record:
         reason: why it failed, or waits again.
         result: once completed.
         delivered: when its client had the file.
-        revision: of the broker; not stored.
+        revision, stored: of the broker, which of its changes this is, and since when it stands; the latter only in lists
+            and watches, else 0. By the broker's clock, all other times by that of who wrote them.
     """
 
     job: Job
@@ -303,6 +304,7 @@ class Record:
     ended: float = 0.0
     delivered: float = 0.0
     revision: int = field(default=0, compare=False)
+    stored: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         if not self.memory_class:
@@ -331,13 +333,13 @@ class Record:
 
     def to_json(self) -> bytes:
         values = dataclasses.asdict(self)
-        del values["revision"]
+        del values["revision"], values["stored"]
         data = json.dumps(values, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
         _check_int("the job's bytes as JSON", len(data), 1, MOST_BYTES)
         return data
 
     @classmethod
-    def of(cls, data: bytes, revision: int = 0) -> Record:
+    def of(cls, data: bytes, revision: int = 0, stored: float = 0.0) -> Record:
         """Raises:
         InvalidJob: it is not one, or its job is not.
         """
@@ -347,6 +349,7 @@ class Record:
             "job": Job.of(values.get("job")),
             "result": None if result is None else _made(Result, "result", result),
             "revision": revision,
+            "stored": stored,
         }
         return _made(cls, "record", {**values, **made})
 

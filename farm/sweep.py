@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -54,11 +55,15 @@ class Sweep:
         # Waiting for a card that no worker has: since when, by the clock.
         self._too_large: dict[str, float] = {}
         self._unqueued: set[str] = set()
+        # Ended: since when, by the clock.
+        self._ended: dict[str, float] = {}
         # Since when, by the clock.
         self._unnamed: dict[str, float] = {}
+        self._seen: dict[str, tuple[int, Record]] = {}
 
     async def once(self) -> None:
-        records = {record.id: record for record in await self._broker.records()}
+        found = await self._broker.each_record(lambda record: record, self._seen)
+        records = {record.id: record for record in sorted(found, key=lambda record: record.job.created)}
         workers = []
         if any(record.state not in ENDED for record in records.values()):
             workers = await self._broker.ask_all("workers.ask", ANSWER_SECONDS)
@@ -131,12 +136,19 @@ class Sweep:
         self._too_large = too_large
 
     async def _forget(self, records: dict[str, Record]) -> None:
-        """Records that ended long ago, and the oldest of too many."""
-        now = time.time()
-        ended = sorted((each for each in records.values() if each.state in ENDED), key=lambda record: record.ended)
+        """Records that ended long ago, and of too many those that were fetched, then the oldest.
+
+        How long ago is by the broker's clock, not by that of who ended it; and this has seen it for a while, lest a jump
+        of the broker's own takes it at once.
+        """
+        now, clock = time.time(), self._clock()
+        ended = sorted((each for each in records.values() if each.state in ENDED), key=_keeps)
+        self._ended = {each.id: self._ended.get(each.id, clock) for each in ended}
         too_many = len(ended) - self._settings.kept_jobs
         for place, record in enumerate(ended):
-            if place < too_many or now - record.ended > self._settings.kept_seconds:
+            is_old = now - record.stored > self._settings.kept_seconds
+            is_seen = clock - self._ended[record.id] > self._settings.orphan_seconds
+            if place < too_many or (is_old and is_seen):
                 await self._broker.forget(record)
                 if record.result is not None:
                     await self._blobs.delete(RESULTS, record.result.name)
@@ -146,21 +158,21 @@ class Sweep:
 
     async def _sweep_results(self, records: dict[str, Record], unnamed: dict[str, float]) -> None:
         """Those that no record names, and the oldest of those that were fetched, or of all, if they are too many."""
-        kept: list[tuple[bool, float, str, int]] = []
+        kept: list[tuple[tuple[bool, float], str, int]] = []
         for name, size, stored in await self._blobs.names(RESULTS):
             job_id = name.partition(".")[0]
             record = records.get(job_id)
             if record is None or record.result is None or record.result.name != name:
                 record = await self._broker.record(job_id)  # it may have come since
             if record is not None and record.result is not None and record.result.name == name:
-                kept.append((not record.delivered, record.ended, name, size))
+                kept.append((_keeps(record), name, size))
             # A worker may be about to commit it, unless the job has ended without.
             elif (record is not None and record.state in ENDED) or self._is_old(f"{RESULTS}.{name}.{stored}", unnamed):
                 await self._blobs.delete(RESULTS, name, stored)
                 log.info("swept the video %s, which belongs to no job", name)
         kept.sort()
         too_many = sum(size for *_, size in kept) - self._settings.kept_bytes
-        for _, _, name, size in kept:
+        for _, name, size in kept:
             if too_many <= 0:
                 break
             await self._blobs.delete(RESULTS, name)
@@ -188,6 +200,11 @@ class Sweep:
         now = self._clock()
         unnamed[what] = self._unnamed.get(what, now)
         return now - unnamed[what] > self._settings.orphan_seconds
+
+
+def _keeps(record: Record) -> tuple[bool, float]:
+    """What goes first is the least: what was fetched, then what was stored first, by the broker's clock."""
+    return not record.delivered, record.stored or math.inf  # that was read alone has come in this moment
 
 
 async def keep_sweeping(broker: Broker, blobs: Blobs, settings: Settings, every_seconds: float) -> None:

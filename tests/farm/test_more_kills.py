@@ -252,7 +252,7 @@ async def test_the_servers_disk_is_filled_by_somebody_else(make_ground, monkeypa
 # -- clocks that are set ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jump", [DAY, -DAY], ids=["a day ahead", "a day back"])
+@pytest.mark.parametrize("jump", [DAY, 8 * DAY, -DAY], ids=["a day ahead", "longer than files are kept", "a day back"])
 @in_a_loop
 async def test_the_clock_of_the_sweep_is_set(ground, monkeypatch, jump):
     """What is about to be named by a record stays, and so does what was not fetched."""
