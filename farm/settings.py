@@ -38,7 +38,7 @@ class Settings:
     most_tries: int = 3
     kept_seconds: float = 7 * 86400.0
     kept_bytes: int = 20 * 10**9
-    kept_jobs: int = 20_000
+    kept_jobs: int = 2_000
     orphan_seconds: float = 3600.0
 
     def to_json(self) -> bytes:
