@@ -352,16 +352,30 @@ class Broker:
         )
 
     async def retry(self, job_id: str) -> Record | None:
-        """Queue a job that failed or was cancelled once more."""
+        """Queue a job that failed or was cancelled once more.
+
+        Raises:
+            Full: its user has too many; it stays as it was.
+        """
+        before = None
 
         def again(record: Record) -> dict | None:
+            nonlocal before
+            before = record
             if record.state not in ENDED or record.result is not None:
                 return None
             return {"state": QUEUED, "round": record.round + 1, "tries": 0, "reason": "", "queued": time.time()}
 
         record = await self.change(job_id, again)
         if record is not None and record.state == QUEUED:
-            await self.enqueue(record)
+            try:
+                await self.enqueue(record)
+            except Full:
+                if before.state in ENDED:
+                    was = {name: getattr(before, name) for name in ("state", "tries", "reason", "queued")}
+                    with contextlib.suppress(Fenced):
+                        await self.replace(record, **was)
+                raise
         return record
 
     async def records(self) -> list[Record]:

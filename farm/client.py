@@ -24,9 +24,9 @@ from pathlib import Path
 
 import psutil
 
-from .blobs import AUDIO, LATENTS, RESULTS, VAES, Blobs, Folder, Objects, Scratch, checked, sha256_of
+from .blobs import AUDIO, LATENTS, RESULTS, VAES, Blobs, Folder, Missing, Objects, Scratch, checked, sha256_of
 from .broker import Broker
-from .messages import COMPLETED, ENDED, HEADER_BYTES, Blob, InvalidJob, Job, Params, Record, Vae
+from .messages import CANCELLED, COMPLETED, ENDED, FAILED, HEADER_BYTES, Blob, InvalidJob, Job, Params, Record, Vae
 from .settings import NoFarm, Settings, address
 
 LATENT_TENSOR = "latent_tensor"
@@ -169,6 +169,21 @@ class Client:
     async def delivered(self, job_id: str) -> None:
         """Note that its client has what became of a job."""
         await self.broker.change(job_id, lambda now: None if now.delivered else {"delivered": time.time()})
+
+    async def retry(self, job_id: str) -> Record | None:
+        """Queue a job once more that failed or was cancelled; None where it is not known any more.
+
+        Raises:
+            Missing: so are its latents, which those of a cancelled job are after an hour.
+            broker.Full: this user has too many jobs open.
+        """
+        record = await self.broker.record(job_id)
+        if record is not None and record.state in (FAILED, CANCELLED):
+            job = record.job
+            for kind, blob in ((LATENTS, job.latent), (VAES, job.vae), (AUDIO, job.audio)):
+                if blob is not None and not await self._blobs.has(kind, blob.sha256):
+                    raise Missing(f"it cannot be decoded again: it is gone from the {kind}")
+        return await self.broker.retry(job_id)
 
     async def latent(self, job_id: str, target: Path) -> Path:
         """The job's latents as a .latent file, of a job that failed above all."""

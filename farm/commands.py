@@ -205,28 +205,35 @@ async def jobs(given: argparse.Namespace) -> None:
 
 
 async def cancel(given: argparse.Namespace) -> int:
-    return await _each(given, lambda broker, job_id: broker.cancel(job_id))
+    return await _each(given, lambda client, job_id: client.broker.cancel(job_id))
 
 
 async def retry(given: argparse.Namespace) -> int:
-    return await _each(given, lambda broker, job_id: broker.retry(job_id))
+    return await _each(given, lambda client, job_id: client.retry(job_id))
 
 
 async def _each(given: argparse.Namespace, change: Callable) -> int:
+    from .broker import Full
     from .client import farm
+    from .messages import InvalidJob
 
-    missing = 0
+    failed = 0
     async with farm(given.server) as client:
         ids = [record.id for record in await client.broker.records()]
         for wanted in given.ids:
             found = [each for each in ids if each.startswith(wanted)]
             if len(found) != 1:
                 print(f"{wanted}: {'no' if not found else 'more than one'} job begins so", file=sys.stderr)
-                missing = 1
+                failed = 1
                 continue
-            record = await change(client.broker, found[0])
-            print(f"{record.id[:12]}  {record.state}")
-    return missing
+            try:
+                record = await change(client, found[0])
+            except (Full, InvalidJob) as error:
+                print(f"{wanted}: {error}", file=sys.stderr)
+                failed = 1
+                continue
+            print(f"{found[0][:12]}  {record.state if record is not None else 'is gone'}")
+    return failed
 
 
 async def status(given: argparse.Namespace) -> None:

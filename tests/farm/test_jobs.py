@@ -1,11 +1,13 @@
 """What users are promised of jobs: ids, priorities, caps, cancels, memory; and what is refused."""
 
+import argparse
 import hashlib
 import struct
 
 import pytest
 
 from ...farm import client as client_module
+from ...farm import commands
 from ...farm.blobs import sha256_of
 from ...farm.broker import RECORDS, Broker, Fenced, Full
 from ...farm.client import JobFailed, farm
@@ -134,6 +136,38 @@ async def test_retried_it_is_done(ground):
         await client.broker.retry(job.id)
         assert (await ground.whole(client, job.id)).round == 2
         await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_the_commands_say_what_cannot_be_changed(make_ground, monkeypatch, capsys):
+    ground = make_ground(settings=Settings(lease_seconds=1.0, cap=1))
+    await ground.prepare()
+    async with ground.client() as client:
+        first = await ground.submit(client)
+        cancelled = await client.broker.cancel(first.id)
+        worker = ground.worker("a")
+        await ground.nothing_is_left(client)
+        worker.kill()
+        waits = await ground.submit(client, number=1)
+        given = argparse.Namespace(server=ground.given(CLIENT), ids=[first.id])
+        # There is no room: it stays as it was.
+        assert await commands.retry(given) == 1 and "takes no more" in capsys.readouterr().err
+        now = await client.broker.record(first.id)
+        assert (now.state, now.ended, now.queued) == ("cancelled", cancelled.ended, first.queued)
+        # Its latents were swept meanwhile.
+        (ground.files / "latents" / first.job.latent.sha256).unlink()
+        assert await commands.retry(given) == 1 and "gone from the latents" in capsys.readouterr().err
+        # It is forgotten between the list and the change.
+        records = await client.broker.records()
+        for record in records:
+            await client.broker.forget(record)
+
+        async def those(_) -> list:
+            return records
+
+        monkeypatch.setattr(Broker, "records", those)
+        given.ids = [first.id, waits.id]
+        assert await commands.cancel(given) == 0 and capsys.readouterr().out.count("is gone") == 2
 
 
 @in_a_loop
