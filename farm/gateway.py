@@ -170,7 +170,7 @@ class Gateway:
 
     async def content(self, request: web.Request) -> web.StreamResponse:
         record = await self._record(request)
-        if record.state != COMPLETED:
+        if record.state != COMPLETED or record.result is None:
             raise Refused(409, f"there is no video: the job is {record.state}")
         if request.method == "HEAD":
             return web.Response(headers={**_headers(record), "Content-Length": str(record.result.bytes)})

@@ -285,8 +285,9 @@ class Record:
         reason: why it failed, or waits again.
         result: once completed.
         delivered: when its client had the file.
-        revision, stored: of the broker, which of its changes this is, and since when it stands; the latter only in lists
-            and watches, else 0. By the broker's clock, all other times by that of who wrote them.
+        revision: of the broker; not stored.
+        stored: since when this revision is there, by the broker's clock; 0 where it was read alone. Other times are by
+            the clock of who wrote them.
     """
 
     job: Job

@@ -72,9 +72,7 @@ _MAY = {
 
 
 def token_of(secret: str, role: str) -> str:
-    """The token of a role, or the proof of who knows the secret; the admin's is the secret itself, which cannot be found
-    from the others.
-    """
+    """The token of a role, or of DOWN; the admin's is the secret itself, which cannot be found from the others."""
     if role == ADMIN:
         return secret
     return f"{role}-{hmac.new(secret.encode(), role.encode(), hashlib.sha256).hexdigest()}"

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -40,6 +41,10 @@ PROBE_SECONDS = 10.0
 # Before what ended is started again; doubled each time, from the first on once it lived for LIVED_SECONDS.
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, LIVED_SECONDS = 0.5, 30.0, 60.0
 STOP_SECONDS = 10
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 log = logging.getLogger("async-frame-pipeline.farm")
 
 
@@ -169,8 +174,15 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequ
     """
     folder = home()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with only_one(folder):
+        await _up(folder, listen, settings, gpus, more, network)
+
+
+async def _up(
+    folder: Path, listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequence[str], network: bool
+) -> None:
+    _end_what_is_left(folder)
     there = _there(folder)
-    _end_what_is_left(folder, there)
     token = there.get("token") or secrets.token_hex(32)
     port = free_port(listen.host, listen.port or there.get("port", 0))
     server = Server(folder, dataclasses.replace(listen, port=port), token)
@@ -188,7 +200,7 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequ
                 await Objects.prepare(broker.jetstream)
 
             await hear_down(broker, token, stopping)
-            values = {"url": address.url, "token": token, "ca": address.ca, "port": port, "pid": os.getpid()}
+            values = {"url": address.url, "token": token, "ca": address.ca, "port": port}
             write_private(folder / "farm.json", json.dumps(values))
             log.info("the farm is up at %s", address.url)
             kept = KeptServer(server)
@@ -262,16 +274,26 @@ def _there(folder: Path) -> dict:
     return {}
 
 
-def _end_what_is_left(folder: Path, there: dict) -> None:
-    """Of a supervisor that was killed, where its server did not end with it.
+def only_one(folder: Path) -> IO:
+    """A lock, held until this process ends or what is returned is closed; process numbers are given out again.
 
     Raises:
-        NoFarm: the supervisor is there.
+        NoFarm: another process holds it.
     """
-    with contextlib.suppress(psutil.Error):
-        # Our own number: in a container the one that was killed had it too.
-        if there.get("pid", os.getpid()) != os.getpid() and "farm" in " ".join(psutil.Process(there["pid"]).cmdline()):
-            raise NoFarm(f"the farm is up already, at {there.get('url')}")
+    lock = open(folder / "up.lock", "a")  # noqa: SIM115
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        lock.close()
+        raise NoFarm(f"the farm is up already, at {_there(folder).get('url')}") from error
+    return lock
+
+
+def _end_what_is_left(folder: Path) -> None:
+    """Of a supervisor that was killed, where its server did not end with it."""
     with contextlib.suppress(psutil.Error, OSError, ValueError):
         left = psutil.Process(int((folder / "nats.pid").read_text()))
         if str(folder / "nats.conf") in left.cmdline():

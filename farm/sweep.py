@@ -138,8 +138,8 @@ class Sweep:
     async def _forget(self, records: dict[str, Record]) -> None:
         """Records that ended long ago, and of too many those that were fetched, then the oldest.
 
-        How long ago is by the broker's clock, not by that of who ended it; and this has seen it for a while, lest a jump
-        of the broker's own takes it at once.
+        How long ago is by the broker's clock, not by that of who ended it; and this has seen it for a while, lest a
+        jump of the broker's own takes it at once.
         """
         now, clock = time.time(), self._clock()
         ended = sorted((each for each in records.values() if each.state in ENDED), key=_keeps)
