@@ -35,6 +35,8 @@ _PIECE = re.compile(r"[0-9a-f]{32}\Z")
 # Of one message of the broker, whose limit is 1 MB.
 CHUNK_BYTES = 512 * 1024
 READ_BYTES = 1 << 20
+# After which a scratch folder that nobody touched is of somebody who is gone.
+LEFT_SECONDS = 86400.0
 # In which the next of several messages comes.
 BATCH_SECONDS = 10
 # The broker's numbers for: it is another one by now.
@@ -96,26 +98,40 @@ def checked(path: Path, sha256: str, size: int) -> Path:
 
 
 class Scratch:
-    """A folder of this process's own for what is unfinished; what processes of this machine left that are gone, goes.
+    """A folder of this process's own for what is unfinished.
+
+    What processes left that are gone, goes: at once where process numbers are those of here, else, of other machines
+    and containers that share the disk, once nothing of it has changed for a day.
 
     Args:
         parent: on the disk where finished files are to be, so that they can be moved.
     """
 
     def __init__(self, parent: Path):
-        self.folder = parent / "scratch" / f"{_machine()}.{os.getpid()}"
+        self._path = parent / "scratch" / f"{_place()}.{os.getpid()}"
         self.sweep()
-        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def folder(self) -> Path:
+        """There, and in use: who was idle for a day may have been taken to be gone."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        os.utime(self._path)
+        return self._path
 
     def sweep(self) -> None:
+        now = self.folder.stat().st_mtime  # by the clock that all the others are by
         with contextlib.suppress(OSError):
-            for each in self.folder.parent.iterdir():
-                machine, _, pid = each.name.rpartition(".")
-                if machine == _machine() and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            for each in self._path.parent.iterdir():
+                place, _, pid = each.name.rpartition(".")
+                if place == _place() and pid.isdigit():
+                    is_left = not psutil.pid_exists(int(pid))
+                else:
+                    is_left = now - _changed(each) > LEFT_SECONDS
+                if is_left:
                     shutil.rmtree(each, ignore_errors=True)
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._path, ignore_errors=True)
 
 
 class Folder:
@@ -357,5 +373,19 @@ def _checked_name(kind: str, name: str) -> str:
     return name
 
 
-def _machine() -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())[:40] or "machine"
+def _changed(folder: Path) -> float:
+    """When anything in it was, the last time."""
+    times = [folder.stat().st_mtime]
+    for each in folder.iterdir():
+        with contextlib.suppress(OSError):  # it is done
+            times.append(each.stat().st_mtime)
+    return max(times)
+
+
+def _place() -> str:
+    """Where a number is one process: this machine since it was booted, and in it this container."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())[:40] or "machine"
+    with contextlib.suppress(OSError):  # Linux
+        told = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+        name += f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return name

@@ -2,13 +2,17 @@
 
 import argparse
 import hashlib
+import os
+import re
+import socket
 import struct
+import time
 
 import pytest
 
 from ...farm import client as client_module
 from ...farm import commands
-from ...farm.blobs import sha256_of
+from ...farm.blobs import Scratch, sha256_of
 from ...farm.broker import RECORDS, Broker, Fenced, Full
 from ...farm.client import JobFailed, farm
 from ...farm.messages import InvalidJob, job_id
@@ -370,3 +374,20 @@ async def test_looks_at_all_jobs_do_not_fill_the_server(ground):
             await client.broker.records()
         left = await admin.jetstream.consumers_info(f"KV_{RECORDS}")
         assert all(each.config.inactive_threshold <= 5 for each in left), "each is gone after seconds"
+
+
+def test_scratch_of_other_places_goes_by_its_age(tmp_path):
+    """Their process numbers say nothing here: not of a machine that is gone, nor of a container of this hostname."""
+    host, nobody = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())[:40], 1 << 30
+    gone, writes, new = (tmp_path / "scratch" / f"{name}.{nobody}" for name in ("elsewhere", "other", host))
+    for folder, age in ((gone, 2 * 86400), (writes, 2 * 86400), (new, 0)):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"")
+        for path in (folder / "file", folder):
+            os.utime(path, (0, time.time() - age))
+    (writes / "file").write_bytes(b"more")
+    own = Scratch(tmp_path)
+    assert set((tmp_path / "scratch").iterdir()) == {writes, new, own.folder}
+    # Idle for so long, it was swept by somebody else.
+    own.remove()
+    assert own.folder.is_dir()
