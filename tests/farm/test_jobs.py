@@ -7,7 +7,7 @@ import pytest
 
 from ...farm import client as client_module
 from ...farm.blobs import sha256_of
-from ...farm.broker import Fenced, Full
+from ...farm.broker import Broker, Fenced, Full
 from ...farm.client import JobFailed, farm
 from ...farm.messages import InvalidJob, job_id
 from ...farm.roles import CLIENT
@@ -47,6 +47,26 @@ async def test_a_job_that_was_deleted_is_another_one_when_it_comes_again(ground)
         await ground.submit(client, number=2, job_id="b" * 32)
         ground.worker("b")
         assert (await ground.whole(client, "b" * 32)).attempt == 1
+
+
+@in_a_loop
+async def test_a_look_that_saw_nothing_looks_again(ground, monkeypatch):
+    """Under load the broker's answer that all was told overtakes what it told."""
+    await ground.prepare()
+    entries, looks = Broker._entries, []
+
+    async def overtaken(self, key, end_with_now):
+        looks.append(key)
+        if len(looks) > 1:
+            async for entry in entries(self, key, end_with_now):
+                yield entry
+
+    monkeypatch.setattr(Broker, "_entries", overtaken)
+    async with ground.client() as client:
+        assert await client.broker.records() == [] and len(looks) == 1
+        looks.clear()
+        job = await ground.submit(client)
+        assert [record.id for record in await client.broker.records()] == [job.id]
 
 
 @in_a_loop
