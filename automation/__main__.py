@@ -50,6 +50,12 @@ def parse() -> argparse.Namespace:
     command.add_argument(
         "--savers", action="store_true", help="swap savers too where that wins no time, such as Save Video"
     )
+    command.add_argument(
+        "--elsewhere",
+        action="store_true",
+        help="make Save Video (Decode Elsewhere) of each decode of Wan and its saver: a farm decodes it, see farm/"
+        "README.md",
+    )
     swapping = command
 
     command = commands.add_parser(
@@ -89,6 +95,7 @@ def swap_file(arguments: argparse.Namespace) -> int:
             tiles=arguments.tiles,
             everything=arguments.all,
             savers=arguments.savers,
+            elsewhere=arguments.elsewhere,
         )
         print(report(changes))
         if not arguments.dry_run:

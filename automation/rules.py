@@ -10,7 +10,8 @@ The rules are data, in web/swap/rules.json, which web/js/swap_rules.js reads as 
   everything that the saver is set to has a match there (savers.py).
 - VAE Decode (Tiled) likewise becomes Async VAE Decode (Tiled) and (Tiled) to Video, in the same tiles; or, where tiles
   save no memory with its VAE, what VAE Decode becomes (families.py).
-- Other savers, and decodes with which nothing is won, are swapped on demand only.
+- Other savers, and decodes with which nothing is won, are swapped on demand only. So is what becomes Save Video (Decode
+  Elsewhere): a decode of Wan and the only saver of its video (elsewhere.py).
 - Everything else is left as it is. What is muted or bypassed stays so. What it takes to undo a swap is remembered in
   the node, under MEMORY["key"].
 """
@@ -34,6 +35,7 @@ FAMILIES: list[dict] = RULES["families"]
 LONGEST_ROW: int = RULES["longest_row"]
 SAVERS: dict[str, dict] = RULES["savers"]
 OUR_SAVER: dict = RULES["our_saver"]
+ELSEWHERE: dict = RULES["elsewhere"]
 VIDEO_NODES: list[str] = RULES["video_nodes"]
 FRAME_TYPES: list[str] = RULES["frame_types"]
 VAE_TYPES: list[str] = RULES["vae_types"]
@@ -95,4 +97,5 @@ class Change:
 
 def is_without_its_tiles(before: tuple[str, ...], after: tuple[str, ...]) -> bool:
     """Whether what decoded in tiles decodes without now."""
-    return "without_tiles" in DECODES.get(before[0], {}) and "tile_size" not in OURS[after[0]]["widgets"]
+    is_ours = after[0] in OURS
+    return is_ours and "without_tiles" in DECODES.get(before[0], {}) and "tile_size" not in OURS[after[0]]["widgets"]

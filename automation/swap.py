@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import copy
 
-from . import api_prompt, workflow_file
+from . import api_prompt, elsewhere_prompt, workflow_file
+from . import elsewhere as elsewhere_file
+from .elsewhere import both_steps_back
 from .rules import Change, FormatError
 
 
 def swap(
-    workflow: dict, *, reverse: bool = False, tiles: str = "auto", everything: bool = False, savers: bool = False
+    workflow: dict,
+    *,
+    reverse: bool = False,
+    tiles: str = "auto",
+    everything: bool = False,
+    savers: bool = False,
+    elsewhere: bool = False,
 ) -> tuple[dict, list[Change]]:
     """Put this pack's nodes in the place of other ones, by the rules in web/swap/rules.json.
 
@@ -23,12 +31,13 @@ def swap(
         everything: swap decodes too with which nothing is won.
         savers: swap savers too where nothing is won in time: those that more than a decode's own frames go into, and
             Save Video.
+        elsewhere: make Save Video (Decode Elsewhere) of each decode of Wan and its saver.
     Returns:
         The new workflow, and one Change for each decode in it, those left alone included, and for savers.
     Raises:
         FormatError: it is neither, or damaged.
     """
-    for format in (workflow_file, api_prompt):
+    for format, there in ((workflow_file, elsewhere_file), (api_prompt, elsewhere_prompt)):  # noqa: B007
         if format.recognises(workflow):
             break
     else:
@@ -38,6 +47,9 @@ def swap(
         )
     workflow = copy.deepcopy(workflow)
     try:
-        return workflow, format.restore(workflow) if reverse else format.swap(workflow, tiles, everything, savers)
+        if reverse:
+            return workflow, both_steps_back(there.take_back(workflow), format.restore(workflow))
+        changes = format.swap(workflow, tiles, everything, savers or elsewhere)
+        return workflow, there.send(workflow, changes, savers) if elsewhere else changes
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"this workflow is damaged: {type(error).__name__}: {error}") from error

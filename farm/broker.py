@@ -173,6 +173,11 @@ class Broker:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(connection.close(), ANSWER_SECONDS)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there now; where it is not, questions wait for it."""
+        return self._nc.is_connected
+
     # -- set up, by `farm up` alone ---------------------------------------------------------------
 
     async def prepare(self, settings: Settings) -> None:
@@ -383,7 +388,10 @@ class Broker:
 
     async def _entries(self, key: str, end_with_now: bool) -> AsyncIterator:
         bucket = await self._bucket(RECORDS)
-        watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=True))
+        # A look at all leaves a consumer in the server for so many seconds, of which it does not keep any number; one
+        # that goes on outlives its connection, to hear what changed meanwhile.
+        seconds = 5.0 if end_with_now else None
+        watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=True, inactive_threshold=seconds))
         try:
             async for entry in watcher:
                 if entry is None:  # all that is there was told

@@ -143,6 +143,16 @@ class Client:
         record = await self.wait(job_id) if wait else await self.broker.record(job_id)
         if record is None or record.result is None:
             raise KeyError(f"there is no video of a job {job_id}")
+        await self.copy(record, target)
+        await self.delivered(job_id)
+        return target
+
+    async def copy(self, record: Record, target: Path) -> None:
+        """The video of a completed job as a file, whole or not at all.
+
+        Raises:
+            Broken: what is there is not what was stored.
+        """
         result = record.result
         unfinished = self._unique(result.name)
         there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
@@ -155,8 +165,10 @@ class Client:
         finally:
             part.unlink(missing_ok=True)
             unfinished.unlink(missing_ok=True)
+
+    async def delivered(self, job_id: str) -> None:
+        """Note that its client has what became of a job."""
         await self.broker.change(job_id, lambda now: None if now.delivered else {"delivered": time.time()})
-        return target
 
     async def latent(self, job_id: str, target: Path) -> Path:
         """The job's latents as a .latent file, of a job that failed above all."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import math
 import time
 from collections import OrderedDict
@@ -166,7 +167,7 @@ class Decoder:
         _, _, latent_frames, height, width = latent.shape
         frames, height, width = FRAMES_PER_STEP * (latent_frames - 1) + 1, model.scale * height, model.scale * width
         spec = VideoSpec(frames, height, width, self.device)
-        options = VideoOptions(work.job.params.rate, choice, audio)
+        options = VideoOptions(work.job.params.rate, choice, audio, metadata=prompt_in(work.latent))
         report, began = Report(), time.monotonic()
         with contextlib.ExitStack() as until_then:
             engine.run(
@@ -314,6 +315,16 @@ def latent_of(job: Job, path: Path) -> torch.Tensor:
     if not math.isfinite(latent.sum(dtype=torch.float64).item()):
         raise InvalidJob("the latent holds NaN or infinity")
     return latent
+
+
+def prompt_in(path: Path) -> dict[str, object]:
+    """Prompt and workflow, as SaveLatent stores them beside a latent, for the video; what is no JSON is left out."""
+    found: dict[str, object] = {}
+    with safetensors.safe_open(path, "pt") as file:
+        for key, text in (file.metadata() or {}).items():
+            with contextlib.suppress(ValueError, RecursionError):
+                found[key] = json.loads(text)
+    return found
 
 
 def denormalised(latent: torch.Tensor, family: str) -> torch.Tensor:

@@ -67,7 +67,7 @@ def rescuing(samples: dict, first: bool = False) -> Iterator[None]:
     except Exception as error:
         if lanes.is_cancel(error) or getattr(error, "latents_told", False):
             raise
-        told = with_note(error, _rescue(samples))
+        told = with_note(error, _rescue(samples, metadata()))
         told.latents_told = True
         raise told from error.__cause__
     else:
@@ -82,7 +82,7 @@ def _rescue_at_exit() -> None:
     """The server was stopped (Ctrl-C, SIGTERM) in the middle of a decode, whose thread dies with it."""
     several = list(_under_way.values())  # at once: other threads go on, and change it
     for samples in {id(samples): samples for samples in several}.values():
-        say(f"stopped in the middle of a decode. {_rescue(samples)}", logging.WARNING)
+        say(f"stopped in the middle of a decode. {_rescue(samples, metadata())}", logging.WARNING)
 
 
 def _stop_as_ctrl_c_does(number: int, frame: object) -> None:
@@ -102,7 +102,7 @@ if threading.current_thread() is threading.main_thread() and signal.getsignal(si
 def _write_early(samples: dict) -> Path | None:
     """The file if it is a new one, which belongs to this run alone; None if it was there, or cannot be written."""
     try:
-        path, is_new = _write(samples)
+        path, is_new = _write(samples, metadata())
     except Exception as error:
         say(f"the latents cannot be saved before decoding: {error}", logging.WARNING)
         return None
@@ -110,24 +110,43 @@ def _write_early(samples: dict) -> Path | None:
     return path if is_new else None
 
 
-def _rescue(samples: dict) -> str:
+def rescue_file(path: Path) -> str:
+    """Write latents that are in a file elsewhere, with the prompt and workflow that it holds; what to tell the user.
+
+    Raises:
+        OSError: no folder takes them.
+        safetensors.SafetensorError: there are none in it.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        samples, told = {"samples": file.get_tensor("latent_tensor")}, file.metadata()
+    return _where(_write(samples, told)[0])
+
+
+def _rescue(samples: dict, told: dict[str, str] | None) -> str:
     """Write the latents; what to tell the user, whether that worked or not. Never raises."""
     try:
-        path, _ = _write(samples)
+        path, _ = _write(samples, told)
     except Exception as error:
         return (
             f"The latents could not be saved either: {error}. As long as ComfyUI runs it may still have them: change "
             "what caused the error and queue again."
         )
+    return _where(path)
+
+
+def _where(path: Path) -> str:
+    """What to tell the user of latents that are written."""
     inputs = server.input_folder()
     if path.parent == inputs:
         return f"Nothing is lost: the latents are saved as '{path.name}' in the input folder ({inputs}). {RESUME}"
     return f"Nothing is lost: the latents are saved as {path}. Move this file to {inputs}. {RESUME}"
 
 
-def _write(samples: dict) -> tuple[Path, bool]:
+def _write(samples: dict, told: dict[str, str] | None) -> tuple[Path, bool]:
     """Write the latents into the first folder that takes them.
 
+    Args:
+        told: prompt and workflow, see `metadata`.
     Returns:
         The file, and whether it is a new one.
     Raises:
@@ -139,13 +158,13 @@ def _write(samples: dict) -> tuple[Path, bool]:
     # The others may be on another disk.
     for folder in (server.input_folder(), server.output_folder(), Path(tempfile.gettempdir())):
         try:
-            return _write_to(folder, latent)
+            return _write_to(folder, latent, told)
         except (OSError, safetensors.SafetensorError) as error:
             reasons.append(f"{folder}: {error}")
     raise OSError("; ".join(reasons))
 
 
-def _write_to(folder: Path, latent: torch.Tensor) -> tuple[Path, bool]:
+def _write_to(folder: Path, latent: torch.Tensor, told: dict[str, str] | None) -> tuple[Path, bool]:
     data = latent.reshape(-1).view(torch.uint8).numpy()
     digest = hashlib.sha256(f"{latent.dtype} {tuple(latent.shape)}".encode() + data.tobytes()).hexdigest()[:12]
     for path in folder.glob(f"{PREFIX}_*_{digest}.latent"):
@@ -159,9 +178,7 @@ def _write_to(folder: Path, latent: torch.Tensor) -> tuple[Path, bool]:
     path = folder / f"{PREFIX}_{time.strftime('%Y%m%d-%H%M%S')}_{digest}.latent"
     temporary = folder / f".{path.name}.part"
     try:
-        # The empty tensor tells LoadLatent that these need no scaling, as those of its first version did.
-        tensors = {"latent_tensor": latent, "latent_format_version_0": torch.tensor([])}
-        safetensors.torch.save_file(tensors, temporary, metadata=_metadata())
+        save_latent(latent, temporary, told)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())  # else a power cut right after could leave an empty file under the final name
         os.replace(temporary, path)
@@ -182,7 +199,14 @@ def _prune(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _metadata() -> dict[str, str] | None:
+def save_latent(latent: torch.Tensor, path: Path, told: dict[str, str] | None) -> None:
+    """Write a file as SaveLatent does."""
+    # The empty tensor tells LoadLatent that these need no scaling, as those of its first version did.
+    tensors = {"latent_tensor": latent, "latent_format_version_0": torch.tensor([])}
+    safetensors.torch.save_file(tensors, path, metadata=told)
+
+
+def metadata() -> dict[str, str] | None:
     """The running prompt and its workflow, as SaveLatent stores them, and the version; never raises.
 
     From the queue and not from a node's hidden inputs: a stock saver that decodes our VIDEO has none for us, and

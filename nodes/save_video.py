@@ -291,75 +291,82 @@ class SaveVideoStreaming(io.ComfyNode):
             if audio is not None:
                 source.sound = checked_audio(audio)
                 source.stated = replace(source.stated, has_sound=False, sound_tags={})  # which were the other's
-            return cls._save(video, source, inputs)
+            return save(video, source, inputs, cls.hidden)
 
-    @classmethod
-    def _save(cls, video, source, inputs: SaverInputs) -> io.NodeOutput:
-        choice, converted = _choice(inputs, source)
-        file_format = choice.format
-        at_most = None
-        if inputs.audio_length == "shortest" and source.sound is not None:
-            at_most = frames_until(source.sound.seconds, source.fps)
-        frames = min(source.frames, at_most or source.frames)
-        options = VideoOptions(
-            fps=source.fps,
-            choice=choice,
-            audio=source.sound,
-            audio_codec=None if inputs.audio_codec == AUTO else inputs.audio_codec,
-            whole_audio=inputs.audio_length == "longest",
-            metadata=cls._metadata(),
-            repeat=inputs.repeat,
-            frames_at_most=at_most,
-            keep_unfinished=inputs.keep_unfinished,
-        )
-        root = server.output_folder() if inputs.save_output else server.temp_folder()
-        folder, name, number, subfolder = server.output_names(inputs.filename_prefix, source.width, source.height, root)
-        beside = () if file_format.restores or not options.metadata else ("png",)
-        extension = "" if file_format.is_folder else file_format.extension
-        sink = file_format.sink(Numbered(Path(folder), name, number, extension, beside), options)
-        sinks, spectators = [sink], []
-        small = None
-        if inputs.preview and not choice.plays:
-            # Of another name than the file, for whom the browser offers to save it.
-            copy_name = fitting("", name, f"_{number:05}_preview", NAME_BYTES - NUMBER_BYTES)
-            target = Numbered(server.temp_folder(), copy_name, 1, "mp4")
-            small = PreviewSink(target, options, sink.pixel_format, inputs.ping_pong)
-            spectators = [small]
-        if inputs.ping_pong:
-            sinks = [PingPong(sink, at_most)]
-        # After all the work it is too late to refuse: what was not known when the prompt was queued is made up for.
-        keep_frames = inputs.keep_frames or frames_are_used(cls.hidden.unique_id, cls.hidden.prompt or {})
-        kept = image_sink(source) if keep_frames else None
-        in_memory = {"keep_frames": [kept] if kept else [], "ping_pong": [*sinks, *spectators] * inputs.ping_pong}
-        _check_memory(source, frames, in_memory)
-        ends = Ends(image_dtype(source))
-        try:
-            report = run(source, [*sinks, kept] if kept else sinks, frames, spectators, ends)
-        except Exception as error:
-            if not sink.kept or lanes.is_cancel(error):
-                raise
-            left = ", ".join(map(str, sink.kept))
-            raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
-        report.decoded.notes += converted
-        first_frame, last_frame = ends.images()
-        place = "output" if inputs.save_output else "temp"
-        saved = saved_file.facts(sink, options, source.width, source.height, subfolder, place)
-        say(saved_file.line(saved))
-        return io.NodeOutput(
-            _saved_video(video, sink, file_format),
-            _frames(source, kept, frames) if keep_frames else server.blocked(NOT_KEPT),
-            saved["path"],
-            last_frame,
-            first_frame,
-            ui=_outputs(saved) | live.output(report, files=[saved], preview=_view_of(small)),
-        )
 
-    @classmethod
-    def _metadata(cls) -> dict:
-        """What the stock saver stores, the workflow under its own key and the prompt; and the version."""
-        if not server.metadata_enabled():
-            return {}
-        return signed_prompt(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+def save(video, source, inputs: SaverInputs, hidden, notes: Sequence[str] = ()) -> io.NodeOutput:
+    """Save a VIDEO, and give out what the node does.
+
+    Args:
+        source: what it is read from, see `source_of`.
+        hidden: the hidden inputs of the node that runs.
+        notes: for the report, what else there is to say of the decode.
+    """
+    choice, converted = _choice(inputs, source)
+    file_format = choice.format
+    at_most = None
+    if inputs.audio_length == "shortest" and source.sound is not None:
+        at_most = frames_until(source.sound.seconds, source.fps)
+    frames = min(source.frames, at_most or source.frames)
+    options = VideoOptions(
+        fps=source.fps,
+        choice=choice,
+        audio=source.sound,
+        audio_codec=None if inputs.audio_codec == AUTO else inputs.audio_codec,
+        whole_audio=inputs.audio_length == "longest",
+        metadata=_metadata(hidden),
+        repeat=inputs.repeat,
+        frames_at_most=at_most,
+        keep_unfinished=inputs.keep_unfinished,
+    )
+    root = server.output_folder() if inputs.save_output else server.temp_folder()
+    folder, name, number, subfolder = server.output_names(inputs.filename_prefix, source.width, source.height, root)
+    beside = () if file_format.restores or not options.metadata else ("png",)
+    extension = "" if file_format.is_folder else file_format.extension
+    sink = file_format.sink(Numbered(Path(folder), name, number, extension, beside), options)
+    sinks, spectators = [sink], []
+    small = None
+    if inputs.preview and not choice.plays:
+        # Of another name than the file, for whom the browser offers to save it.
+        copy_name = fitting("", name, f"_{number:05}_preview", NAME_BYTES - NUMBER_BYTES)
+        target = Numbered(server.temp_folder(), copy_name, 1, "mp4")
+        small = PreviewSink(target, options, sink.pixel_format, inputs.ping_pong)
+        spectators = [small]
+    if inputs.ping_pong:
+        sinks = [PingPong(sink, at_most)]
+    # After all the work it is too late to refuse: what was not known when the prompt was queued is made up for.
+    keep_frames = inputs.keep_frames or frames_are_used(hidden.unique_id, hidden.prompt or {})
+    kept = image_sink(source) if keep_frames else None
+    in_memory = {"keep_frames": [kept] if kept else [], "ping_pong": [*sinks, *spectators] * inputs.ping_pong}
+    _check_memory(source, frames, in_memory)
+    ends = Ends(image_dtype(source))
+    try:
+        report = run(source, [*sinks, kept] if kept else sinks, frames, spectators, ends)
+    except Exception as error:
+        if not sink.kept or lanes.is_cancel(error):
+            raise
+        left = ", ".join(map(str, sink.kept))
+        raise rescue.with_note(error, f"What was saved before that is kept as {left}.") from error.__cause__
+    report.decoded.notes += [*notes, *converted]
+    first_frame, last_frame = ends.images()
+    place = "output" if inputs.save_output else "temp"
+    saved = saved_file.facts(sink, options, source.width, source.height, subfolder, place)
+    say(saved_file.line(saved))
+    return io.NodeOutput(
+        _saved_video(video, sink, file_format),
+        _frames(source, kept, frames) if keep_frames else server.blocked(NOT_KEPT),
+        saved["path"],
+        last_frame,
+        first_frame,
+        ui=_outputs(saved) | live.output(report, files=[saved], preview=_view_of(small)),
+    )
+
+
+def _metadata(hidden) -> dict:
+    """What the stock saver stores, the workflow under its own key and the prompt; and the version."""
+    if not server.metadata_enabled():
+        return {}
+    return signed_prompt(hidden.prompt, hidden.extra_pnginfo)
 
 
 def _choice(inputs: SaverInputs, source) -> tuple[Choice, list[str]]:

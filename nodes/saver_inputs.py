@@ -129,19 +129,21 @@ def fault_when_queued(inputs: Mapping[str, object], node_id: str, prompt: Mappin
     """
     try:
         check_connected(*(isinstance(inputs.get(name), list) for name in ("video", "images")))
-        if isinstance(prefix := _typed(inputs, "filename_prefix"), (str, int, float)):
-            convert("filename_prefix", str(prefix))
-        known = {}
-        for field in fields(SaverInputs):
-            if field.name not in inputs:
-                known[field.name] = field.default
-            else:
-                with contextlib.suppress(Refused):
-                    known[field.name] = convert(field.name, _typed(inputs, field.name))
-        check_together(known)
+        known = _check_typed(inputs)
         # Where it is not given, using them switches it on.
         if "keep_frames" in inputs and known.get("keep_frames") is False and frames_are_used(node_id, prompt):
             raise Refused(NOT_KEPT, "keep_frames")
+    except Refused as refused:
+        return refused.input, str(refused)
+    return None
+
+
+def fault_of_values_when_queued(
+    inputs: Mapping[str, object], node_id: str, prompt: Mapping[str, dict]
+) -> tuple[str, str] | None:
+    """The same of a node that has some of these inputs, and saves something else."""
+    try:
+        _check_typed(inputs)
     except Refused as refused:
         return refused.input, str(refused)
     return None
@@ -173,6 +175,21 @@ def frames_are_used(node_id: str, prompt: Mapping[str, dict]) -> bool:
     link = [node_id, FRAMES_OUTPUT]
     given = (node.get("inputs") for node in prompt.values() if isinstance(node, dict))
     return any(link in inputs.values() for inputs in given if isinstance(inputs, dict))
+
+
+def _check_typed(inputs: Mapping[str, object]) -> dict[str, object]:
+    """Refuse what of the values in a prompt cannot be saved; those that are known, converted."""
+    if isinstance(prefix := _typed(inputs, "filename_prefix"), (str, int, float)):
+        convert("filename_prefix", str(prefix))
+    known = {}
+    for field in fields(SaverInputs):
+        if field.name not in inputs:
+            known[field.name] = field.default
+        else:
+            with contextlib.suppress(Refused):
+                known[field.name] = convert(field.name, _typed(inputs, field.name))
+    check_together(known)
+    return known
 
 
 def _typed(inputs: Mapping[str, object], name: str) -> object:

@@ -83,6 +83,11 @@ def reading():
         raise error.__cause__ from error.__cause__.__cause__
 
 
+def check_cancel() -> None:
+    """Raise what ends the prompt, if the user interrupted it; on the thread that runs it alone."""
+    model_management.throw_exception_if_processing_interrupted()
+
+
 def is_cancel(error: BaseException) -> bool:
     """Whether the user interrupted the prompt; an Exception in older ComfyUIs, a BaseException in newer ones."""
     return isinstance(error, model_management.InterruptProcessingException)

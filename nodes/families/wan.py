@@ -50,6 +50,8 @@ class FastWan(torch.nn.Module):
         self.weights = _as_parameters(weights.load(state, vae.device, DTYPES[vae.device.type]), self)
         self.to("cpu")
         self.patcher = memory.static_patcher(self, vae)
+        # RMS, of the comparison; see `_compared`.
+        self.difference = math.nan
         # Not `device`: a ModelPatcher calls so where a model is.
         self.runs_on = vae.device
         self.plan = plans.Plans(self.weights, memory.allocator_joins()).of
@@ -68,6 +70,14 @@ def why_not_fast(vae) -> str | None:
         return Text("another node or pack replaced the VAE's decoder")
     known = _loaded.get(vae.first_stage_model)
     return known if isinstance(known, str) else None
+
+
+def verdict(vae) -> float | str | None:
+    """What is known of the fast decoder with this VAE: the RMS difference to its own, why it cannot be used, or None
+    where they were not compared yet, which takes time on the GPU.
+    """
+    known = _loaded.get(vae.first_stage_model)
+    return known.difference if isinstance(known, FastWan) else known
 
 
 class Fast(Way):
@@ -207,6 +217,7 @@ def _compared(vae) -> FastWan:
     ours = torch.cat(list(steps(WanDecoder(model.weights), noise)), dim=1)
     difference = trust.difference(ours, stock)
     if difference <= trust.LARGEST_DIFFERENCE:
+        model.difference = difference
         return model
     kind = ValueError if math.isfinite(difference) else _NoVerdict
     raise kind(

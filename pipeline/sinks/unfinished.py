@@ -108,6 +108,13 @@ class Unfinished:
         # Only for a name that is given: numbers never end.
         raise FileExistsError(errno.EEXIST, f"cannot write {final}: there is already {path}")
 
+    def adopt(self, path: Path) -> None:
+        """Take a file that is written already, on the same disk, in the place of one that `create` makes. It claims no
+        name: it has the next one that is free when it is published.
+        """
+        self._beside, self._published = {}, []
+        self.path, self.final = path, next(self._candidates())
+
     def write_beside(self, extension: str, data: bytes) -> None:
         """Write a file that gets its name, the finished one's with this extension, at the same time.
 

@@ -306,6 +306,53 @@ def test_what_is_connected_otherwise_since_stays_one_of_ours(more: dict, decode:
         assert all(link[0] in restored for link in links if isinstance(link[1], int))
 
 
+SAVED = {"filename_prefix": "a/b", "video": ["9", 0], "format": "mp4", "codec": "h264"}
+
+
+def test_a_decode_of_wan_goes_elsewhere_when_asked_for():
+    before = a_video(n10=("SaveVideo", SAVED))
+    after, changes = swapped(before, elsewhere=True)
+    assert outcomes(changes) == [(("8", "9", "10"), "AsyncSaveVideoElsewhere")]
+    assert "8" not in after and "9" not in after
+    assert after["10"]["inputs"] == {
+        "samples": ["3", 0],
+        "vae": ["2", 0],
+        "audio": ["5", 0],
+        "fps": 16,
+        "bit_depth": "10",
+        "format": "mp4 (h264)",
+        "quality": "medium",
+        "filename_prefix": "a/b",
+    }
+    after["10"]["inputs"] |= {"fps": 24, "filename_prefix": "c", "priority": "pro"}
+    restored, changes = swap(after, reverse=True)
+    assert outcomes(changes) == [(("10",), "VAEDecode+CreateVideo+SaveVideo")]
+    assert restored["9"]["inputs"] == {**before["9"]["inputs"], "fps": 24}
+    assert restored["10"]["inputs"] == {**SAVED, "filename_prefix": "c"}
+
+
+@pytest.mark.parametrize(
+    "more, reason",
+    [
+        ({"n10": ("SaveVideo", {**SAVED, "format": "webm"})}, "its video does not go into one saver alone"),
+        ({"n2": ("VAELoader", {"vae_name": "ltx-2.safetensors"})}, "it is not known to decode with a VAE of Wan"),
+        ({"n2": ("VAELoader", {"vae_name": "mine.safetensors"})}, "it is not known to decode with a VAE of Wan"),
+    ],
+)
+def test_what_cannot_go_elsewhere_is_swapped_as_ever(more: dict, reason: str):
+    before = a_video(**{"n10": ("SaveVideo", SAVED), **more})
+    after, changes = swapped(before, elsewhere=True)
+    assert changes[-1].reason.startswith(reason)
+    assert after["9"]["class_type"] == "AsyncVAEDecodeToVideo" and after["10"] == before["10"]
+
+
+def test_one_whose_job_is_used_stays_elsewhere():
+    after, _ = swap(a_video(n10=("SaveVideo", SAVED)), elsewhere=True)
+    after |= prompt(n20=("AsyncCollectVideo", {"job": ["10", 0]}))
+    restored, changes = swap(after, reverse=True)
+    assert restored == after and changes[0].reason.startswith("it is connected otherwise")
+
+
 def test_a_node_without_a_class_passes_through():
     # So the editor exports what it does not know.
     swapped({**a_video(), "30": {"inputs": {"image": ["8", 0]}, "_meta": {"title": ""}}})

@@ -7,7 +7,7 @@ import pytest
 
 from ...farm import client as client_module
 from ...farm.blobs import sha256_of
-from ...farm.broker import Broker, Fenced, Full
+from ...farm.broker import RECORDS, Broker, Fenced, Full
 from ...farm.client import JobFailed, farm
 from ...farm.messages import InvalidJob, job_id
 from ...farm.roles import CLIENT
@@ -346,3 +346,13 @@ async def waits_as(client, job_id: str, memory_class: str) -> bool:
 
 async def only_a_vae_is_kept(scratch, job) -> bool:
     return [path.name for path in scratch.rglob("*")] == ["vaes", job.job.vae.sha256]
+
+
+@in_a_loop
+async def test_looks_at_all_jobs_do_not_fill_the_server(ground):
+    await ground.prepare()
+    async with ground.client() as client, Broker.connect(ground.address, name="admin") as admin:
+        for _ in range(3):
+            await client.broker.records()
+        left = await admin.jetstream.consumers_info(f"KV_{RECORDS}")
+        assert all(each.config.inactive_threshold <= 5 for each in left), "each is gone after seconds"

@@ -1,5 +1,6 @@
 """A farm is optional: nothing else needs it, and its own sides need no more than they say."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,16 @@ def test_it_knows_nothing_of_comfyui_and_the_nodes(path):
 @pytest.mark.parametrize("path", [ROOT / "__init__.py", *files("pipeline")], ids=identify)
 def test_the_engine_does_without(path):
     assert {name for name in imports(path) if name.startswith("/farm") or name.split(".")[0] == "nats"} == set()
+
+
+@pytest.mark.parametrize("path", files("nodes"), ids=identify)
+def test_the_nodes_import_it_where_they_use_it_and_not_before(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    at_once = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = [
+        each for node in at_once for each in (getattr(node, "module", None), *(a.name for a in node.names)) if each
+    ]
+    assert [name for name in names if name.split(".")[0] in ("farm", "nats")] == []
 
 
 def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess:

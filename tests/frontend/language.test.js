@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
+import { isOpen, told } from '../../web/js/job_texts.js'
 import { Language, joined } from '../../web/js/language.js'
 import { facts } from '../../web/js/saved_files.js'
 
@@ -95,9 +96,61 @@ test('the facts of a file are in a row', () => {
   assert.equal(joined('', null, 'x'), 'x')
 })
 
+const job = (state, more) => ({ state, before: null, frames: null, total: null, seconds_left: null, ...more })
+const said = (state, more, others = 0) => {
+  const { title, pace, share, note, reasons } = told(job(state, more), others, english)
+  return [title, pace, share, note, reasons.join('|')]
+}
+
+test('a job that waits has its place told', () => {
+  assert.deepEqual(said('queued'), ['Queued', '', null, '', ''])
+  assert.equal(said('queued', { before: 0 })[0], 'Queued, next to be decoded')
+  assert.equal(said('queued', { before: 3 })[0], 'Queued, 3 before it')
+  assert.deepEqual(said('queued', { reason: 'its worker was lost' }, 2), [
+    'Queued',
+    '',
+    null,
+    '2 more after it',
+    'its worker was lost'
+  ])
+})
+
+test('a job under way has its frames and the time left told', () => {
+  assert.deepEqual(said('in_progress'), ['Decoding elsewhere', '', 0, '', ''])
+  const running = { frames: 20, total: 80, seconds_left: 61.2 }
+  assert.deepEqual(said('in_progress', running), ['20 of 80 frames', '1 min 2 s left', 0.25, 'Decoding elsewhere', ''])
+  assert.equal(said('in_progress', { frames: 0, total: 80 })[0], '0 of 80 frames')
+  assert.equal(said('in_progress', { frames: 82, total: 80 })[2], 1)
+})
+
+test('a job that has ended says how', () => {
+  assert.deepEqual(said('completed', { frames: 80, total: 80 }), ['80 frames, decoded elsewhere', '', null, '', ''])
+  assert.equal(said('completed')[0], 'Decoded elsewhere')
+  assert.deepEqual(said('failed', { reason: 'no VAE\n\nThe latents are there.\n' }), [
+    'Failed',
+    '',
+    null,
+    '',
+    'no VAE|The latents are there.'
+  ])
+  assert.deepEqual(said('here', { reason: 'no farm' }), ['Decoded here', '', null, '', 'no farm'])
+  assert.equal(said('cancelled')[0], 'Cancelled')
+  assert.deepEqual(said('cancelled', { frames: 8, total: 80, reason: 'by whom' }), [
+    'Stopped after 8 of 80 frames',
+    '',
+    null,
+    '',
+    ''
+  ])
+  assert.deepEqual(
+    ['queued', 'in_progress', 'completed', 'failed', 'cancelled'].map((state) => isOpen({ state })),
+    [true, true, false, false, false]
+  )
+})
+
 test('every text of the panel can be translated', () => {
   const { asyncFramePipeline: texts } = JSON.parse(read('locales/en/main.json'))
-  const files = ['lanes_panel', 'language', 'saved_files', 'stage']
+  const files = ['lanes_panel', 'job_texts', 'language', 'saved_files', 'stage']
   const said = files.flatMap((file) =>
     [...read(`web/js/${file}.js`).matchAll(/'([A-Z%][^'\n]*)'/g)].map(([, text]) => text)
   )

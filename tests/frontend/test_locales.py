@@ -215,6 +215,28 @@ def test_menus_have_the_words_of_the_extensions(editor: Editor):
             return items.map(item => item?.content).filter(item => item?.match(/saver|Save Video \\(/))
         }"""
     )
+    items += editor.page.evaluate(
+        """async () => {
+            const { api } = await import('/scripts/api.js')
+            app.rootGraph.clear()
+            const node = LiteGraph.createNode('AsyncSaveVideoElsewhere')
+            app.rootGraph.add(node)
+            for (const job_id of ['1', '2'])
+                api.dispatchCustomEvent('async_frame_pipeline.job', { job_id, state: 'queued', node_id: `${node.id}` })
+            const items = app.collectNodeMenuItems(node).map(item => item?.content)
+            for (const job_id of ['1', '2'])
+                api.dispatchCustomEvent('async_frame_pipeline.job', { job_id, state: 'cancelled', node_id: '' })
+            const types = ['AsyncVAEDecodeToVideo', 'SaveVideoStreaming']
+            const [decode, saver] = types.map(type => LiteGraph.createNode(type))
+            app.rootGraph.add(decode)
+            app.rootGraph.add(saver)
+            decode.connect(0, saver, saver.findInputSlot('video'))
+            const was = { id: 1, type: 'x', inputs: [], outputs: [], pos: [0, 0] }
+            node.properties.async_frame_pipeline = { elsewhere: { decode: was, saver: was, link: [], pos: [0, 0] } }
+            items.push(...[decode, node].flatMap(each => app.collectNodeMenuItems(each)).map(item => item?.content))
+            return items.filter(item => item?.match(/elsewhere|Elsewhere|was$/))
+        }"""
+    )
     main = load("en", "main")
     assert set(main["menuLabels"]) == set(commands)
     assert set(main["contextMenu"]) == set(items)

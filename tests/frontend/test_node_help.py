@@ -21,6 +21,9 @@ NODES = (
     "AsyncVAEDecodeTiledToVideo",
     "SaveVideoStreaming",
     "SampleVideoLatent",
+    "AsyncSaveVideoElsewhere",
+    "AsyncDecodeElsewhere",
+    "AsyncCollectVideo",
 )
 
 

@@ -15,6 +15,9 @@ VAES = ["wan vae", "wan decode", "ltx vae", "hunyuan vae", "minimax vae", "cogvi
 WANTED = {
     "AsyncVAEDecodeVideo": ["async vae decode", "video vae decode", *VAES],
     "AsyncVAEDecodeToVideo": ["latent to video", "vae decode video", *VAES],
+    "AsyncSaveVideoElsewhere": ["decode elsewhere", "remote vae", "second gpu"],
+    "AsyncDecodeElsewhere": ["decode elsewhere", "remote decode", "offload decode"],
+    "AsyncCollectVideo": ["collect video", "fetch video", "decode elsewhere"],
     "AsyncVAEDecodeTiled": ["vae decode tiled", "tiled vae", "ltx decode"],
     "AsyncVAEDecodeTiledToVideo": ["vae decode tiled", "tiled vae", "ltx decode", "latent to video"],
     "SaveVideoStreaming": [

@@ -22,6 +22,8 @@ TO_SAVER = "Swap for Save Video (Streaming)"
 WITH_SAVER = "Swap with its saver, to save while it decodes"
 BACK = "Restore stock VAE Decode"
 SAVER_BACK = "Restore the saver that this was"
+ELSEWHERE = "Swap for Save Video (Decode Elsewhere)"
+ELSEWHERE_BACK = "Restore the decode and the saver that this was"
 
 
 @pytest.fixture(scope="module", params=["canvas", "nodes 2.0"])
@@ -240,6 +242,32 @@ def test_right_click_on_a_decode_and_its_saver_and_back(editor: SwapEditor, ther
     swap_by_menu(editor, *back)
     editor.expect_toast(f"{'Savers' if back[0] == 10 else 'Decodes'} restored: 1", f"{both} → VAE Decode + Save WEBM")
     expect_restored(editor, before, steps, 10, "SaveVideoStreaming")
+
+
+# Nodes 2.0 makes a Save Video that is put in another node's place a row higher than it was.
+@on_canvas
+@pytest.mark.parametrize("node", [8, 10])
+def test_right_click_to_decode_elsewhere_and_back(editor: SwapEditor, node: int):
+    editor.show(PAIR)
+    before, steps = editor.serialized(), editor.undo_steps()
+    swap_by_menu(editor, node, ELSEWHERE)
+    stock, ours = "VAE Decode + Create Video + Save Video", "Save Video (Decode Elsewhere)"
+    editor.expect_toast("Decodes swapped: 1", f"{stock} → {ours}")
+    assert connections(editor.workflow()) == {"1.0>10.samples", "1.1>10.vae", "4.0>10.fps"}
+    assert editor.prompt()["10"]["inputs"] == {
+        "samples": ["1", 0],
+        "vae": ["1", 1],
+        "fps": ["4", 0],
+        "filename_prefix": "video/ComfyUI",
+        "format": "mp4 (h264)",
+        "quality": "medium",
+        "bit_depth": "10",
+        "priority": "std",
+        "if_unreachable": "decode here",
+    }
+    swap_by_menu(editor, 10, ELSEWHERE_BACK)
+    editor.expect_toast("Decodes restored: 1", f"{ours} → {stock}")
+    expect_restored(editor, before, steps, 10, "AsyncSaveVideoElsewhere")
 
 
 @on_canvas

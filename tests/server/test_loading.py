@@ -17,6 +17,9 @@ NODES = [
     "AsyncVAEDecodeTiledToVideo",
     "SaveVideoStreaming",
     "SampleVideoLatent",
+    "AsyncSaveVideoElsewhere",
+    "AsyncDecodeElsewhere",
+    "AsyncCollectVideo",
 ]
 
 

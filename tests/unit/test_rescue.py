@@ -18,7 +18,7 @@ def test_a_decode_that_ends_while_the_server_stops_does_not_stop_the_rescue_of_o
     several = [{"samples": torch.full((1, 2), float(i))} for i in range(3)]
     tokens = [object() for _ in several]
     rescued = []
-    monkeypatch.setattr(rescue, "_rescue", lambda samples: rescued.append(samples) or "")
+    monkeypatch.setattr(rescue, "_rescue", lambda samples, told: rescued.append(samples) or "")
     monkeypatch.setattr(rescue, "_under_way", dict(zip(tokens, several)))
 
     def id_while_a_decode_ends(samples):
@@ -37,7 +37,7 @@ def test_metadata_that_cannot_be_written_does_not_cost_the_latents(monkeypatch, 
     prompt = {"1": {"class_type": "Any", "is_changed": [b"\xff"], "inputs": {}}}
     monkeypatch.setattr(rescue.server, "running_prompt", lambda: (prompt, {"extra_pnginfo": extra}))
     monkeypatch.setattr(rescue.server, "input_folder", lambda: tmp_path)
-    assert "Nothing is lost" in rescue._rescue({"samples": torch.ones(1, 2)})
+    assert "Nothing is lost" in rescue._rescue({"samples": torch.ones(1, 2)}, rescue.metadata())
     [path] = tmp_path.iterdir()
     with safetensors.safe_open(path, "pt") as file:
         texts = file.metadata()

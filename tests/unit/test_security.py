@@ -64,9 +64,13 @@ def findings(source: str) -> list[str]:
     return found
 
 
+# A route of ComfyUI's own server, for its page: it names jobs and their files, as /history does.
+ROUTE = ROOT / "nodes" / "comfyui" / "late.py"
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_code_of_strangers_and_no_network(path):
-    assert findings(path.read_text(encoding="utf-8")) == []
+    assert set(findings(path.read_text(encoding="utf-8"))) == ({"aiohttp", "routes"} if path == ROUTE else set())
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,18 @@ import pytest
 from . import in_comfyui  # noqa: F401
 
 from async_frame_pipeline.automation.families import family_of
-from async_frame_pipeline.automation.rules import CREATE_VIDEO, DECODE_INPUTS, DECODES, DEFAULTS, FAMILIES, OURS
+from async_frame_pipeline.automation.rules import (
+    CREATE_VIDEO,
+    DECODE_INPUTS,
+    DECODES,
+    DEFAULTS,
+    ELSEWHERE,
+    FAMILIES,
+    OUR_SAVER,
+    OURS,
+)
 from async_frame_pipeline.nodes import AsyncFramePipelineExtension, families
+from async_frame_pipeline.nodes.families import wan
 from async_frame_pipeline.nodes.families.ways import Late
 
 from ..automation.templates import COUNTED_VERSIONS, OPTIONS, graphs_of, swapped_templates
@@ -30,6 +40,23 @@ def test_ours_are_as_the_rules_have_them(kind: str):
     assert [name for name in inputs if name in DEFAULTS] == OURS[kind]["widgets"]
     for name in OURS[kind]["widgets"]:
         assert name == "fps" or inputs[name].default == DEFAULTS[name], name
+
+
+def test_what_decodes_elsewhere_is_as_the_rules_have_it():
+    inputs, widgets = inputs_of(ELSEWHERE["type"]), ELSEWHERE["widgets"]
+    assert inputs.keys() == {*ELSEWHERE["inputs"], *widgets} and [*widgets] == [
+        name for name in inputs if name in widgets
+    ]
+    assert {name: inputs[name].default for name in widgets} == widgets
+    assert set(ELSEWHERE["families"]) == {each.name for each in wan.FAMILIES}
+    # Of what is not in the rules nothing is lost: it is of a run on this machine, or of images.
+    here = {"save_latents_first", "alpha", "keep_unfinished", "preview"}
+    known = {*ELSEWHERE["of_decode"], *ELSEWHERE["of_saver"]}
+    assert {*OURS[ELSEWHERE["decode"]]["widgets"], *OUR_SAVER["widgets"]} - known == here
+    for rules in (ELSEWHERE["of_decode"], ELSEWHERE["of_saver"]):
+        for rule in rules.values():
+            for name, value in [pair for made in rule.get("is", {}).values() for pair in made.items()]:
+                assert value in inputs[name].options
 
 
 @pytest.mark.parametrize("kind", DECODES)

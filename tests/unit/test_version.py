@@ -37,6 +37,6 @@ def test_rescued_latents_name_it(monkeypatch):
     monkeypatch.setattr(rescue.server, "running_prompt", lambda: running)
     monkeypatch.setattr(rescue.server, "metadata_enabled", lambda: True)
     ours = {"async_frame_pipeline": f'"{VERSION}"'}
-    assert rescue._metadata() == {"prompt": '{"1": {}}', "workflow": '{"nodes": []}'} | ours
+    assert rescue.metadata() == {"prompt": '{"1": {}}', "workflow": '{"nodes": []}'} | ours
     monkeypatch.setattr(rescue.server, "metadata_enabled", lambda: False)
-    assert rescue._metadata() is None
+    assert rescue.metadata() is None

@@ -53,6 +53,7 @@ CARDS = {
     "Resume from rescued latents": ("Resume", "from rescued latents", "lanes"),
     "Wan 2.2 14B text to video": ("Wan 2.2 14B", "text to video", "lanes"),
     "Wan 2.2 14B text to video, 4 steps": ("Wan 2.2 14B", "text to video · 4 steps", "lanes"),
+    "Wan 2.2 14B text to video, 4 steps, decode elsewhere": ("Wan 2.2 14B", "4 steps · decode elsewhere", "elsewhere"),
     "Wan 2.2 14B text to video, 4 steps, smoother": ("Wan 2.2 14B", "4 steps · smoother, larger", "twice"),
     "Wan 2.2 14B image to video": ("Wan 2.2 14B", "image to video", "lanes"),
     "Wan 2.2 14B image to video, 4 steps": ("Wan 2.2 14B", "image to video · 4 steps", "lanes"),
@@ -85,6 +86,7 @@ def lane(name: str, start: int, width: int, color: str, end: str = "") -> str:
 
 
 LANES = lane("decode", 0, 54, "#3a7fc8") + lane("copy", 58, 22, "#8a63d2") + lane("encode", 84, 46, "#2e9e63", ".mp4")
+ELSEWHERE = lane("GPU 0", 6, 54, "#3a7fc8", "next") + lane("GPU 1", 64, 24, "#2e9e63", ".mp4")
 TWICE = "<div>decode<br>once</div><div>16 fps<br>640x640</div><div>32 fps<br>1280x1280</div>"
 
 
@@ -173,7 +175,11 @@ def write_thumbnails(editor: Editor) -> None:
     for name, (title, subtitle, ending) in CARDS.items():
         open_workflow(editor, WORKFLOWS / f"{name}.json")
         graph = picture(editor.page, 1024)
-        rest = f'<div class="rest">{LANES}</div>' if ending == "lanes" else f'<div class="rest boxes">{TWICE}</div>'
+        rest = {
+            "lanes": f'<div class="rest">{LANES}</div>',
+            "elsewhere": f'<div class="rest">{ELSEWHERE}</div>',
+            "twice": f'<div class="rest boxes">{TWICE}</div>',
+        }[ending]
         body = f'<h1>{title}</h1><h2>{subtitle}</h2><img class="graph" src="{data_url(graph)}">{rest}'
         rendered(card, body).save(WORKFLOWS / f"{name}.jpg", quality=88)
     card.close()
@@ -224,6 +230,14 @@ def show(editor: Editor, nodes: dict[str, tuple], links: list[tuple[str, int, st
     )
 
 
+# What a farm would tell of a job of the node that decodes elsewhere.
+TELL = """async job => {
+    const { api } = await import('/scripts/api.js')
+    const node_id = `${app.rootGraph.nodes.find(node => node.type === 'AsyncSaveVideoElsewhere').id}`
+    api.dispatchCustomEvent('async_frame_pipeline.job', { job_id: 'a', node_id, ...job })
+}"""
+
+
 def write_help_pictures(server: Server, editor: Editor) -> None:
     """Narrow ones: the info panel shows them some 250 pixels wide."""
     page = editor.page
@@ -268,6 +282,26 @@ def write_help_pictures(server: Server, editor: Editor) -> None:
         links = [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae"), ("decode", 0, "save", output)]
         show(editor, nodes, links)
         save_jpg(picture(page, 640, everything), HELP / node / "graph.jpg")
+
+    links = [("sampler", 0, "decode", "samples"), ("vae", 0, "decode", "vae")]
+    nodes = source | {"decode": ("AsyncSaveVideoElsewhere", [40, 200], [310, 290], {**save, "fps": 16})}
+    show(editor, nodes, links)
+    page.evaluate(TELL, {"state": "in_progress", "frames": 34, "total": 81, "seconds_left": 7})
+    settle(page)
+    save_jpg(picture(page, 640, everything), HELP / "AsyncSaveVideoElsewhere" / "graph.jpg")
+    nodes = source | {
+        "decode": ("AsyncDecodeElsewhere", [40, 200], [270, 230], {"fps": 16, "quality": "very high"}),
+        "save": ("SaveVideoStreaming", [80, 500], [250, 130], save),
+    }
+    show(editor, nodes, [*links, ("decode", 0, "save", "video")])
+    save_jpg(picture(page, 640, everything), HELP / "AsyncDecodeElsewhere" / "graph.jpg")
+    nodes = {
+        "collect": ("AsyncCollectVideo", [0, 0], [330, 60], {"job": "5b3c1e9a7d2f4c86a0e1f2d3c4b5a697"}),
+        "parts": ("GetVideoComponents", [80, 120], [250, 90], {}),
+    }
+    show(editor, nodes, [("collect", 0, "parts", "video")])
+    settle(page)
+    save_jpg(picture(page, 640, everything), HELP / "AsyncCollectVideo" / "graph.jpg")
 
     nodes = {
         "sample": ("SampleVideoLatent", [0, 0], [270, 70], {}),

@@ -3,6 +3,7 @@
 // Event states and figures: nodes/live.py. Colours come from the theme, and no meaning from a colour alone.
 
 import { make } from './elements.js'
+import { told } from './job_texts.js'
 import { Language, joined } from './language.js'
 import { SavedFiles } from './saved_files.js'
 import { Stage } from './stage.js'
@@ -28,6 +29,9 @@ export class LanesPanel {
     const head = make('div', 'afp-lanes-head', this.content)
     this.title = make('strong', '', head)
     this.pace = make('span', '', head)
+    this.bar = make('div', 'afp-job-bar', this.content)
+    this.bar.setAttribute('aria-hidden', 'true') // the title says it
+    this.done = make('div', '', this.bar)
     this.chart = make('div', 'afp-lanes-chart', this.content)
     this.chart.setAttribute('role', 'img')
     this.chart.tabIndex = 0 // else the keyboard never gets to its description
@@ -53,11 +57,16 @@ export class LanesPanel {
     this.element.setAttribute('aria-label', language.say('Frame pipeline'))
   }
 
-  /** Shows one event of nodes/live.py, or {state: "failed", message} after an error. */
+  /**
+   * Shows one event of nodes/live.py; or {state: "failed", message} after an error; or {state, job, more, saved}: a job
+   * of a farm, how many more the node has there, and a report of the video that is to be seen with it.
+   */
   show(event) {
     const stopped = this.element.dataset.state === 'stopped'
     this.element.dataset.state = event.state
-    if (event.state === 'stock') this.showStock(event)
+    this.bar.hidden = true
+    if (event.job) this.showJob(event)
+    else if (event.state === 'stock') this.showStock(event)
     else if (event.state === 'done') this.showReport(event.report)
     else if (event.state === 'failed') this.showError(event, stopped)
     else this.showProgress(event)
@@ -113,6 +122,22 @@ export class LanesPanel {
     this.stage.showSaved(kind, this.urlOf(seen, stamp), file.width, file.height)
   }
 
+  showJob({ job, more, saved }) {
+    const { title, pace, share, note, reasons } = told(job, more, this.language)
+    this.title.textContent = title
+    this.pace.textContent = pace
+    if (saved) this.showSaved(saved)
+    else this.stage.clear()
+    this.chart.hidden = this.axis.hidden = true
+    this.bar.hidden = share === null
+    this.done.style.width = `${100 * share}%`
+    this.setTexts(job.state === 'completed' ? (saved ?? {}) : {})
+    if (note) this.decoder.textContent = note
+    this.showErrors(reasons)
+    this.files.show(job.state === 'completed' ? saved?.files?.filter(({ path }) => path) : [])
+    this.announce(joined(title, pace, ...reasons), job.state !== 'in_progress')
+  }
+
   showStock({ decoder, texts }) {
     this.title.textContent = this.language.say(
       decoder === 'tiled' ? 'Decoding in tiles' : 'Decoding the stock way, nothing overlaps'
@@ -135,9 +160,14 @@ export class LanesPanel {
     this.stage.clear()
     this.setTexts({ texts: { verdict: [] } })
     this.files.show()
-    const [error, ...more] = message.trim().split(/\n\n+/)
-    this.notes.replaceChildren(...[shortened(error), ...more].map((text) => make('p', 'afp-lanes-error', null, text)))
+    this.showErrors(message.trim().split(/\n\n+/))
     this.announce(message, true)
+  }
+
+  showErrors([error = '', ...more]) {
+    this.notes.replaceChildren(
+      ...[shortened(error), ...more].filter(Boolean).map((text) => make('p', 'afp-lanes-error', null, text))
+    )
   }
 
   /** The sentences under the chart: which decoder ran and why, what limited it, and what else there is to say. */

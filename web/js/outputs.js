@@ -2,6 +2,15 @@
 // `app.nodeOutputs`, by node.
 import { app } from '../../../scripts/app.js'
 
+/** The key of what our nodes put into their outputs (nodes/live.py). */
+export const OUTPUT = 'async_frame_pipeline'
+
+/** The report in a node's output; undefined where there is none. */
+export function reportIn(output) {
+  const [text] = output?.[OUTPUT] ?? []
+  return typeof text === 'string' ? JSON.parse(text) : undefined
+}
+
 /** The key of a node: its id, in a subgraph behind the subgraph's own. */
 export const locatorOf = (node) => (node.graph.isRootGraph === false ? `${node.graph.id}:${node.id}` : `${node.id}`)
 

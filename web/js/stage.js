@@ -49,13 +49,14 @@ export class Stage {
    * Show what was saved.
    *
    * @param kind "video" or "image".
+   * @param width not given, with the height, where that is not known before it is loaded.
    */
   showSaved(kind, url, width, height) {
     this.setFrame(null)
     this.saved = [kind, url, width, height]
     if (!this.hiddenByUser && this.shown?.getAttribute('src') !== url) {
       this.removeSaved()
-      this.element.style.aspectRatio = `${width} / ${height}`
+      if (width) this.element.style.aspectRatio = `${width} / ${height}`
       this.shown = kind === 'video' ? this.makeVideo(url) : this.makeImage(url)
     }
     this.update()
@@ -76,6 +77,9 @@ export class Stage {
     video.autoplay = !matchMedia('(prefers-reduced-motion: reduce)').matches
     video.addEventListener('pointerenter', () => (video.muted = false))
     video.addEventListener('pointerleave', () => (video.muted = true))
+    video.addEventListener('loadedmetadata', () => {
+      if (video === this.shown) this.element.style.aspectRatio = `${video.videoWidth} / ${video.videoHeight}`
+    })
     video.src = url
     return video
   }

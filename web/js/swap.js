@@ -7,8 +7,9 @@
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { explain } from './swap_message.js'
-import { CREATE_VIDEO, DECODES, NAMES, OURS, OUR_SAVER, SAVERS } from './swap_rules.js'
-import { partnerType, restore, swap, wasSaver } from './swap_workflow.js'
+import { CREATE_VIDEO, DECODES, ELSEWHERE, NAMES, OURS, OUR_SAVER, SAVERS } from './swap_rules.js'
+import { canGoElsewhere, restoreAll as restore, swapElsewhere, wasDecodeAndSaver } from './swap_elsewhere.js'
+import { partnerType, swap, wasSaver } from './swap_workflow.js'
 import { menuEntry } from './user_language.js'
 
 const SPEED_UP = 'AsyncFramePipeline.SpeedUpVideoDecoding'
@@ -25,22 +26,9 @@ app.registerExtension({
   name: 'async-frame-pipeline.swap',
   getNodeMenuItems(node) {
     const only = { graph: idOf(node.graph), node: node.id }
-    if (Object.hasOwn(OURS, node.type)) return [item('Restore stock VAE Decode', 'Decodes restored', restore, { only })]
-    if (wasSaver(node)) return [item('Restore the saver that this was', 'Savers restored', restore, { only })]
-    if (Object.hasOwn(SAVERS, node.type))
-      return [item(`Swap for ${NAMES[OUR_SAVER.type]}`, 'Savers swapped', swap, { only })]
-    if (!Object.hasOwn(DECODES, node.type)) return []
-    const partner = partnerType(serialized(), only)
-    const ways = DECODES[node.type].without_tiles ? IN_TILES : [{ standsFor: node.type }]
-    return ways.flatMap(({ tiles, standsFor, suffix = '' }) => {
-      const { alone, pair } = DECODES[standsFor]
-      const toImages = item(`Swap for ${NAMES[alone]}${suffix}`, 'Decodes swapped', swap, { only, pair: false, tiles })
-      if (!partner) return [toImages]
-      const withCreateVideo = `Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}${suffix}`
-      const withSaver = `Swap with its saver, to save while it decodes${tiles === 'same' ? ', in the same tiles' : suffix}`
-      const text = partner === CREATE_VIDEO.type ? withCreateVideo : withSaver
-      return [toImages, item(text, 'Decodes swapped', swap, { only, tiles })]
-    })
+    if (wasDecodeAndSaver(node))
+      return [item('Restore the decode and the saver that this was', 'Decodes restored', restore, { only })]
+    return [...itemsHere(node, only), ...itemsElsewhere(node, only)]
   },
   commands: [
     {
@@ -60,6 +48,33 @@ app.registerExtension({
   ],
   menuCommands: [{ path: ['Edit'], commands: [SPEED_UP, RESTORE] }]
 })
+
+function itemsHere(node, only) {
+  if (Object.hasOwn(OURS, node.type)) return [item('Restore stock VAE Decode', 'Decodes restored', restore, { only })]
+  if (wasSaver(node)) return [item('Restore the saver that this was', 'Savers restored', restore, { only })]
+  if (Object.hasOwn(SAVERS, node.type))
+    return [item(`Swap for ${NAMES[OUR_SAVER.type]}`, 'Savers swapped', swap, { only })]
+  if (!Object.hasOwn(DECODES, node.type)) return []
+  const partner = partnerType(serialized(), only)
+  const ways = DECODES[node.type].without_tiles ? IN_TILES : [{ standsFor: node.type }]
+  return ways.flatMap(({ tiles, standsFor, suffix = '' }) => {
+    const { alone, pair } = DECODES[standsFor]
+    const toImages = item(`Swap for ${NAMES[alone]}${suffix}`, 'Decodes swapped', swap, { only, pair: false, tiles })
+    if (!partner) return [toImages]
+    const withCreateVideo = `Swap with ${NAMES[CREATE_VIDEO.type]} for ${NAMES[pair]}${suffix}`
+    const withSaver = `Swap with its saver, to save while it decodes${tiles === 'same' ? ', in the same tiles' : suffix}`
+    const text = partner === CREATE_VIDEO.type ? withCreateVideo : withSaver
+    return [toImages, item(text, 'Decodes swapped', swap, { only, tiles })]
+  })
+}
+
+/** Nothing is ever sent elsewhere but by this. */
+function itemsElsewhere(node, only) {
+  const isOne = [DECODES, SAVERS].some((types) => Object.hasOwn(types, node.type))
+  if (!isOne && ![ELSEWHERE.decode, OUR_SAVER.type].includes(node.type)) return []
+  if (!canGoElsewhere(serialized(), only)) return []
+  return [item(`Swap for ${NAMES[ELSEWHERE.type]}`, 'Decodes swapped', swapElsewhere, { only })]
+}
 
 /** An entry of a node's menu, which changes the workflow. */
 const item = (text, what, how, options) => ({ content: menuEntry(text), callback: () => change(what, how, options) })

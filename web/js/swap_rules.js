@@ -15,6 +15,7 @@ export const {
   longest_row: LONGEST_ROW,
   savers: SAVERS,
   our_saver: OUR_SAVER,
+  elsewhere: ELSEWHERE,
   video_nodes: VIDEO_NODES,
   frame_types: FRAME_TYPES,
   vae_types: VAE_TYPES,

@@ -44,7 +44,7 @@ export function rulesOf(type, values) {
   return found && { ...SAVERS[type].settings, ...found.settings }
 }
 
-function translate(rule, value) {
+export function translate(rule, value) {
   if ('is' in rule) return Object.hasOwn(rule.is, shown(value)) ? rule.is[shown(value)] : null
   if ('add' in rule || 'within' in rule || 'from' in rule) {
     if (typeof value !== 'number') return null

@@ -26,8 +26,8 @@ import {
 } from './swap_rules.js'
 import { rulesOf, settingsOf, shown } from './swap_savers.js'
 
-const NAMED = 'widgets_values_named'
-const WIDGET_VALUES = ['widgets_values', NAMED]
+export const NAMED = 'widgets_values_named'
+export const WIDGET_VALUES = ['widgets_values', NAMED]
 const TILES = DECODES.VAEDecodeTiled.widgets
 
 /**
@@ -145,7 +145,7 @@ const isMeantOrFeeds = (graph, node, only) => {
   return Object.hasOwn(SAVERS, saver?.type ?? '') && isMeant(graph, saver, only)
 }
 
-const change = (graph, nodes, before, after, { reason = '', won = '', vae = '' } = {}) => ({
+export const change = (graph, nodes, before, after, { reason = '', won = '', vae = '' } = {}) => ({
   graph: graph.id,
   nodes,
   before,
@@ -184,7 +184,7 @@ function decideOne(file, graph, decode, { pair = true, tiles = 'auto' } = {}) {
 }
 
 /** The family of the VAE that a decode gets, through whatever hands a VAE on; null if that cannot be told. */
-function familyAt(file, graph, decode) {
+export function familyAt(file, graph, decode) {
   const found = []
   const seen = new Set()
   const todo = file.sources(graph, decode, 'vae')
@@ -266,7 +266,7 @@ function settingsIn(file, graph, saver) {
 
 const outputsLost = (slots, types) => slots.filter((slot, i) => slot.links?.length && types[i] !== slot.type)
 
-function valuesOf({ widgets_values: values }, names) {
+export function valuesOf({ widgets_values: values }, names) {
   if (!Array.isArray(values)) return values ?? {}
   return Object.fromEntries(names.slice(0, values.length).map((name, i) => [name, values[i]]))
 }
@@ -301,7 +301,7 @@ function settingsOfVideo(video) {
   )
 }
 
-function setTo(node, values) {
+export function setTo(node, values) {
   node.widgets_values = Object.values(values)
   if (NAMED in node) node[NAMED] = values
 }
@@ -377,7 +377,7 @@ function becomeSaver(graph, saver, settings, source) {
   graph.aimLinks(saver)
 }
 
-const widgetSlot = (name, type, link) => ({ name, type, link, widget: { name } })
+export const widgetSlot = (name, type, link) => ({ name, type, link, widget: { name } })
 const usedLinks = (node) => (node.outputs ?? []).find((slot) => slot.links?.length)?.links
 
 function growUpwards(video) {
@@ -389,7 +389,7 @@ function growUpwards(video) {
   return video.pos
 }
 
-function become(node, type, memory) {
+export function become(node, type, memory) {
   if (node.title === NAMES[node.type]) delete node.title
   const properties = { ...node.properties }
   for (const key of PACK_PROPERTIES) delete properties[key]
@@ -397,7 +397,7 @@ function become(node, type, memory) {
   node.type = type
 }
 
-function remember(node, ...more) {
+export function remember(node, ...more) {
   const keys = ['type', 'size', 'title', 'inputs', 'properties', ...more].filter((key) => key in node)
   return Object.fromEntries(keys.map((key) => [key, node[key]]))
 }
@@ -456,9 +456,9 @@ function restoreStreamed(graph, decode, saver) {
   return [decode, saver]
 }
 
-const saverValuesNow = (saver) => valuesOf(saver, Object.keys(OUR_SAVER.widgets))
+export const saverValuesNow = (saver) => valuesOf(saver, Object.keys(OUR_SAVER.widgets))
 
-function restoreSaver(graph, saver, slots, now) {
+export function restoreSaver(graph, saver, slots, now) {
   const was = { ...memoryOf(saver, 'saver').saver }
   const { widgets: names, frames } = SAVERS[was.type]
   const values = valuesOf(was, names)
@@ -547,7 +547,7 @@ function withChanges(was, node, settings) {
   }
 }
 
-function revert(node, before) {
+export function revert(node, before) {
   const kept = { ...node.properties }
   for (const key of [MEMORY.key, ...PACK_PROPERTIES]) delete kept[key]
   for (const key of WIDGET_VALUES) if (!(key in before)) delete node[key]
@@ -565,7 +565,7 @@ function withFrames(slots) {
   return slots.some((slot) => slot.name === name) ? slots : [{ name, type: 'IMAGE', link: null }, ...slots]
 }
 
-function movedAlong(pos, anchorBefore, anchorNow) {
+export function movedAlong(pos, anchorBefore, anchorNow) {
   const [before, now] = [xy(anchorBefore), xy(anchorNow)]
   if (before[0] === now[0] && before[1] === now[1]) return pos
   return xy(pos).map((value, axis) => value + now[axis] - before[axis])

@@ -1,0 +1,103 @@
+"""What leaves for a decode elsewhere: whether it can, and the files that it is made of.
+
+A latent file is what SaveLatent writes, with the prompt and the workflow in it, so that who has nothing else can resume
+from it. A VAE is its weights as one safetensors file, written once for each VAE that was loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import uuid
+import weakref
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import safetensors.torch
+import torch
+
+from ..pipeline.sinks.audio import Audio, AudioTrack, CleanSound
+from ..pipeline.text import Text
+from . import families, rescue
+from .comfyui import server, vaes
+from .families import wan
+
+# Beside the latent itself: farm/messages.py refuses more.
+MOST_METADATA_BYTES = 512 * 1024
+# Of the fast decoder, for each pixel of a frame: in the smallest bands, with what they remember in main memory. 720p
+# takes 1.7 GB then, and 8.4 whole; see docs/decoding.md.
+LEAST_BYTES = 1800
+MOST_NEED_MB = 32_000
+DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+# By the VAE's module.
+_written: weakref.WeakKeyDictionary[torch.nn.Module, Path] = weakref.WeakKeyDictionary()
+_writing = threading.Lock()
+
+
+def why_not(vae, samples: dict) -> str | None:
+    """Why this latent cannot be decoded elsewhere, whatever there is; None if it can.
+
+    Raises:
+        ValueError: it cannot be decoded at all, see `families.check`.
+    """
+    families.check(vae, samples)
+    family, known = families.of(vae), wan.FAMILIES
+    if family not in known:
+        return Text(
+            "only VAEs of %families% are decoded elsewhere, and this is %family%",
+            families=", ".join(each.name for each in known),
+            family=family.name,
+        )
+    latent = vaes.latent_of(samples)
+    if latent.ndim != 5 or latent.shape[0] != 1:
+        return Text(
+            "only one video at a time is decoded elsewhere, and the latent is %shape%", shape=str(tuple(latent.shape))
+        )
+    if vae.patcher.patches:
+        return Text("the VAE's weights are patched")
+    if vaes.is_wrapped(vaes.decoder_of(vae)):
+        return Text("another node or pack replaced the VAE's decoder")
+    verdict = wan.verdict(vae)
+    return verdict if isinstance(verdict, str) else None
+
+
+def write_latent(samples: dict, path: Path) -> Path:
+    """The latent, (1, C, T, h, w), as SaveLatent writes it."""
+    latent = vaes.latent_of(samples).detach().cpu().contiguous()
+    latent = latent if latent.dtype in DTYPES else latent.float()
+    metadata = rescue.metadata()
+    if metadata and sum(map(len, (*metadata, *metadata.values()))) > MOST_METADATA_BYTES:
+        metadata = None
+    rescue.save_latent(latent, path, metadata)
+    return path
+
+
+def write_vae(vae) -> Path:
+    """The VAE's weights, as its module holds them; the same file for as long as the VAE lives."""
+    module = vae.first_stage_model
+    with _writing:
+        path = _written.get(module)
+        if path is None or not path.is_file():
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+            path = server.temp_folder() / f"vae_{uuid.uuid4().hex}.safetensors"
+            safetensors.torch.save_file(state, path)
+            _written[module] = path
+            weakref.finalize(module, path.unlink, missing_ok=True)
+        return path
+
+
+def write_sound(sound: Audio, seconds: Fraction, path: Path) -> Path:
+    """As FLAC of 24 bits, no longer than the video."""
+    with av.open(str(path), "w", format="flac") as container:
+        track = AudioTrack(container, CleanSound(sound), "flac", min(seconds, sound.seconds), {})
+        track.close()
+    return path
+
+
+def need_mb(vae, samples: dict) -> int:
+    """The least memory that a worker must have free to begin; with more it decodes in larger parts, and faster."""
+    _, height, width = families.size_of(vae, samples)
+    weights = sum(tensor.nbytes for tensor in vae.first_stage_model.state_dict().values())
+    return min(MOST_NEED_MB, math.ceil((weights + LEAST_BYTES * height * width) / 1e6))

@@ -1,0 +1,452 @@
+"""Decode elsewhere without a farm: what leaves, what is remembered, and one file whatever happens to who collects."""
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import safetensors
+import torch
+
+from . import in_comfyui
+
+import folder_paths
+from async_frame_pipeline.farm import client as farm_client
+from async_frame_pipeline.farm.blobs import Missing, sha256_of
+from async_frame_pipeline.farm.messages import (
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    QUEUED,
+    Blob,
+    Client,
+    Job,
+    Params,
+    Record,
+    Result,
+    Vae,
+    job_id,
+)
+from async_frame_pipeline.nodes import elsewhere, elsewhere_collector, elsewhere_files, elsewhere_jobs
+from async_frame_pipeline.nodes.comfyui import vaes
+from async_frame_pipeline.nodes.elsewhere_collector import Collector
+from async_frame_pipeline.nodes.elsewhere_jobs import OUTPUT, Jobs, Sent, output_of
+from async_frame_pipeline.nodes.families import wan
+from async_frame_pipeline.pipeline.decoders.fast import weights
+from async_frame_pipeline.pipeline.sinks.audio import Audio
+from async_frame_pipeline.pipeline.sinks.unfinished import Unfinished
+
+ID = job_id("prompt", "9")
+VIDEO = b"the video" * 1000
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """ComfyUI's own, empty."""
+    for name in ("output", "input", "temp"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    return tmp_path
+
+
+def latents(frames=2, batch=1, dtype=torch.float32):
+    return {"samples": torch.randn(batch, 16, frames, 3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)}
+
+
+# -- what leaves -------------------------------------------------------------------------------------
+
+
+def test_what_cannot_go_elsewhere_says_why():
+    vae = in_comfyui.vae("wan 2.1")
+    assert elsewhere_files.why_not(vae, latents()) is None
+    assert "(2, 16, 2, 3, 4)" in elsewhere_files.why_not(vae, latents(batch=2))
+    assert "TAEHV" in elsewhere_files.why_not(in_comfyui.vae("taehv"), latents())
+    with pytest.raises(ValueError, match="channels"):
+        elsewhere_files.why_not(vae, {"samples": torch.zeros(1, 48, 2, 3, 4)})
+    vae.patcher.patches = {"x": 1}
+    assert "patched" in elsewhere_files.why_not(vae, latents())
+
+
+def test_a_vae_that_the_fast_decoder_is_wrong_for_stays_here_and_a_known_verdict_is_sent():
+    vae = in_comfyui.vae("wan 2.1")
+    assert wan.verdict(vae) is None
+    wan.loaded(vae)
+    assert 0 <= wan.verdict(vae) <= 0.03 and elsewhere_files.why_not(vae, latents()) is None
+    wan._loaded[vae.first_stage_model] = "it differs"
+    assert elsewhere_files.why_not(vae, latents()) == "it differs"
+
+
+def test_the_vae_is_one_file_that_both_sides_can_read(folders):
+    vae = in_comfyui.vae("wan 2.1")
+    path = elsewhere_files.write_vae(vae)
+    assert elsewhere_files.write_vae(vae) == path
+    digest = sha256_of(path)
+    state = safetensors.torch.load_file(path)
+    assert weights.load(state, torch.device("cpu"), torch.float32).latent[0].shape[1] == 16
+    again = vaes.load_vae(str(path)).first_stage_model.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in vae.first_stage_model.state_dict().items())
+    # Another of the same weights is the same file to a farm, which knows it by its content.
+    assert sha256_of(elsewhere_files.write_vae(in_comfyui.vae("wan 2.1"))) == digest
+    path.unlink()
+    assert sha256_of(elsewhere_files.write_vae(vae)) == digest
+    del vae, state, again
+    gc.collect()
+    assert list((folders / "temp").iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_latent_is_a_file_as_comfyui_writes_it(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(elsewhere_files.rescue, "metadata", lambda: {"prompt": "{}", "workflow": "[]"})
+    samples = latents(dtype=dtype)
+    path = elsewhere_files.write_latent(samples, tmp_path / "a.latent")
+    shape, told = farm_client.shape_of(path)
+    assert shape == (1, 16, 2, 3, 4) and told == ("bfloat16" if dtype == torch.bfloat16 else "float32")
+    with safetensors.safe_open(path, "pt") as file:
+        assert set(file.keys()) == {"latent_tensor", "latent_format_version_0"}
+        assert file.metadata() == {"prompt": "{}", "workflow": "[]"}
+        assert torch.equal(file.get_tensor("latent_tensor").to(dtype), samples["samples"].float().to(dtype))
+
+
+def test_a_workflow_that_a_job_has_no_room_for_stays_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(elsewhere_files.rescue, "metadata", lambda: {"workflow": "x" * (2 << 20)})
+    path = elsewhere_files.write_latent(latents(), tmp_path / "a.latent")
+    assert farm_client.shape_of(path)[0] == (1, 16, 2, 3, 4)
+
+
+def test_the_sound_is_flac_of_24_bits_no_longer_than_the_video(tmp_path):
+    samples = np.random.default_rng(0).uniform(-1, 1, (2, 48_000)).astype(np.float32)
+    path = elsewhere_files.write_sound(Audio(samples, 48_000), Fraction(1, 2), tmp_path / "a.flac")
+    assert path.read_bytes()[:4] == b"fLaC"
+    with av.open(str(path)) as container:
+        heard = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    heard = heard.reshape(-1, 2).T / 2**31
+    assert heard.shape == (2, 24_000) and np.abs(heard - samples[:, :24_000]).max() < 2**-22
+
+
+@pytest.mark.parametrize(
+    "prefix", ["video/ComfyUI", "../../etc/x", "C:\\x", "a\u200bb//c", "x" * 300, "..", "/", "é 漢"]
+)
+def test_what_a_job_is_told_of_the_name_is_what_it_takes(prefix):
+    made = record(name_prefix=elsewhere._told_prefix(prefix))
+    assert made.job.name_prefix
+
+
+@pytest.mark.parametrize("missing", ["farm", "nats"])
+def test_without_a_farm_or_its_package_one_line_says_what_to_do(tmp_path, monkeypatch, missing):
+    monkeypatch.delenv("AFP_FARM", raising=False)
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    if missing == "nats":
+        monkeypatch.setenv("AFP_FARM", "nats://token@127.0.0.1:1")
+        monkeypatch.setitem(elsewhere_collector.sys.modules, "nats", None)
+    reason = elsewhere_collector.why_no_farm()
+    assert ("farm up" if missing == "farm" else "-m pip install -r") in reason and "\n" not in reason
+    if missing == "nats":
+        assert str(elsewhere_collector.REQUIREMENTS) in reason and elsewhere_collector.REQUIREMENTS.is_file()
+
+
+# -- what is remembered ------------------------------------------------------------------------------
+
+
+def test_a_restart_forgets_nothing_and_a_damaged_note_costs_no_other(tmp_path):
+    jobs = Jobs(tmp_path / "jobs")
+    assert jobs.told() == [] and not (tmp_path / "jobs").exists()
+    first = jobs.keep(Sent(ID, "prompt", "9", "9", "page", "video/x"), state="in_progress")
+    jobs.keep(Sent("1" * 32), state="completed", ui={"images": []})
+    (tmp_path / "jobs" / f"{'2' * 32}.json").write_text("{")
+    again = Jobs(tmp_path / "jobs")
+    assert again.get(ID) == first and len(again.all()) == 2 and again.any_open()
+    assert again.client() == jobs.client() and len(jobs.client()) == 32
+    again.forget(first)
+    assert not Jobs(tmp_path / "jobs").any_open()
+
+
+def test_of_jobs_that_are_over_so_many_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(elsewhere_jobs, "KEPT", 2)
+    jobs = Jobs(tmp_path)
+    jobs.keep(Sent("a", created=0.0))
+    for number in range(4):
+        jobs.keep(Sent(str(number), created=1.0 + number), state="completed")
+    assert [sent.job_id for sent in jobs.all()] == ["a", "2", "3"] == [sent.job_id for sent in Jobs(tmp_path).all()]
+
+
+def test_a_node_that_is_given_a_list_shows_all_of_its_jobs(tmp_path):
+    jobs = Jobs(tmp_path)
+    for number in range(2):
+        jobs.keep(Sent(str(number), "p", "1"), ui={"images": [{"filename": f"{number}.mp4"}], "animated": [True]})
+    jobs.keep(Sent("2", "p", "1"))
+    jobs.keep(Sent("3", "p", "2"), ui={"images": [{"filename": "another's"}], "animated": [True]})
+    shown = output_of(jobs.of_node("p", "1"))
+    assert [image["filename"] for image in shown["images"]] == ["0.mp4", "1.mp4"] and len(shown[OUTPUT]) == 3
+
+
+@pytest.fixture
+def sender(tmp_path, monkeypatch):
+    """A collector and the answers of its farm: whether it took a job, or what it raised."""
+    collector, answers = Collector(Jobs(tmp_path / "jobs")), []
+
+    def answer(sent, parcel):
+        found = answers.pop(0)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(elsewhere_collector, "why_no_farm", lambda: None)
+    monkeypatch.setattr(collector, "_start", lambda: None)
+    monkeypatch.setattr(collector, "_cancel", lambda job_id: None)
+    monkeypatch.setattr(collector, "_run", lambda doing: None)
+    monkeypatch.setattr(collector, "_reached", lambda: None)
+    monkeypatch.setattr(collector, "_submit", answer)
+    monkeypatch.setattr(collector, "_wait", lambda answered: answered)
+    return collector, answers
+
+
+def test_a_prompt_id_that_is_used_again_is_another_job(sender):
+    """Here in this run of ComfyUI; and in one whose notes are lost, which the farm tells."""
+    collector, answers = sender
+    answers += [True, False, True]
+    first, second = Sent("", "prompt", "9"), Sent("", "prompt", "9")
+    collector.send(first, contextlib.nullcontext)
+    collector.send(second, contextlib.nullcontext)
+    assert (first.job_id, second.job_id) == (ID, job_id("prompt", "9", 2))
+    assert {sent.job_id for sent in collector.jobs.all()} == {first.job_id, second.job_id}
+
+
+@pytest.mark.parametrize("error", [elsewhere_collector.Unreachable("it does not answer"), OSError("no space left")])
+def test_what_was_not_sent_is_known_not_to_be_wanted_should_it_have_arrived(sender, error):
+    collector, answers = sender
+    answers.append(error)
+    sent = Sent("", "prompt", "9", prefix="x")
+    with pytest.raises(elsewhere_collector.Unreachable, match=str(error)):
+        collector.send(sent, contextlib.nullcontext)
+    assert (sent.job_id, sent.wanted) == (ID, False) and not collector.jobs.any_open()
+
+
+# -- who collects ------------------------------------------------------------------------------------
+
+
+def record(state=COMPLETED, **of_the_job):
+    job = Job(
+        ID,
+        Vae("1" * 64, 1, "Wan 2.1"),
+        Blob("2" * 64, 1536),
+        Params((1, 16, 2, 3, 4)),
+        **{"created": 0.0, **of_the_job},
+    )
+    result = Result(f"{ID}.1", "0" * 64, len(VIDEO), 5, 32, 24, 0.1) if state == COMPLETED else None
+    return Record(job, state, attempt=1, worker="w", result=result, reason="it is bad" if state == FAILED else "")
+
+
+class StandIn:
+    """A client of a farm that has one job."""
+
+    def __init__(self, folder, made):
+        video = folder / "stored"
+        video.write_bytes(VIDEO)
+        if made is not None and made.result is not None:
+            made = dataclasses.replace(made, result=dataclasses.replace(made.result, sha256=sha256_of(video)))
+        self.now, self._video, self.cancelled, self.missing = made, video, [], False
+        self.broker = self
+
+    async def copy(self, record, target):
+        if self.missing:
+            raise Missing("there is no such video")
+        shutil.copyfile(self._video, target)
+
+    async def delivered(self, job_id):
+        self.now = dataclasses.replace(self.now, delivered=1.0)
+
+    async def record(self, job_id):
+        return self.now
+
+    async def cancel(self, job_id):
+        self.cancelled.append(job_id)
+
+    async def latent(self, job_id, target):
+        return elsewhere_files.write_latent(latents(), target)
+
+
+def collected(folder, client):
+    """A ComfyUI that starts, sees the record, and does what there is to do; its jobs."""
+
+    async def see():
+        collector = Collector(Jobs(folder / "jobs"))
+        collector._see(client, client.now)
+        while collector._tasks:
+            for task in [*collector._tasks]:
+                await task
+            await asyncio.sleep(0)
+        return collector
+
+    return asyncio.run(see())
+
+
+def waiting(folder, **more):
+    jobs = Jobs(folder / "jobs")
+    jobs.keep(Sent(ID, "prompt", "9", "9", None, "video/x"), **more)
+    return jobs
+
+
+def videos(folder):
+    return sorted(path.name for path in (folder / "output").rglob("*") if path.is_file())
+
+
+class Killed(BaseException):
+    """What ends the process."""
+
+
+# Everything that is done to deliver a video, in this order; each is killed before and after it.
+STEPS = (
+    (Unfinished, "adopt"),
+    (StandIn, "copy"),
+    (Unfinished, "publish"),
+    (StandIn, "delivered"),
+    (Jobs, "_write"),
+)
+
+
+@pytest.mark.parametrize("moment", range(14))
+def test_killed_at_any_moment_there_is_one_file_after_the_restart(folders, moment):
+    waiting(folders)
+    client = StandIn(folders, record())
+    moments = iter(range(100))
+
+    unlink, killed = Path.unlink, []
+
+    def pass_a_moment():
+        if next(moments) == moment:
+            killed.append(moment)  # from here on nothing is tidied up
+            raise Killed
+
+    def killed_around(step):
+        def at_once(*args):
+            pass_a_moment()
+            result = step(*args)
+            pass_a_moment()
+            return result
+
+        async def later(*args):
+            pass_a_moment()
+            result = await step(*args)
+            pass_a_moment()
+            return result
+
+        return later if asyncio.iscoroutinefunction(step) else at_once
+
+    with pytest.MonkeyPatch.context() as killing:
+        killing.setattr(Path, "unlink", lambda path, missing_ok=False: None if killed else unlink(path, missing_ok))
+        for owner, name in STEPS:
+            killing.setattr(owner, name, killed_around(getattr(owner, name)))
+        with pytest.raises(Killed):
+            collected(folders, client)
+    collector = collected(folders, client)
+    assert videos(folders) == ["x_00001_.mp4"]
+    assert (folders / "output" / "video" / "x_00001_.mp4").read_bytes() == VIDEO
+    sent = collector.jobs.get(ID)
+    assert sent.state == "completed" and sent.path.endswith("x_00001_.mp4") and client.now.delivered
+    assert sent.ui["images"] == [{"filename": "x_00001_.mp4", "subfolder": "video", "type": "output"}]
+
+
+def test_what_is_there_is_not_written_over_nor_taken_for_the_video(folders):
+    """A file of the same size under the name that was to be published: somebody else's."""
+    (folders / "output" / "video").mkdir()
+    others = folders / "output" / "video" / "x_00001_.mp4"
+    others.write_bytes(b"x" * len(VIDEO))
+    waiting(folders, unfinished=str(others.with_name(f".{ID}.part")), publishing=True)
+    collected(folders, StandIn(folders, record()))
+    assert videos(folders) == ["x_00001_.mp4", "x_00002_.mp4"] and others.read_bytes() == b"x" * len(VIDEO)
+
+
+def test_a_full_disk_is_tried_again_and_the_node_says_so(folders, monkeypatch):
+    monkeypatch.setattr(elsewhere_collector, "DISK_AGAIN_SECONDS", 0)
+    adopt, reasons = Unfinished.adopt, []
+    jobs = waiting(folders)
+
+    def full_once(self, path):
+        reasons.append(jobs.__class__(folders / "jobs").get(ID).reason)
+        if len(reasons) == 1:
+            raise OSError(28, "No space left on device")
+        adopt(self, path)
+
+    monkeypatch.setattr(Unfinished, "adopt", full_once)
+    collector = collected(folders, StandIn(folders, record()))
+    assert reasons[0] is None and "No space left" in reasons[1]
+    assert collector.jobs.get(ID).reason is None and videos(folders) == ["x_00001_.mp4"]
+
+
+def test_a_note_that_was_lost_costs_the_page_and_not_the_video(folders):
+    mine = Jobs(folders / "jobs").client()
+    made = record(client=Client(mine, "prompt", "9"), name_prefix="video/x")
+    collector = collected(folders, StandIn(folders, made))
+    assert videos(folders) == ["x_00001_.mp4"] and collector.jobs.get(ID).node_id == "9"
+
+
+@pytest.mark.parametrize("made", [record(client=Client("another")), record(client=Client("", "prompt", "9"))])
+def test_jobs_of_others_are_theirs(folders, made):
+    assert collected(folders, StandIn(folders, made)).jobs.all() == [] and videos(folders) == []
+
+
+@pytest.mark.parametrize("how", ["failed", "its video is gone"])
+def test_what_gives_no_video_says_why_and_leaves_the_latents_once(folders, how):
+    waiting(folders)
+    client = StandIn(folders, record(FAILED if how == "failed" else COMPLETED))
+    client.missing = True
+    for _ in range(2):
+        sent = collected(folders, client).jobs.get(ID)
+    assert sent.state == "failed" and ("it is bad" if how == "failed" else "no such video") in sent.reason
+    [path] = (folders / "input").iterdir()
+    assert path.name in sent.reason and videos(folders) == []
+    with safetensors.safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("latent_tensor"), latents()["samples"])
+
+
+def test_a_job_that_failed_and_is_retried_is_waited_for_again(folders):
+    waiting(folders, state="failed", reason="it is bad")
+    assert collected(folders, StandIn(folders, record(IN_PROGRESS))).jobs.get(ID).is_open
+    assert collected(folders, StandIn(folders, record())).jobs.get(ID).state == "completed"
+    assert videos(folders) == ["x_00001_.mp4"]
+
+
+@pytest.mark.parametrize("state, cancels", [(QUEUED, [ID]), (IN_PROGRESS, [ID]), (COMPLETED, [])])
+def test_what_was_decoded_here_meanwhile_is_not_decoded_there_too(folders, state, cancels):
+    """The farm had the job, and the answer was lost."""
+    waiting(folders, state="here", wanted=False)
+    client = StandIn(folders, record(state))
+    collected(folders, client)
+    assert client.cancelled == cancels and videos(folders) == []
+
+
+@pytest.mark.parametrize(
+    "prefix, made, state, cancels",
+    [
+        ("video/x", None, "failed", []),
+        ("video/x", record(QUEUED), "queued", []),
+        (None, record(QUEUED, client=Client("another")), None, []),
+        (None, record(QUEUED), None, [ID]),
+    ],
+    ids=["killed before the farm had it", "waits", "another's that a node collected", "a node waited for it"],
+)
+def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
+    jobs = waiting(folders, prefix=prefix)
+    if made is not None and not made.job.client.id:
+        made = dataclasses.replace(made, job=dataclasses.replace(made.job, client=Client(jobs.client())))
+    client, collector = StandIn(folders, made), Collector(Jobs(folders / "jobs"))
+    asyncio.run(collector._look_after(client, collector.jobs.get(ID)))
+    left = Jobs(folders / "jobs").get(ID)
+    assert (left and left.state) == state and client.cancelled == cancels
+
+
+def test_nothing_is_started_where_nothing_was_sent(folders, monkeypatch):
+    monkeypatch.setenv("AFP_FARM", "nats://token@127.0.0.1:1")
+    collector = Collector(Jobs(folders / "jobs"))
+    collector.resume()
+    assert collector._loop is None and not (folders / "jobs").exists()
+    waiting(folders, state="completed")
+    collector = Collector(Jobs(folders / "jobs"))
+    collector.resume()
+    assert collector._loop is None
