@@ -8,10 +8,10 @@ import { fileURLToPath } from 'node:url'
 globalThis.fetch = async (url) => new Response(readFileSync(url)) // node fetches no files
 
 const { partnerType, restore, swap } = await import('../../web/js/swap_workflow.js')
-const { explain } = await import('../../web/js/swap_message.js')
+const { explain, nothingToChange } = await import('../../web/js/swap_message.js')
 const { NAMES } = await import('../../web/js/swap_rules.js')
 const { settingsOf } = await import('../../web/js/swap_savers.js')
-export { NAMES, explain, partnerType, restore, swap }
+export { NAMES, explain, nothingToChange, partnerType, restore, swap }
 
 function swapped({ workflow, file, reverse, settings, ...options }) {
   if (settings) return settingsOf(...settings)
