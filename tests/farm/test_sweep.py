@@ -84,11 +84,13 @@ async def test_what_ended_long_ago_is_forgotten_and_so_is_the_oldest_of_too_many
     ground = make_ground(network=network)
     await ground.prepare()
     async with ground.client(ADMIN) as client:
-        records = await done(ground, client, 3)
-        settings = dataclasses.replace(ground.settings, kept_jobs=2)
-        await Sweep(client.broker, client._blobs, settings).once()
-        assert {record.id for record in await client.broker.records()} == {record.id for record in records[1:]}
-        assert await stored(client, "results") == {record.result.name for record in records[1:]}
+        records = await done(ground, client, 4)
+        await ground.whole(client, records[3].id)
+        for kept_jobs, kept in ((3, records[:3]), (2, records[1:3])):  # what was fetched goes first
+            settings = dataclasses.replace(ground.settings, kept_jobs=kept_jobs)
+            await Sweep(client.broker, client._blobs, settings).once()
+            assert {record.id for record in await client.broker.records()} == {record.id for record in kept}
+            assert await stored(client, "results") == {record.result.name for record in kept}
         # By the broker's clock, and not at once: those of workers may be wrong, and its own may have been set.
         await client.broker.replace(records[1], ended=time.time() - 8 * 86400)
         clock, now = [0.0], time.time
