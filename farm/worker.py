@@ -322,13 +322,6 @@ class Worker:
             await self._broker.replace(
                 record, state=COMPLETED, result=result, reason="", ended=time.time(), worker=self._name
             )
-            self._at("committed")
-            await attempt.receipt.ack()
-            self._at("acked")
-            self._counts["completed"] += 1
-            self._counts["seconds"] += result.seconds
-            self._said(record, "completed", _told(result))
-            await self._delete_earlier(record)
         except Fenced as fenced:
             await self._fenced(attempt, fenced.record)
         except Stopped:
@@ -337,8 +330,20 @@ class Worker:
             await self._failed(attempt, str(error))
         except Exception as error:
             await self._again(attempt, error)
+        else:
+            await self._completed(attempt, result)
         finally:
             self._clear(record.id)
+
+    async def _completed(self, attempt: Attempt, result: Result) -> None:
+        """The record names its video: from here on nothing that goes wrong may touch that."""
+        self._at("committed")
+        self._counts["completed"] += 1
+        self._counts["seconds"] += result.seconds
+        self._said(attempt.record, "completed", _told(result))
+        await attempt.receipt.ack()
+        self._at("acked")
+        await self._delete_earlier(attempt.record)
 
     async def _result(self, attempt: Attempt, ahead: Ahead | None, target: Path) -> Result:
         """The video, stored whole under this attempt's name."""
@@ -406,10 +411,14 @@ class Worker:
     # -- how an attempt ends other than well ------------------------------------------------------
 
     async def _fenced(self, attempt: Attempt, now: Record | None) -> None:
-        """Somebody else has it (R1)."""
+        """Somebody else has it (R1), or it was committed and the answer was lost."""
+        name = f"{attempt.record.id}.{attempt.record.attempt}"
+        if now is not None and now.result is not None and now.result.name == name:
+            await self._completed(attempt, now.result)
+            return
         self._counts["fenced"] += 1
         self._said(attempt.record, "fenced", "another attempt has it" if now else "its record is gone")
-        await self._blobs.delete(RESULTS, f"{attempt.record.id}.{attempt.record.attempt}")
+        await self._blobs.delete(RESULTS, name)
         if now is None or now.state in ENDED:
             await attempt.receipt.ack()
 

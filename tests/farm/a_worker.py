@@ -1,7 +1,8 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
-    name [--at moment] [--do kill|stop|term] [--free MB] [--hang] [--log file] [--warm sha256] [--clock seconds]
+    name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256] [--clock seconds]
 
+Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
 What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
 wants more memory, "huge" more than there is, "slow" takes 3 s, "brief" one, "endless" until it is told to stop; all
 else a moment.
@@ -27,10 +28,10 @@ as_one_package()
 
 from async_frame_pipeline.farm import worker  # noqa: E402
 from async_frame_pipeline.farm.blobs import Scratch, sha256_of  # noqa: E402
-from async_frame_pipeline.farm.broker import Broker  # noqa: E402
+from async_frame_pipeline.farm.broker import Broker, Receipt  # noqa: E402
 from async_frame_pipeline.farm.client import blobs_of, scratch_parent  # noqa: E402
 from async_frame_pipeline.farm.roles import WORKER  # noqa: E402
-from async_frame_pipeline.farm.settings import address  # noqa: E402
+from async_frame_pipeline.farm.settings import NoFarm, address  # noqa: E402
 from async_frame_pipeline.farm.work import Made, OutOfMemory  # noqa: E402
 
 FRAMES = 5
@@ -76,6 +77,24 @@ class StandIn:
         return Made(FRAMES, 8, 8, 0.1, "")
 
 
+def deaf():
+    async def ack(receipt):
+        raise NoFarm("no answer")
+
+    Receipt.ack = ack
+
+
+def mute():
+    replace = Broker.replace
+
+    async def unheard(broker, *args, **changes):
+        Broker.replace = replace
+        await replace(broker, *args, **changes)
+        raise NoFarm("no answer")
+
+    Broker.replace = unheard
+
+
 async def main(given):
     happened = False
 
@@ -86,7 +105,9 @@ async def main(given):
                 file.write(f"{each._attempt.record.id}\n")
         if moment == given.at and not happened:
             happened = True
-            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[given.do])
+            things = {"deaf": deaf, "mute": mute}
+            signals = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
+            things[given.do]() if given.do in things else os.kill(os.getpid(), signals[given.do])
 
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)

@@ -88,6 +88,22 @@ async def test_the_whole_machine_is_killed(ground):
         await ground.nothing_is_left(client)
 
 
+@pytest.mark.parametrize("moment, how", [("committed", "deaf"), ("stored", "mute")])
+@in_a_loop
+async def test_a_worker_hears_no_answer_to_its_commit_or_ack(ground, moment, how):
+    """The video that the record names stays, whatever the worker thinks of it."""
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        ground.worker("a", "--at", moment, "--do", how)
+        await until(lambda: in_state(client, job.id, "completed"))
+        await ground.idle("a")
+        ground.worker("b")
+        record = await ground.whole(client, job.id)
+        assert (record.worker, record.attempt) == ("a", 1)
+        await ground.nothing_is_left(client)
+
+
 @in_a_loop
 async def test_the_network_of_a_client_is_cut_while_it_waits(ground):
     await ground.prepare()
