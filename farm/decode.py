@@ -41,6 +41,8 @@ FLAC = b"fLaC"
 LATENT_TENSOR = "latent_tensor"
 SLOTS = 4
 WARM = 2
+# A busy CPU with two cores takes 100 s for four frames of 480p, five times that for 1080p.
+CPU_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Decoder:
         device: "cpu" or "cuda".
     Attributes:
         decoders: what a job may ask for here, beside "auto".
+        patience: see `Decode`.
     Raises:
         RuntimeError: the fast decoder cannot run there.
     """
@@ -91,6 +94,7 @@ class Decoder:
 
     def __init__(self, device: str, needs_kernels: bool = True):
         self.device = torch.device(device)
+        self.patience = CPU_PATIENCE if self.device.type == "cpu" else 1.0
         if needs_kernels and self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
             raise RuntimeError(f"this GPU cannot decode: {reason}")
         self._warm: OrderedDict[str, Model] = OrderedDict()

@@ -86,7 +86,8 @@ class Attempt:
 
     Attributes:
         stop: why the decode is to end, once it is.
-        advanced: when the last frame was made, or the decode begun; of the monotonic clock.
+        advanced: when the last frame was made, or the decode begun, of the monotonic clock; None while the decoder does
+            nothing: files come and go as slowly as they like, and no question to the broker goes unanswered for ever.
         is_alone: nothing is to be taken ahead beside it.
     """
 
@@ -94,7 +95,7 @@ class Attempt:
     record: Record
     stop: str = ""
     began: float = 0.0
-    advanced: float = 0.0
+    advanced: float | None = None
     frames: int = 0
     total: int = 0
     is_alone: bool = False
@@ -169,6 +170,7 @@ class Worker:
         self._models = models or Models([], scratch.folder)
         self._prepare = getattr(decode, "prepare", lambda *_: None)  # a stand-in has nothing to prepare
         self._decoders = getattr(decode, "decoders", ("fast",))
+        self._patience = getattr(decode, "patience", 1.0)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "decode")
         self._attempt: Attempt | None = None
         self._ahead: Ahead | None = None
@@ -236,7 +238,7 @@ class Worker:
                 return
             self._at("claimed")
             self._counts["retried"] += record.attempt > 1
-            self._attempt = Attempt(receipt, record, began=time.monotonic(), advanced=time.monotonic())
+            self._attempt = Attempt(receipt, record, began=time.monotonic())
             if self._stopping.is_set():
                 self._attempt.stop = "stopping"
             self._attempt.is_alone = record.tries > 1  # it may be what ends workers
@@ -365,8 +367,8 @@ class Worker:
         work = Work(job, ready.latent, lambda: ready.vae, ready.audio, target, attempt.check, progress, ready.prepared)
         attempt.advanced = time.monotonic()
         made = await loop.run_in_executor(self._thread, self._decode, work)
+        attempt.advanced = None
         attempt.check()
-        attempt.advanced = time.monotonic()
         self._at("encoded")
         sha256, size = await asyncio.to_thread(sha256_of, target), target.stat().st_size
         name = f"{job.id}.{attempt.record.attempt}"
@@ -591,8 +593,11 @@ class Worker:
         while True:
             await asyncio.sleep(min(every, TELL_SECONDS))
             now = time.monotonic()
-            patience = self._settings.frame_seconds if attempt.frames else self._settings.first_frame_seconds
-            if now - attempt.advanced > patience:
+            # The first takes longer, since kernels are compiled, and so does the end, where a file may be written anew.
+            is_within = 0 < attempt.frames < attempt.total
+            patience = self._settings.frame_seconds if is_within else self._settings.first_frame_seconds
+            patience *= self._patience
+            if attempt.advanced is not None and now - attempt.advanced > patience:
                 log.error("%s: no frame for %.0f s, with job %s", self._name, patience, attempt.record.id)
                 os._exit(HUNG)  # a GPU that hangs ends no thread; the lease runs out
             if now - told >= TELL_SECONDS:

@@ -1,8 +1,9 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
     name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256] [--clock seconds]
+    [--carry seconds] [--patience times]
 
-Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
+`--carry` is how long each file takes to come or go. Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
 What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
 wants more memory, "huge" more than there is, "slow" takes 3 s, "brief" one, "endless" until it is told to stop; all
 else a moment.
@@ -47,8 +48,8 @@ def frame_of(latent_sha256: str, frame: int) -> bytes:
 class StandIn:
     name = "stand-in"
 
-    def __init__(self, free_mb: int, hang: bool, warm: list[str]):
-        self.free_mb, self.hang, self.warm = free_mb, hang, warm
+    def __init__(self, given):
+        self.free_mb, self.hang, self.warm, self.patience = given.free, given.hang, given.warm, given.patience
 
     def memory_mb(self):
         return self.free_mb, 40_000
@@ -95,6 +96,14 @@ def mute():
     Broker.replace = unheard
 
 
+def slowed(carry, seconds):
+    async def carried(*args):
+        await asyncio.sleep(seconds)
+        return await carry(*args)
+
+    return carried
+
+
 async def main(given):
     happened = False
 
@@ -114,8 +123,9 @@ async def main(given):
     async with Broker.connect(address(role=WORKER), name=given.name) as broker:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
-        decode = StandIn(given.free, given.hang, given.warm)
-        each = worker.Worker(broker, settings, blobs_of(settings, broker), scratch, given.name, decode, at=at)
+        blobs = blobs_of(settings, broker)
+        blobs.get, blobs.put = slowed(blobs.get, given.carry), slowed(blobs.put, given.carry)
+        each = worker.Worker(broker, settings, blobs, scratch, given.name, StandIn(given), at=at)
         running = asyncio.ensure_future(each.run())
         await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         each.stop()
@@ -133,6 +143,8 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--log", default="")
     parser.add_argument("--warm", nargs="*", default=[])
     parser.add_argument("--clock", type=float, default=0.0)
+    parser.add_argument("--carry", type=float, default=0.0)
+    parser.add_argument("--patience", type=float, default=1.0)
     return parser.parse_args(given)
 
 

@@ -139,6 +139,29 @@ async def test_a_worker_that_hangs_loses_its_job(ground):
         await ground.nothing_is_left(client)
 
 
+@pytest.mark.parametrize(
+    "arguments, what", [(["--carry", 1.3], "video"), (["--patience", 60], "slow")], ids=["files", "a CPU"]
+)
+@in_a_loop
+async def test_a_worker_that_is_only_slow_does_not_hang(make_ground, arguments, what):
+    """Files come and go as slowly as they like, and who is slower by nature has longer for each frame."""
+    patience = 1.0 if what == "video" else 0.3
+    settings = Settings(lease_seconds=1.0, first_frame_seconds=patience, frame_seconds=patience)
+    ground = make_ground(settings=settings)
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, what)
+        worker = ground.worker("a", *arguments)
+
+        async def is_over():
+            return worker.poll() is not None or await in_state(client, job.id, "completed")
+
+        await until(is_over)
+        assert worker.poll() is None
+        assert (await ground.whole(client, job.id)).attempt == 1
+        await ground.nothing_is_left(client)
+
+
 @in_a_loop
 async def test_a_worker_that_is_told_to_stop_gives_its_job_back_uncounted(ground):
     await ground.prepare()
