@@ -241,10 +241,12 @@ class Decoder:
                 self._make_room()
             try:
                 self._warm[key] = self._load(state())
-            except (ValueError, RuntimeError) as error:
-                if _ran_out(error):
-                    raise OutOfMemory("the VAE does not fit") from error
+            except ValueError as error:
                 raise InvalidJob(f"the VAE cannot be read: {error}") from error
+            except (RuntimeError, MemoryError) as error:
+                if not _ran_out(error):
+                    raise  # of the device, say: it says nothing of the VAE
+                raise OutOfMemory("the VAE does not fit") from error
         self._warm.move_to_end(key)
         return self._warm[key]
 

@@ -18,8 +18,9 @@ Note [The rules of a worker]; tests/farm/test_kills.py breaks in at each of the 
     R2  The result is stored before the commit that names it: a record that is completed has its file.
     R3  The answer to one's own compare-and-set may be lost with the broker: contents are compared before it counts as
         a fence (`Broker.replace`).
-    R4  A job that ended `most_tries` workers has failed, with the reason; its latents stay. From the second attempt on
-        it runs alone, with nothing ahead, and on a larger card where there is one.
+    R4  A job that ended `most_tries` workers has failed, with the reason; its latents stay. A full disk is not the
+        job's fault and does not count; a decoder that fails may not be either, so it is not used again. From the second
+        attempt on a job runs alone, with nothing ahead, and on a larger card where there is one.
     R5  A cancel is a compare-and-set; a worker sees it between chunks, one that waits is acked when it is received.
 """
 
@@ -28,10 +29,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import errno
 import logging
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +62,11 @@ from .work import Decode, OutOfMemory, Work
 MOST_USED = 0.95
 # How often one that has nothing to do asks, beside being told: for jobs that come back from others.
 ASK_SECONDS = 0.5
-# After what may pass, such as a full disk.
+# After what may pass.
 AGAIN_SECONDS = 2.0
+# For so long nothing is taken after the disk was full; with more room than this left, the video was too large for it.
+FULL_SECONDS, FULL_BYTES = 30.0, 1 << 30
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # A record says how far it is this often at most.
 TELL_SECONDS = 0.5
 # One that has nothing to do says so each ASK_SECONDS; who did not for so long has something, or is gone.
@@ -71,8 +77,8 @@ AFFINITY_SECONDS = 0.2
 ANSWER_SECONDS = 0.3
 # Where workers tell each other that they have nothing to do, or gave a job back.
 TELL = "workers.tell"
-# Exit statuses: the supervisor starts another one.
-HUNG = 75
+# Exit statuses; the supervisor starts another one, later each time. No frame came, or the decoder failed.
+HUNG, BROKEN = 75, 76
 log = logging.getLogger("async-frame-pipeline.farm")
 
 
@@ -176,6 +182,8 @@ class Worker:
         self._ahead: Ahead | None = None
         self._fits: list[str] = []  # what did before this decode took its memory
         self._passed_on = ""  # the last job that was left to somebody who has its VAE
+        self._is_broken = False  # the decoder failed in a way that may be the device's
+        self._rest = 0.0  # for how many seconds to take nothing
         self._stopping = asyncio.Event()
         self._idle: dict[str, Idle] = {}  # others, by name; those that said so long ago have something to do
         # Since it was started; see metrics.py.
@@ -187,18 +195,27 @@ class Worker:
         if self._attempt is not None:
             self._attempt.stop = "stopping"
 
-    async def run(self) -> None:
-        """Until `stop`."""
+    async def run(self) -> int:
+        """Until `stop`, or until the decoder is not to be trusted any more: then in a new process it may be.
+
+        Returns:
+            The exit status: 0 or BROKEN.
+        """
         listening = [
             await self._broker.hear("workers.ask", self._tell_state),
             await self._broker.hear(TELL, self._hear_others),
         ]
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._is_broken:
             await self._turn()
+            if self._rest:
+                await self._give_back_ahead()
+                await self._pause(self._rest)
+                self._rest = 0.0
         await self._give_back_ahead()
         for each in listening:
             await each.unsubscribe()
         self._thread.shutdown(wait=False)
+        return BROKEN if self._is_broken else 0
 
     async def _turn(self) -> None:
         """One job: of a higher priority than the one that is ahead, else that one, else any."""
@@ -366,8 +383,11 @@ class Worker:
 
         work = Work(job, ready.latent, lambda: ready.vae, ready.audio, target, attempt.check, progress, ready.prepared)
         attempt.advanced = time.monotonic()
-        made = await loop.run_in_executor(self._thread, self._decode, work)
-        attempt.advanced = None
+        try:
+            with self._trusted():
+                made = await loop.run_in_executor(self._thread, self._decode, work)
+        finally:
+            attempt.advanced = None
         attempt.check()
         self._at("encoded")
         sha256, size = await asyncio.to_thread(sha256_of, target), target.stat().st_size
@@ -385,10 +405,24 @@ class Worker:
             if job.vae.sha256 not in self._decode.warm:
                 ready.vae = await asyncio.to_thread(self._models, job.vae.sha256, job.vae.bytes)
                 ready.vae = ready.vae or await self._fetched(record, VAES, job.vae.sha256, job.vae.bytes)
-            ready.prepared = await asyncio.to_thread(self._prepare, job, ready.latent, ready.vae, ready.audio)
+            with self._trusted():
+                ready.prepared = await asyncio.to_thread(self._prepare, job, ready.latent, ready.vae, ready.audio)
         except InvalidJob as error:
             ready.error = error
         return ready
+
+    @contextlib.contextmanager
+    def _trusted(self) -> Iterator[None]:
+        """Around the decoder. An error that is neither the job's nor a disk's may be of a GPU in a bad state, which would
+        fail every job after this one too: no other one is taken by this process, and the supervisor paces the next.
+        """
+        try:
+            yield
+        except (InvalidJob, OutOfMemory, Stopped, OSError, MemoryError):
+            raise
+        except Exception as error:
+            self._is_broken = self._is_broken or not _is_full(error)
+            raise
 
     async def _fetched(self, record: Record, kind: str, name: str, size: int) -> Path:
         into = self._scratch.folder / f"{record.id}.{kind}"
@@ -451,16 +485,20 @@ class Worker:
             await self._fenced(attempt, fenced.record)
 
     async def _again(self, attempt: Attempt, error: Exception) -> None:
-        """Something that may not happen to another one; out of memory, to a larger one."""
+        """Something that may not happen to another one; out of memory, to a larger one. A full disk is no job's fault."""
         record, reason = attempt.record, f"{type(error).__name__}: {error}"[:2000]
         larger = _larger(record.memory_class) if isinstance(error, OutOfMemory) else None
-        if larger is None and record.tries >= self._settings.most_tries:
+        self._clear(record.id)
+        is_full = _is_full(error) and shutil.disk_usage(self._scratch.folder).free < FULL_BYTES
+        if is_full:
+            self._rest = FULL_SECONDS
+        elif larger is None and record.tries >= self._settings.most_tries:
             await self._failed(attempt, reason)
             return
         log.warning("%s: job %s, attempt %d: %s", self._name, record.id, record.attempt, reason)
         try:
             if larger is None:
-                await self._broker.replace(record, state=QUEUED, reason=reason)
+                await self._broker.replace(record, state=QUEUED, reason=reason, tries=record.tries - is_full)
                 await attempt.receipt.give_back(AGAIN_SECONDS)
                 return
             # It ended no worker, so it does not count.
@@ -648,6 +686,15 @@ class Worker:
 def _told(result: Result) -> str:
     size = f"{result.width}x{result.height}, {result.bytes / 1e6:.1f} MB"
     return f"{result.frames} frames of {size}, in {result.seconds:.2f} s" + (f" ({result.how})" if result.how else "")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether it is of a disk that is full, or came of that."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _larger(memory_class: str) -> str | None:

@@ -1,11 +1,11 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
     name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256] [--clock seconds]
-    [--carry seconds] [--patience times]
+    [--carry seconds] [--patience times] [--full]
 
-`--carry` is how long each file takes to come or go. Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
-What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
-wants more memory, "huge" more than there is, "slow" takes 3 s, "brief" one, "endless" until it is told to stop; all
+`--carry` is how long each file takes to come or go, and `--full` that the disk is. Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
+What the stand-in does is told by the job's name_prefix: "poison" kills the process, "bad" fails as a GPU in a bad
+state does, "large" wants more memory, "huge" more than there is, "slow" takes 3 s, "brief" one, "endless" until it is told to stop; all
 else a moment.
 What it writes is told by the latent alone.
 """
@@ -36,7 +36,7 @@ from async_frame_pipeline.farm.settings import NoFarm, address  # noqa: E402
 from async_frame_pipeline.farm.work import Made, OutOfMemory  # noqa: E402
 
 FRAMES = 5
-worker.AGAIN_SECONDS = 0.05
+worker.AGAIN_SECONDS = worker.FULL_SECONDS = 0.05
 # However slow this machine is.
 worker.IDLE_SECONDS = worker.AFFINITY_SECONDS = 3.0
 
@@ -50,6 +50,7 @@ class StandIn:
 
     def __init__(self, given):
         self.free_mb, self.hang, self.warm, self.patience = given.free, given.hang, given.warm, given.patience
+        self.full = given.full
 
     def memory_mb(self):
         return self.free_mb, 40_000
@@ -58,7 +59,9 @@ class StandIn:
         behaviour = work.job.name_prefix
         if behaviour == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
-        if behaviour == "full":
+        if behaviour == "bad":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if self.full:
             raise OSError(errno.ENOSPC, "no space is left")
         if behaviour == "huge" or (behaviour == "large" and self.free_mb < 20_000):
             raise OutOfMemory("it does not fit")
@@ -106,6 +109,8 @@ def slowed(carry, seconds):
 
 async def main(given):
     happened = False
+    if given.full:
+        worker.FULL_BYTES = 1 << 60
 
     def at(moment):
         nonlocal happened
@@ -129,8 +134,9 @@ async def main(given):
         running = asyncio.ensure_future(each.run())
         await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         each.stop()
-        await running
+        status = await running
         scratch.remove()
+        return status
 
 
 def parsed(given: list[str]) -> argparse.Namespace:
@@ -143,6 +149,7 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--log", default="")
     parser.add_argument("--warm", nargs="*", default=[])
     parser.add_argument("--clock", type=float, default=0.0)
+    parser.add_argument("--full", action="store_true")
     parser.add_argument("--carry", type=float, default=0.0)
     parser.add_argument("--patience", type=float, default=1.0)
     return parser.parse_args(given)
@@ -162,8 +169,7 @@ def work(given: list[str], environment: dict, alive: int):
         arguments, now = parsed(given), time.time
         time.time = lambda: now() + arguments.clock
         threading.Thread(target=lambda: (os.read(alive, 1), os._exit(3)), daemon=True).start()
-        asyncio.run(main(arguments))
-        status = 0
+        status = asyncio.run(main(arguments))
     except BaseException:
         traceback.print_exc()
     finally:
