@@ -413,8 +413,8 @@ class Worker:
 
     @contextlib.contextmanager
     def _trusted(self) -> Iterator[None]:
-        """Around the decoder. An error that is neither the job's nor a disk's may be of a GPU in a bad state, which would
-        fail every job after this one too: no other one is taken by this process, and the supervisor paces the next.
+        """Around the decoder. An error that is neither the job's nor a disk's may be of a GPU in a bad state, which
+        would fail every other job too: this process takes none, and the supervisor paces those after it.
         """
         try:
             yield
@@ -485,7 +485,7 @@ class Worker:
             await self._fenced(attempt, fenced.record)
 
     async def _again(self, attempt: Attempt, error: Exception) -> None:
-        """Something that may not happen to another one; out of memory, to a larger one. A full disk is no job's fault."""
+        """Something that may not happen to another one; out of memory, to a larger one."""
         record, reason = attempt.record, f"{type(error).__name__}: {error}"[:2000]
         larger = _larger(record.memory_class) if isinstance(error, OutOfMemory) else None
         self._clear(record.id)
@@ -552,6 +552,8 @@ class Worker:
         with contextlib.suppress(InvalidJob):
             record = await self._broker.record(receipt.id)
         is_first = record is not None and record.state == QUEUED and not record.tries and record.round == receipt.round
+        # Leased so often, it may kill whoever makes it ready, which counts only once it was begun (R4).
+        is_first = is_first and receipt.deliveries <= self._settings.most_tries
         if not is_first or not self._can(record) or self._stopping.is_set():  # all else is for its own turn
             await self._give_back(receipt)
             return

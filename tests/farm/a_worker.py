@@ -1,12 +1,13 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
-    name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256] [--clock seconds]
-    [--carry seconds] [--patience times] [--full]
+    name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256]
+    [--clock seconds] [--carry seconds] [--patience times] [--full]
 
-`--carry` is how long each file takes to come or go, and `--full` that the disk is. Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
-What the stand-in does is told by the job's name_prefix: "poison" kills the process, "bad" fails as a GPU in a bad
-state does, "large" wants more memory, "huge" more than there is, "slow" takes 3 s, "brief" one, "endless" until it is told to stop; all
-else a moment.
+Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
+`--carry` is how long each file takes to come or go, and `--full` that the disk is.
+What the stand-in does is told by the job's name_prefix: "poison" kills the process, "trap" does when it is made ready,
+"bad" fails as a GPU in a bad state does, "large" wants more memory, "huge" more than there is, "slow" takes 3 s,
+"brief" one, "endless" until it is told to stop; all else a moment.
 What it writes is told by the latent alone.
 """
 
@@ -54,6 +55,10 @@ class StandIn:
 
     def memory_mb(self):
         return self.free_mb, 40_000
+
+    def prepare(self, job, *_):
+        if job.name_prefix == "trap":
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def __call__(self, work):
         behaviour = work.job.name_prefix
