@@ -31,6 +31,7 @@ from ..pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from ..pipeline.sources.file_sound import FileSound
 from ..pipeline.sources.part import Part
 from ..pipeline.video_spec import VideoSpec
+from .header import DTYPES
 from .messages import HEADER_BYTES, InvalidJob, Job
 from .scaling import MEAN, STD
 from .work import Made, OutOfMemory, Work
@@ -313,7 +314,7 @@ def latent_of(job: Job, path: Path) -> torch.Tensor:
         with safetensors.safe_open(path, "pt") as file:
             told = file.get_slice(LATENT_TENSOR)
             shape, dtype = tuple(told.get_shape()), told.get_dtype()
-            if shape != params.shape or dtype != {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[params.dtype]:
+            if shape != params.shape or dtype != DTYPES[params.dtype]:
                 raise InvalidJob(f"the latent is {dtype} {shape}, the job says {params.dtype} {params.shape}")
             latent = file.get_tensor(LATENT_TENSOR)
     except (safetensors.SafetensorError, KeyError, OSError) as error:
