@@ -135,7 +135,10 @@ class Scratch:
 
 
 class Folder:
-    """A folder on this machine, or on a share that all machines see."""
+    """A folder on this machine, or on a share that all machines see.
+
+    It is asked on other threads than the event loop's: a share may hang.
+    """
 
     def __init__(self, root: Path):
         self.root = Path(root)
@@ -155,6 +158,9 @@ class Folder:
         os.replace(path, target)
 
     async def get(self, kind: str, name: str, size: int, into: Path) -> Path:
+        return await asyncio.to_thread(self._get, kind, name, size)
+
+    def _get(self, kind: str, name: str, size: int) -> Path:
         path = self._path(kind, name)
         if not path.is_file():
             raise Missing(f"there is no {name} among the {kind}")
@@ -164,18 +170,25 @@ class Folder:
         return path
 
     async def has(self, kind: str, name: str) -> bool:
-        path = self._path(kind, name)
+        return await asyncio.to_thread(self._has, self._path(kind, name))
+
+    def _has(self, path: Path) -> bool:
         with contextlib.suppress(OSError):
             os.utime(path)  # who asks is about to need it
         return path.is_file()
 
     async def delete(self, kind: str, name: str, stored: float | None = None) -> None:
-        path = self._path(kind, name)
-        with contextlib.suppress(FileNotFoundError):
+        await asyncio.to_thread(self._delete, self._path(kind, name), stored)
+
+    def _delete(self, path: Path, stored: float | None) -> None:
+        with contextlib.suppress(OSError):  # it is gone, or open on Windows; then it is swept later
             if stored is None or path.stat().st_mtime <= stored:
                 path.unlink()
 
     async def names(self, kind: str) -> list[tuple[str, int, float]]:
+        return await asyncio.to_thread(self._names, kind)
+
+    def _names(self, kind: str) -> list[tuple[str, int, float]]:
         found = []
         for path in filter(lambda path: _NAME.match(path.name), (self.root / kind).iterdir()):
             with contextlib.suppress(OSError):

@@ -11,10 +11,8 @@ import asyncio
 import contextlib
 import dataclasses
 import glob
-import json
 import os
 import shutil
-import struct
 import tempfile
 import time
 import uuid
@@ -26,13 +24,13 @@ import psutil
 
 from .blobs import AUDIO, LATENTS, RESULTS, VAES, Blobs, Folder, Missing, Objects, Scratch, checked, sha256_of
 from .broker import Broker
-from .messages import CANCELLED, COMPLETED, ENDED, FAILED, HEADER_BYTES, Blob, InvalidJob, Job, Params, Record, Vae
+from .header import DTYPES, header_of
+from .messages import CANCELLED, COMPLETED, ENDED, FAILED, Blob, InvalidJob, Job, Params, Record, Vae
 from .settings import NoFarm, Settings, address
 
 LATENT_TENSOR = "latent_tensor"
 # Files whose hashes are remembered, those used last.
 MOST_HASHED = 100
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class JobFailed(RuntimeError):
@@ -253,11 +251,8 @@ def shape_of(path: Path) -> tuple[tuple[int, ...], str]:
         InvalidJob: it is none.
     """
     try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > HEADER_BYTES:
-                raise ValueError(f"its header has {length} bytes")
-            entry = json.loads(file.read(length))[LATENT_TENSOR]
-        return tuple(entry["shape"]), DTYPES[entry["dtype"]]
-    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        entry = header_of(path)[LATENT_TENSOR]
+        names = {there: name for name, there in DTYPES.items()}
+        return tuple(entry["shape"]), names[entry["dtype"]]
+    except (ValueError, KeyError, TypeError) as error:
         raise InvalidJob(f"{path.name} holds no latent: {type(error).__name__}: {error}") from error

@@ -187,12 +187,12 @@ async def work(given: argparse.Namespace) -> None:
             running = asyncio.ensure_future(each.run())
             await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
             each.stop()
-            await running
+            status = await running
         finally:
             scratch.remove()
     # Threads of libraries may hang in what a GPU never finished.
     logging.shutdown()
-    os._exit(0)
+    os._exit(status)
 
 
 async def jobs(given: argparse.Namespace) -> None:

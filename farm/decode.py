@@ -31,6 +31,7 @@ from ..pipeline.sinks.video_file import VideoFileSink, VideoOptions
 from ..pipeline.sources.file_sound import FileSound
 from ..pipeline.sources.part import Part
 from ..pipeline.video_spec import VideoSpec
+from .header import DTYPES
 from .messages import HEADER_BYTES, InvalidJob, Job
 from .scaling import MEAN, STD
 from .work import Made, OutOfMemory, Work
@@ -41,6 +42,8 @@ FLAC = b"fLaC"
 LATENT_TENSOR = "latent_tensor"
 SLOTS = 4
 WARM = 2
+# A busy CPU with two cores takes 100 s for four frames of 480p, five times that for 1080p.
+CPU_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Decoder:
         device: "cpu" or "cuda".
     Attributes:
         decoders: what a job may ask for here, beside "auto".
+        patience: see `Decode`.
     Raises:
         RuntimeError: the fast decoder cannot run there.
     """
@@ -91,6 +95,7 @@ class Decoder:
 
     def __init__(self, device: str, needs_kernels: bool = True):
         self.device = torch.device(device)
+        self.patience = CPU_PATIENCE if self.device.type == "cpu" else 1.0
         if needs_kernels and self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
             raise RuntimeError(f"this GPU cannot decode: {reason}")
         self._warm: OrderedDict[str, Model] = OrderedDict()
@@ -237,10 +242,12 @@ class Decoder:
                 self._make_room()
             try:
                 self._warm[key] = self._load(state())
-            except (ValueError, RuntimeError) as error:
-                if _ran_out(error):
-                    raise OutOfMemory("the VAE does not fit") from error
+            except ValueError as error:
                 raise InvalidJob(f"the VAE cannot be read: {error}") from error
+            except (RuntimeError, MemoryError) as error:
+                if not _ran_out(error):
+                    raise  # of the device, say: it says nothing of the VAE
+                raise OutOfMemory("the VAE does not fit") from error
         self._warm.move_to_end(key)
         return self._warm[key]
 
@@ -307,7 +314,7 @@ def latent_of(job: Job, path: Path) -> torch.Tensor:
         with safetensors.safe_open(path, "pt") as file:
             told = file.get_slice(LATENT_TENSOR)
             shape, dtype = tuple(told.get_shape()), told.get_dtype()
-            if shape != params.shape or dtype != {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[params.dtype]:
+            if shape != params.shape or dtype != DTYPES[params.dtype]:
                 raise InvalidJob(f"the latent is {dtype} {shape}, the job says {params.dtype} {params.shape}")
             latent = file.get_tensor(LATENT_TENSOR)
     except (safetensors.SafetensorError, KeyError, OSError) as error:

@@ -78,7 +78,8 @@ class ExactDecoder(Decoder):
             vae = self._comfy.sd.VAE(sd=state)
         except (LookupError, TypeError, AttributeError) as error:  # names that look like a VAE's, and are not all there
             raise ValueError(f"{type(error).__name__}: {error}") from error
-        vae.throw_exception_if_invalid()
+        if vae.first_stage_model is None:
+            raise ValueError("it is none that this ComfyUI knows")
         loaded = Stock(vae)
         if not loaded.is_22 and type(vae.first_stage_model).__module__ != "comfy.ldm.wan.vae":
             raise ValueError("it is none of Wan's")

@@ -11,17 +11,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 import re
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .messages import HEADER_BYTES, OUTPUT_TYPES, PRIORITIES, InvalidJob, Params
-
-SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+from .header import DTYPES, header_of
+from .messages import OUTPUT_TYPES, PRIORITIES, InvalidJob, Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ async def write(asked: Asked, body: AsyncIterator[bytes], path: Path) -> None:
         WrongLength: there are more, or fewer. The file is as far as it came.
     """
     params, left = asked.params, asked.params.latent_bytes
-    entry = {"dtype": SAFETENSORS[params.dtype], "shape": params.shape, "data_offsets": [0, left]}
+    entry = {"dtype": DTYPES[params.dtype], "shape": params.shape, "data_offsets": [0, left]}
     header = json.dumps({"latent_tensor": entry}).encode()
     header += b" " * (-len(header) % 8)
     file = await asyncio.to_thread(open, path, "wb")
@@ -137,13 +135,8 @@ def family_of(path: Path) -> Family:
         InvalidJob: it is none of Wan's.
     """
     try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(HEADER_BYTES, os.fstat(file.fileno()).st_size):
-                raise ValueError("it is no safetensors file")
-            entries: Mapping = json.loads(file.read(length))
-        return FAMILIES[entries["conv2.weight"]["shape"][0]]
-    except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        return FAMILIES[header_of(path)["conv2.weight"]["shape"][0]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InvalidJob(f"{path} is no VAE of Wan 2.1 or 2.2: {type(error).__name__}: {error}") from error
 
 

@@ -19,8 +19,8 @@ class Settings:
         folder: where latents, VAEs and videos are, for farms whose machines all see one; "" to keep them in the
             broker, which is slower and needs no shared folder.
         lease_seconds: a job whose worker gave no sign for so long goes to another.
-        first_frame_seconds, frame_seconds: a worker that makes no frame for so long is taken to hang. The first takes
-            longer: kernels are compiled.
+        first_frame_seconds, frame_seconds: a GPU that makes no frame for so long is taken to hang; a CPU has 60 times
+            as long. The first takes longer, since kernels are compiled, and so may the end of a file.
         cap: jobs that a user may have waiting and under way, for each priority and class of memory.
         most_tries: a job that ended so many workers has failed.
         most_open: jobs that all users may have waiting and under way.

@@ -55,11 +55,13 @@ class Decode(Protocol):
         name: of the device, for people.
         warm: SHA-256 of the VAEs that it needs no file for.
         decoders: what a job may ask for here, beside "auto".
+        patience: by what to multiply the seconds in which a GPU has made a frame, or hangs.
     """
 
     name: str
     warm: list[str]
     decoders: tuple[str, ...]
+    patience: float
 
     def memory_mb(self) -> tuple[int, int]:
         """(free, all) of the device."""

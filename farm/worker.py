@@ -18,8 +18,9 @@ Note [The rules of a worker]; tests/farm/test_kills.py breaks in at each of the 
     R2  The result is stored before the commit that names it: a record that is completed has its file.
     R3  The answer to one's own compare-and-set may be lost with the broker: contents are compared before it counts as
         a fence (`Broker.replace`).
-    R4  A job that ended `most_tries` workers has failed, with the reason; its latents stay. From the second attempt on
-        it runs alone, with nothing ahead, and on a larger card where there is one.
+    R4  A job that ended `most_tries` workers has failed, with the reason; its latents stay. A full disk is not the
+        job's fault and does not count; a decoder that fails may not be either, so it is not used again. From the second
+        attempt on a job runs alone, with nothing ahead, and on a larger card where there is one.
     R5  A cancel is a compare-and-set; a worker sees it between chunks, one that waits is acked when it is received.
 """
 
@@ -28,10 +29,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import errno
 import logging
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +62,11 @@ from .work import Decode, OutOfMemory, Work
 MOST_USED = 0.95
 # How often one that has nothing to do asks, beside being told: for jobs that come back from others.
 ASK_SECONDS = 0.5
-# After what may pass, such as a full disk.
+# After what may pass.
 AGAIN_SECONDS = 2.0
+# For so long nothing is taken after the disk was full; with more room than this left, the video was too large for it.
+FULL_SECONDS, FULL_BYTES = 30.0, 1 << 30
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # A record says how far it is this often at most.
 TELL_SECONDS = 0.5
 # One that has nothing to do says so each ASK_SECONDS; who did not for so long has something, or is gone.
@@ -71,8 +77,8 @@ AFFINITY_SECONDS = 0.2
 ANSWER_SECONDS = 0.3
 # Where workers tell each other that they have nothing to do, or gave a job back.
 TELL = "workers.tell"
-# Exit statuses: the supervisor starts another one.
-HUNG = 75
+# Exit statuses; the supervisor starts another one, later each time. No frame came, or the decoder failed.
+HUNG, BROKEN = 75, 76
 log = logging.getLogger("async-frame-pipeline.farm")
 
 
@@ -86,7 +92,8 @@ class Attempt:
 
     Attributes:
         stop: why the decode is to end, once it is.
-        advanced: when the last frame was made, or the decode begun; of the monotonic clock.
+        advanced: when the last frame was made, or the decode begun, of the monotonic clock; None while the decoder does
+            nothing: files come and go as slowly as they like, and no question to the broker goes unanswered for ever.
         is_alone: nothing is to be taken ahead beside it.
     """
 
@@ -94,7 +101,7 @@ class Attempt:
     record: Record
     stop: str = ""
     began: float = 0.0
-    advanced: float = 0.0
+    advanced: float | None = None
     frames: int = 0
     total: int = 0
     is_alone: bool = False
@@ -169,11 +176,14 @@ class Worker:
         self._models = models or Models([], scratch.folder)
         self._prepare = getattr(decode, "prepare", lambda *_: None)  # a stand-in has nothing to prepare
         self._decoders = getattr(decode, "decoders", ("fast",))
+        self._patience = getattr(decode, "patience", 1.0)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "decode")
         self._attempt: Attempt | None = None
         self._ahead: Ahead | None = None
         self._fits: list[str] = []  # what did before this decode took its memory
         self._passed_on = ""  # the last job that was left to somebody who has its VAE
+        self._is_broken = False  # the decoder failed in a way that may be the device's
+        self._rest = 0.0  # for how many seconds to take nothing
         self._stopping = asyncio.Event()
         self._idle: dict[str, Idle] = {}  # others, by name; those that said so long ago have something to do
         # Since it was started; see metrics.py.
@@ -185,18 +195,27 @@ class Worker:
         if self._attempt is not None:
             self._attempt.stop = "stopping"
 
-    async def run(self) -> None:
-        """Until `stop`."""
+    async def run(self) -> int:
+        """Until `stop`, or until the decoder is not to be trusted any more: then in a new process it may be.
+
+        Returns:
+            The exit status: 0 or BROKEN.
+        """
         listening = [
             await self._broker.hear("workers.ask", self._tell_state),
             await self._broker.hear(TELL, self._hear_others),
         ]
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._is_broken:
             await self._turn()
+            if self._rest:
+                await self._give_back_ahead()
+                await self._pause(self._rest)
+                self._rest = 0.0
         await self._give_back_ahead()
         for each in listening:
             await each.unsubscribe()
         self._thread.shutdown(wait=False)
+        return BROKEN if self._is_broken else 0
 
     async def _turn(self) -> None:
         """One job: of a higher priority than the one that is ahead, else that one, else any."""
@@ -236,7 +255,7 @@ class Worker:
                 return
             self._at("claimed")
             self._counts["retried"] += record.attempt > 1
-            self._attempt = Attempt(receipt, record, began=time.monotonic(), advanced=time.monotonic())
+            self._attempt = Attempt(receipt, record, began=time.monotonic())
             if self._stopping.is_set():
                 self._attempt.stop = "stopping"
             self._attempt.is_alone = record.tries > 1  # it may be what ends workers
@@ -322,13 +341,6 @@ class Worker:
             await self._broker.replace(
                 record, state=COMPLETED, result=result, reason="", ended=time.time(), worker=self._name
             )
-            self._at("committed")
-            await attempt.receipt.ack()
-            self._at("acked")
-            self._counts["completed"] += 1
-            self._counts["seconds"] += result.seconds
-            self._said(record, "completed", _told(result))
-            await self._delete_earlier(record)
         except Fenced as fenced:
             await self._fenced(attempt, fenced.record)
         except Stopped:
@@ -337,8 +349,20 @@ class Worker:
             await self._failed(attempt, str(error))
         except Exception as error:
             await self._again(attempt, error)
+        else:
+            await self._completed(attempt, result)
         finally:
             self._clear(record.id)
+
+    async def _completed(self, attempt: Attempt, result: Result) -> None:
+        """The record names its video: from here on nothing that goes wrong may touch that."""
+        self._at("committed")
+        self._counts["completed"] += 1
+        self._counts["seconds"] += result.seconds
+        self._said(attempt.record, "completed", _told(result))
+        await attempt.receipt.ack()
+        self._at("acked")
+        await self._delete_earlier(attempt.record)
 
     async def _result(self, attempt: Attempt, ahead: Ahead | None, target: Path) -> Result:
         """The video, stored whole under this attempt's name."""
@@ -359,9 +383,12 @@ class Worker:
 
         work = Work(job, ready.latent, lambda: ready.vae, ready.audio, target, attempt.check, progress, ready.prepared)
         attempt.advanced = time.monotonic()
-        made = await loop.run_in_executor(self._thread, self._decode, work)
+        try:
+            with self._trusted():
+                made = await loop.run_in_executor(self._thread, self._decode, work)
+        finally:
+            attempt.advanced = None
         attempt.check()
-        attempt.advanced = time.monotonic()
         self._at("encoded")
         sha256, size = await asyncio.to_thread(sha256_of, target), target.stat().st_size
         name = f"{job.id}.{attempt.record.attempt}"
@@ -378,10 +405,24 @@ class Worker:
             if job.vae.sha256 not in self._decode.warm:
                 ready.vae = await asyncio.to_thread(self._models, job.vae.sha256, job.vae.bytes)
                 ready.vae = ready.vae or await self._fetched(record, VAES, job.vae.sha256, job.vae.bytes)
-            ready.prepared = await asyncio.to_thread(self._prepare, job, ready.latent, ready.vae, ready.audio)
+            with self._trusted():
+                ready.prepared = await asyncio.to_thread(self._prepare, job, ready.latent, ready.vae, ready.audio)
         except InvalidJob as error:
             ready.error = error
         return ready
+
+    @contextlib.contextmanager
+    def _trusted(self) -> Iterator[None]:
+        """Around the decoder. An error that is neither the job's nor a disk's may be of a GPU in a bad state, which
+        would fail every other job too: this process takes none, and the supervisor paces those after it.
+        """
+        try:
+            yield
+        except (InvalidJob, OutOfMemory, Stopped, OSError, MemoryError):
+            raise
+        except Exception as error:
+            self._is_broken = self._is_broken or not _is_full(error)
+            raise
 
     async def _fetched(self, record: Record, kind: str, name: str, size: int) -> Path:
         into = self._scratch.folder / f"{record.id}.{kind}"
@@ -395,7 +436,8 @@ class Worker:
     def _clear(self, job_id: str) -> None:
         """What is unfinished of a job, and what came over the network for it."""
         for path in self._scratch.folder.glob(f"{job_id}.*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows deletes nothing that is mapped; it goes with the folder
+                path.unlink()
 
     async def _delete_earlier(self, record: Record) -> None:
         """What attempts before this one stored and could not commit."""
@@ -406,10 +448,14 @@ class Worker:
     # -- how an attempt ends other than well ------------------------------------------------------
 
     async def _fenced(self, attempt: Attempt, now: Record | None) -> None:
-        """Somebody else has it (R1)."""
+        """Somebody else has it (R1), or it was committed and the answer was lost."""
+        name = f"{attempt.record.id}.{attempt.record.attempt}"
+        if now is not None and now.result is not None and now.result.name == name:
+            await self._completed(attempt, now.result)
+            return
         self._counts["fenced"] += 1
         self._said(attempt.record, "fenced", "another attempt has it" if now else "its record is gone")
-        await self._blobs.delete(RESULTS, f"{attempt.record.id}.{attempt.record.attempt}")
+        await self._blobs.delete(RESULTS, name)
         if now is None or now.state in ENDED:
             await attempt.receipt.ack()
 
@@ -443,13 +489,17 @@ class Worker:
         """Something that may not happen to another one; out of memory, to a larger one."""
         record, reason = attempt.record, f"{type(error).__name__}: {error}"[:2000]
         larger = _larger(record.memory_class) if isinstance(error, OutOfMemory) else None
-        if larger is None and record.tries >= self._settings.most_tries:
+        self._clear(record.id)
+        is_full = _is_full(error) and shutil.disk_usage(self._scratch.folder).free < FULL_BYTES
+        if is_full:
+            self._rest = FULL_SECONDS
+        elif larger is None and record.tries >= self._settings.most_tries:
             await self._failed(attempt, reason)
             return
         log.warning("%s: job %s, attempt %d: %s", self._name, record.id, record.attempt, reason)
         try:
             if larger is None:
-                await self._broker.replace(record, state=QUEUED, reason=reason)
+                await self._broker.replace(record, state=QUEUED, reason=reason, tries=record.tries - is_full)
                 await attempt.receipt.give_back(AGAIN_SECONDS)
                 return
             # It ended no worker, so it does not count.
@@ -503,6 +553,8 @@ class Worker:
         with contextlib.suppress(InvalidJob):
             record = await self._broker.record(receipt.id)
         is_first = record is not None and record.state == QUEUED and not record.tries and record.round == receipt.round
+        # Leased so often, it may kill whoever makes it ready, which counts only once it was begun (R4).
+        is_first = is_first and receipt.deliveries <= self._settings.most_tries
         if not is_first or not self._can(record) or self._stopping.is_set():  # all else is for its own turn
             await self._give_back(receipt)
             return
@@ -587,8 +639,11 @@ class Worker:
         while True:
             await asyncio.sleep(min(every, TELL_SECONDS))
             now = time.monotonic()
-            patience = self._settings.frame_seconds if attempt.frames else self._settings.first_frame_seconds
-            if now - attempt.advanced > patience:
+            # The first takes longer, since kernels are compiled, and so does the end, where a file may be written anew.
+            is_within = 0 < attempt.frames < attempt.total
+            patience = self._settings.frame_seconds if is_within else self._settings.first_frame_seconds
+            patience *= self._patience
+            if attempt.advanced is not None and now - attempt.advanced > patience:
                 log.error("%s: no frame for %.0f s, with job %s", self._name, patience, attempt.record.id)
                 os._exit(HUNG)  # a GPU that hangs ends no thread; the lease runs out
             if now - told >= TELL_SECONDS:
@@ -639,6 +694,15 @@ class Worker:
 def _told(result: Result) -> str:
     size = f"{result.width}x{result.height}, {result.bytes / 1e6:.1f} MB"
     return f"{result.frames} frames of {size}, in {result.seconds:.2f} s" + (f" ({result.how})" if result.how else "")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether it is of a disk that is full, or came of that."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _larger(memory_class: str) -> str | None:

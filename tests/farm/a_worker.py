@@ -1,10 +1,13 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
-    name [--at moment] [--do kill|stop|term] [--free MB] [--hang] [--log file] [--warm sha256] [--clock seconds]
+    name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256]
+    [--clock seconds] [--carry seconds] [--patience times] [--full]
 
-What the stand-in does is told by the job's name_prefix: "poison" kills the process, "full" finds the disk full, "large"
-wants more memory, "huge" more than there is, "slow" takes 3 s, "brief" one, "endless" until it is told to stop; all
-else a moment.
+Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
+`--carry` is how long each file takes to come or go, and `--full` that the disk is.
+What the stand-in does is told by the job's name_prefix: "poison" kills the process, "trap" does when it is made ready,
+"bad" fails as a GPU in a bad state does, "large" wants more memory, "huge" more than there is, "slow" takes 3 s,
+"brief" one, "endless" until it is told to stop; all else a moment.
 What it writes is told by the latent alone.
 """
 
@@ -27,14 +30,14 @@ as_one_package()
 
 from async_frame_pipeline.farm import worker  # noqa: E402
 from async_frame_pipeline.farm.blobs import Scratch, sha256_of  # noqa: E402
-from async_frame_pipeline.farm.broker import Broker  # noqa: E402
+from async_frame_pipeline.farm.broker import Broker, Receipt  # noqa: E402
 from async_frame_pipeline.farm.client import blobs_of, scratch_parent  # noqa: E402
 from async_frame_pipeline.farm.roles import WORKER  # noqa: E402
-from async_frame_pipeline.farm.settings import address  # noqa: E402
+from async_frame_pipeline.farm.settings import NoFarm, address  # noqa: E402
 from async_frame_pipeline.farm.work import Made, OutOfMemory  # noqa: E402
 
 FRAMES = 5
-worker.AGAIN_SECONDS = 0.05
+worker.AGAIN_SECONDS = worker.FULL_SECONDS = 0.05
 # However slow this machine is.
 worker.IDLE_SECONDS = worker.AFFINITY_SECONDS = 3.0
 
@@ -46,17 +49,24 @@ def frame_of(latent_sha256: str, frame: int) -> bytes:
 class StandIn:
     name = "stand-in"
 
-    def __init__(self, free_mb: int, hang: bool, warm: list[str]):
-        self.free_mb, self.hang, self.warm = free_mb, hang, warm
+    def __init__(self, given):
+        self.free_mb, self.hang, self.warm, self.patience = given.free, given.hang, given.warm, given.patience
+        self.full = given.full
 
     def memory_mb(self):
         return self.free_mb, 40_000
+
+    def prepare(self, job, *_):
+        if job.name_prefix == "trap":
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def __call__(self, work):
         behaviour = work.job.name_prefix
         if behaviour == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
-        if behaviour == "full":
+        if behaviour == "bad":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if self.full:
             raise OSError(errno.ENOSPC, "no space is left")
         if behaviour == "huge" or (behaviour == "large" and self.free_mb < 20_000):
             raise OutOfMemory("it does not fit")
@@ -76,8 +86,36 @@ class StandIn:
         return Made(FRAMES, 8, 8, 0.1, "")
 
 
+def deaf():
+    async def ack(receipt):
+        raise NoFarm("no answer")
+
+    Receipt.ack = ack
+
+
+def mute():
+    replace = Broker.replace
+
+    async def unheard(broker, *args, **changes):
+        Broker.replace = replace
+        await replace(broker, *args, **changes)
+        raise NoFarm("no answer")
+
+    Broker.replace = unheard
+
+
+def slowed(carry, seconds):
+    async def carried(*args):
+        await asyncio.sleep(seconds)
+        return await carry(*args)
+
+    return carried
+
+
 async def main(given):
     happened = False
+    if given.full:
+        worker.FULL_BYTES = 1 << 60
 
     def at(moment):
         nonlocal happened
@@ -86,20 +124,24 @@ async def main(given):
                 file.write(f"{each._attempt.record.id}\n")
         if moment == given.at and not happened:
             happened = True
-            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[given.do])
+            things = {"deaf": deaf, "mute": mute}
+            signals = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
+            things[given.do]() if given.do in things else os.kill(os.getpid(), signals[given.do])
 
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     async with Broker.connect(address(role=WORKER), name=given.name) as broker:
         settings = await broker.settings()
         scratch = Scratch(scratch_parent(settings))
-        decode = StandIn(given.free, given.hang, given.warm)
-        each = worker.Worker(broker, settings, blobs_of(settings, broker), scratch, given.name, decode, at=at)
+        blobs = blobs_of(settings, broker)
+        blobs.get, blobs.put = slowed(blobs.get, given.carry), slowed(blobs.put, given.carry)
+        each = worker.Worker(broker, settings, blobs, scratch, given.name, StandIn(given), at=at)
         running = asyncio.ensure_future(each.run())
         await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         each.stop()
-        await running
+        status = await running
         scratch.remove()
+        return status
 
 
 def parsed(given: list[str]) -> argparse.Namespace:
@@ -112,6 +154,9 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--log", default="")
     parser.add_argument("--warm", nargs="*", default=[])
     parser.add_argument("--clock", type=float, default=0.0)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--carry", type=float, default=0.0)
+    parser.add_argument("--patience", type=float, default=1.0)
     return parser.parse_args(given)
 
 
@@ -129,8 +174,7 @@ def work(given: list[str], environment: dict, alive: int):
         arguments, now = parsed(given), time.time
         time.time = lambda: now() + arguments.clock
         threading.Thread(target=lambda: (os.read(alive, 1), os._exit(3)), daemon=True).start()
-        asyncio.run(main(arguments))
-        status = 0
+        status = asyncio.run(main(arguments))
     except BaseException:
         traceback.print_exc()
     finally:

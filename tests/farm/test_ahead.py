@@ -2,6 +2,7 @@
 
 import signal
 
+from ...farm.broker import Broker
 from ...farm.settings import Settings
 from .conftest import in_a_loop
 from .ground import PATIENCE_SECONDS, ended, stopped, until
@@ -99,6 +100,23 @@ async def test_what_is_ahead_and_was_cancelled_is_never_begun(ground):
         await ground.nothing_is_left(client)
         record = await client.broker.record(waits.id)
         assert (record.state, record.attempt) == ("cancelled", 0)
+
+
+@in_a_loop
+async def test_what_kills_when_it_is_made_ready_is_begun_when_it_was_leased_too_often(make_ground):
+    """Only then does it count, and end. Otherwise it would cost every other job an attempt."""
+    ground = make_ground(settings=Settings(lease_seconds=1.0, most_tries=1))
+    await ground.prepare()
+    async with ground.client() as client:
+        trap = await ground.submit(client, "trap")
+        async with Broker.connect(ground.address) as other:
+            await (await other.next([trap.memory_class], 5.0)).give_back()
+        first = await ground.submit(client, "brief", 1, priority="pro")
+        assert await ended(ground.worker("a")) == -signal.SIGKILL
+        assert (await client.broker.record(first.id)).state == "completed"
+        ground.worker("b")
+        await until(lambda: in_state(client, trap.id, "failed"))
+        await ground.nothing_is_left(client)
 
 
 @in_a_loop

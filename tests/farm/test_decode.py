@@ -136,6 +136,16 @@ def test_a_vae_that_is_none(tmp_path):
         Decoder("cpu")(Work(job, work.latent, lambda: other, None, work.target, work.check, work.progress))
 
 
+def test_a_gpu_in_a_bad_state_says_nothing_of_the_vae(tmp_path, monkeypatch):
+    def load(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(weights, "load", load)
+    with pytest.raises(RuntimeError, match="illegal") as raised:
+        Decoder("cpu")(work_of(tmp_path, bunny()))
+    assert not isinstance(raised.value, InvalidJob)
+
+
 @pytest.mark.parametrize(
     "params",
     [{"format": "mp4 (none)"}, {"quality": "lossless", "bit_depth": 16}],

@@ -23,7 +23,8 @@ say, so times are in leases, and a lease is short here.
                                                                      more: test_what_no_card_can_hold_...
                               wrong hash, wrong size, gone           jobs: test_data_that_are_not_what_...
                               wrong shape, NaN, truncated, forged    test_decode.py, test_hostile.py
-    disk full                 a worker's, as its decoder sees it     test_a_full_disk_is_tried_three_times_...
+    GPU in a bad state                                               test_a_worker_whose_decoder_fails_ends_...
+    disk full                 a worker's, as its decoder sees it     test_a_worker_whose_disk_is_full_...
                               the farm's folder; files too large     more: test_the_folder_of_a_farm_is_full,
                                                                      test_files_may_not_become_that_large
                               the server's store; its whole disk     more: test_the_servers_store_is_full,
@@ -51,7 +52,7 @@ import pytest
 from ...farm.messages import Job, Record
 from ...farm.settings import Settings
 from ...farm.sweep import Sweep
-from ...farm.worker import HUNG
+from ...farm.worker import BROKEN, HUNG
 from .conftest import in_a_loop
 from .ground import ended, stopped, until
 
@@ -136,6 +137,29 @@ async def test_a_worker_that_hangs_loses_its_job(ground):
         assert await ended(ground.worker("a", "--hang")) == HUNG
         ground.worker("b")
         assert (await ground.whole(client, job.id)).worker == "b"
+        await ground.nothing_is_left(client)
+
+
+@pytest.mark.parametrize(
+    "arguments, what", [(["--carry", 1.3], "video"), (["--patience", 60], "slow")], ids=["files", "a CPU"]
+)
+@in_a_loop
+async def test_a_worker_that_is_only_slow_does_not_hang(make_ground, arguments, what):
+    """Files come and go as slowly as they like, and who is slower by nature has longer for each frame."""
+    patience = 1.0 if what == "video" else 0.3
+    settings = Settings(lease_seconds=1.0, first_frame_seconds=patience, frame_seconds=patience)
+    ground = make_ground(settings=settings)
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, what)
+        worker = ground.worker("a", *arguments)
+
+        async def is_over():
+            return worker.poll() is not None or await in_state(client, job.id, "completed")
+
+        await until(is_over)
+        assert worker.poll() is None
+        assert (await ground.whole(client, job.id)).attempt == 1
         await ground.nothing_is_left(client)
 
 
@@ -289,15 +313,43 @@ async def test_poison_fails_after_three_workers_and_the_queue_goes_on(ground):
 
 
 @in_a_loop
-async def test_a_full_disk_is_tried_three_times_and_then_told(ground):
+async def test_a_worker_whose_decoder_fails_ends_and_costs_no_other_job_a_try(ground):
+    """A GPU in a bad state would fail them all, one after another."""
     await ground.prepare()
     async with ground.client() as client:
-        job = await ground.submit(client, "full")
-        ground.worker("a")
-        await until(lambda: in_state(client, job.id, "failed"))
-        record = await client.broker.record(job.id)
-        assert record.tries == 3 and "no space is left" in record.reason
+        bad, good = await ground.submit(client, "bad"), await ground.submit(client, number=1)
+        assert await ended(ground.worker("a")) == BROKEN
+        record = await client.broker.record(bad.id)
+        assert (record.state, record.tries) == ("queued", 1) and "illegal memory access" in record.reason
+        for name in "bcd":
+            ground.worker(name)
+        assert (await ground.whole(client, good.id)).attempt == 1
+        await until(lambda: in_state(client, bad.id, "failed"))
+        assert (await client.broker.record(bad.id)).tries == 3
         await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_a_worker_whose_disk_is_full_fails_no_job(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        jobs = [await ground.submit(client, number=n) for n in range(3)]
+        worker = ground.worker("a", "--full")
+        await until(lambda: was_tried_four_times(client, jobs[0].id))
+        records = [await client.broker.record(job.id) for job in jobs]
+        assert all(each.state in ("queued", "in_progress") and each.tries <= 1 for each in records)
+        assert "no space is left" in records[0].reason
+        worker.terminate()
+        assert await ended(worker) == 0
+        ground.worker("b")
+        for job in jobs:
+            await ground.whole(client, job.id)
+        await ground.nothing_is_left(client)
+
+
+async def was_tried_four_times(client, job_id: str) -> bool:
+    record = await client.broker.record(job_id)
+    return record.attempt > 3 or record.state == "failed"
 
 
 @pytest.mark.parametrize("seeds", [range(10), range(10, 20)], ids=str)
