@@ -156,7 +156,7 @@ def test_without_a_farm_or_its_package_one_line_says_what_to_do(tmp_path, monkey
 def test_a_restart_forgets_nothing_and_a_damaged_note_costs_no_other(tmp_path):
     jobs = Jobs(tmp_path / "jobs")
     assert jobs.told() == [] and not (tmp_path / "jobs").exists()
-    first = jobs.keep(Sent(ID, "prompt", "9", "9", "page", "video/x"), state="in_progress")
+    first = jobs.keep(Sent(ID, "prompt", "9", "9", listener="page", prefix="video/x"), state="in_progress")
     jobs.keep(Sent("1" * 32), state="completed", ui={"images": []})
     (tmp_path / "jobs" / f"{'2' * 32}.json").write_text("{")
     again = Jobs(tmp_path / "jobs")
@@ -288,7 +288,7 @@ def collected(folder, client):
 
 def waiting(folder, **more):
     jobs = Jobs(folder / "jobs")
-    jobs.keep(Sent(ID, "prompt", "9", "9", None, "video/x"), **more)
+    jobs.keep(Sent(ID, "prompt", "9", "9", prefix="video/x"), **more)
     return jobs
 
 
