@@ -53,6 +53,8 @@ FULL = (
     "insufficient resources",
     "insufficient storage resources available",
 )
+# Before a class: the one that took a job wakes another one, who may take the next.
+NEXT = "workers.next-"
 T = TypeVar("T")
 log = logging.getLogger("async-frame-pipeline.farm")
 
@@ -117,7 +119,7 @@ class Broker:
         self._nc = connection
         self.jetstream = connection.jetstream(timeout=ANSWER_SECONDS)
         self._published = asyncio.Event()
-        self._listening = None
+        self._listening: dict[str, list] = {}  # by class
         self._buckets: dict[str, object] = {}
 
     @classmethod
@@ -129,6 +131,8 @@ class Broker:
             NoFarm: nobody answers, or the token is wrong.
         """
         tls = _tls(address.ca) if address.url.startswith("tls:") else None
+        if tls is not None:
+            logging.getLogger("asyncio").addFilter(_is_worth_a_line)
         role = role_of(address.token)
         refused: asyncio.Future = asyncio.get_running_loop().create_future()
         last = None
@@ -348,17 +352,34 @@ class Broker:
 
     async def records(self) -> list[Record]:
         """All, the oldest first; those of other versions are left out."""
-        found = []
-        async for record in self._watched(">", end_with_now=True):
-            found.append(record)
+        found = await self.each_record(lambda record: record, {})
         return sorted(found, key=lambda record: (record.job.created, record.id))
+
+    async def each_record(self, make: Callable[[Record], T], seen: dict[str, tuple[int, T]]) -> list[T]:
+        """What `make` makes of each record.
+
+        Args:
+            seen: what this left there the last time: only what changed since is read.
+        """
+        found = {}
+        async for entry in self._entries(">", end_with_now=True):
+            value = seen.get(entry.key)
+            if value is None or value[0] != entry.revision:
+                record = _read(entry)
+                value = None if record is None else (entry.revision, make(record))
+            if value is not None:
+                found[entry.key] = value
+        seen.clear()
+        seen.update(found)
+        return [value for _, value in found.values()]
 
     async def watch(self, job_id: str) -> AsyncIterator[Record]:
         """Its record, now and at each change."""
-        async for record in self._watched(job_id, end_with_now=False):
-            yield record
+        async for entry in self._entries(job_id, end_with_now=False):
+            if (record := _read(entry)) is not None:
+                yield record
 
-    async def _watched(self, key: str, end_with_now: bool) -> AsyncIterator[Record]:
+    async def _entries(self, key: str, end_with_now: bool) -> AsyncIterator:
         bucket = await self._bucket(RECORDS)
         # A look at all leaves a consumer in the server for so many seconds, of which it does not keep any number; one
         # that goes on outlives its connection, to hear what changed meanwhile.
@@ -370,10 +391,7 @@ class Broker:
                     if end_with_now:
                         return
                     continue
-                try:
-                    yield Record.of(entry.value, entry.revision)
-                except InvalidJob as error:
-                    log.debug("a record that cannot be read: %s", error)
+                yield entry
         finally:
             with contextlib.suppress(Exception):
                 await watcher.stop()
@@ -405,25 +423,51 @@ class Broker:
     # -- the worker's side ------------------------------------------------------------------------
 
     async def next(
-        self, classes: Sequence[str], wait_seconds: float, priorities: Sequence[str] = PRIORITIES
+        self,
+        classes: Sequence[str],
+        wait_seconds: float,
+        priorities: Sequence[str] = PRIORITIES,
+        is_idle: bool = True,
     ) -> Receipt | None:
         """The next job of these classes, leased: by priority first, then by the order of the classes.
 
+        Args:
+            is_idle: to be woken by a job that comes, as one of all that are idle; the others find it by asking again.
         Returns:
             None if none came within `wait_seconds`.
         """
-        if self._listening is None:
-            # So that one that comes starts at once; those that come back are found by asking.
-            self._listening = await self._nc.subscribe("job.>", cb=self._hear)
+        await self._listen(classes if is_idle else ())  # first, so that what comes while this one asks is not missed
         self._published.clear()
         for priority in priorities:
             for memory_class in classes:
                 if (receipt := await self._ask(f"{memory_class}-{priority}")) is not None:
+                    await self._take_turns(memory_class)
                     return receipt
         if wait_seconds:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._published.wait(), wait_seconds)
         return None
+
+    async def _listen(self, classes: Sequence[str]) -> None:
+        """Be one of those of whom a job of these classes wakes one, and no more."""
+        for memory_class in self._listening.keys() - set(classes):
+            for each in self._listening.pop(memory_class):
+                await each.unsubscribe()
+        for memory_class in classes:
+            if memory_class not in self._listening:
+                subjects = (f"job.{memory_class}.>", NEXT + memory_class)
+                self._listening[memory_class] = [
+                    await self._nc.subscribe(subject, queue="idle", cb=self._hear) for subject in subjects
+                ]
+
+    async def _take_turns(self, memory_class: str) -> None:
+        """After a job was taken, wake one more: jobs that came meanwhile may have woken this one only. The broker reads
+        in this order, so whatever it tells from now on, it tells others.
+        """
+        was_idle = bool(self._listening)
+        await self._listen(())
+        if was_idle:
+            await self.tell(NEXT + memory_class, {})
 
     def wake(self) -> None:
         """Let who waits in `next` ask again."""
@@ -542,6 +586,20 @@ def _tls(ca: str) -> ssl.SSLContext:
         context.load_verify_locations(ca)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # one that is not its own issuer, too
     return context
+
+
+def _read(entry) -> Record | None:
+    """None where it is of another version."""
+    try:
+        return Record.of(entry.value, entry.revision)
+    except InvalidJob as error:
+        log.debug("a record that cannot be read: %s", error)
+        return None
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """All but what asyncio says at the end of each TLS connection of nats-py, which makes its streams by hand."""
+    return not str(record.msg).startswith("returning true from eof_received()")
 
 
 async def _made(add: Callable, update: Callable, config: StreamConfig) -> None:

@@ -18,6 +18,7 @@ import struct
 import tempfile
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from .messages import COMPLETED, ENDED, HEADER_BYTES, Blob, InvalidJob, Job, Par
 from .settings import NoFarm, Settings, address
 
 LATENT_TENSOR = "latent_tensor"
+# Files whose hashes are remembered, those used last.
+MOST_HASHED = 100
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -65,7 +68,7 @@ class Client:
 
     def __init__(self, broker: Broker, blobs: Blobs, scratch: Scratch):
         self.broker, self._blobs, self._scratch = broker, blobs, scratch
-        self._hashed: dict[tuple[str, int, int], Blob] = {}
+        self._hashed: OrderedDict[tuple[str, int, int], Blob] = OrderedDict()
 
     @property
     def scratch(self) -> Path:
@@ -187,6 +190,9 @@ class Client:
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key not in self._hashed:
             self._hashed[key] = Blob(await asyncio.to_thread(sha256_of, Path(path)), status.st_size)
+        self._hashed.move_to_end(key)
+        if len(self._hashed) > MOST_HASHED:
+            self._hashed.popitem(last=False)
         return self._hashed[key]
 
     async def _store(self, kind: str, name: str, path: Path | str) -> None:

@@ -104,6 +104,7 @@ class Gateway:
         self._waited: set[str] = set()
         self._frames: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._measuring = asyncio.Lock()
+        self._seen: dict[str, tuple[int, metrics.Brief]] = {}
 
     def app(self, door: Door) -> web.Application:
         app = web.Application(middlewares=[_answers_in_json, _only_through(door)])
@@ -180,7 +181,7 @@ class Gateway:
 
     async def metrics(self, request: web.Request) -> web.Response:
         async with self._measuring:  # one at a time, however many ask
-            state = await metrics.state_of(self._client.broker)
+            state = await metrics.state_of(self._client.broker, self._seen)
         body = metrics.prometheus(state).encode()
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 

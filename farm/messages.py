@@ -12,6 +12,7 @@ import math
 import re
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -24,6 +25,9 @@ PRIORITIES = ("pro", "std")
 QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = "queued", "in_progress", "completed", "failed", "cancelled"
 ENDED = (COMPLETED, FAILED, CANCELLED)
 STATES = (QUEUED, IN_PROGRESS, *ENDED)
+# A reason that begins so holds until the job is begun.
+WAITS = "it waits for"
+NO_CARD = "no worker has a card that large"
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DECODERS = ("auto", "fast", "exact")
@@ -322,8 +326,8 @@ class Record:
 
     @property
     def message_id(self) -> str:
-        """The broker keeps one message of each."""
-        return f"{self.id}.{self.round}"
+        """The broker keeps one message of each; of a job that was deleted and comes again it is another one."""
+        return f"{self.id}.{self.round}.{self.queued}"
 
     def to_json(self) -> bytes:
         values = dataclasses.asdict(self)
@@ -358,6 +362,12 @@ def from_json(data: bytes) -> dict:
         raise InvalidJob(f"this is not JSON: {error}") from error
     _check(isinstance(values, dict), "message", type(values).__name__, "an object")
     return values
+
+
+def is_card_for(memory_class: str, workers: Iterable[dict]) -> bool:
+    """Whether one of these workers has, of what they say of themselves, whatever is free of it now."""
+    sizes = (each.get("all_mb") for each in workers)
+    return any(type(size) in (int, float) and size >= CLASSES[memory_class] for size in sizes)
 
 
 def is_id(value: object) -> bool:

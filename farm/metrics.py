@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .broker import Broker
-from .messages import CLASSES, PRIORITIES, QUEUED, STATES
+from .messages import CLASSES, NO_CARD, PRIORITIES, QUEUED, STATES, Record, is_card_for
 from .settings import Settings
 
 # Workers that take longer to answer are not seen.
@@ -49,33 +49,46 @@ class State:
     settings: Settings
 
 
-async def state_of(broker: Broker) -> State:
+# Of a record: its state, where it waits, since when.
+Brief: TypeAlias = "tuple[str, str, float]"
+
+
+async def state_of(broker: Broker, seen: dict[str, tuple[int, Brief]] | None = None) -> State:
+    """Args:
+    seen: for who asks again and again, see `Broker.each_record`.
+    """
     workers = [each for each in await broker.ask_all("workers.ask", ANSWER_SECONDS) if isinstance(each, dict)]
     now, jobs, waiting = time.time(), Counter(), Counter()
     oldest: dict[str, float] = {}
-    for record in await broker.records():
-        jobs[record.state] += 1
-        if record.state == QUEUED:
-            name = f"{record.memory_class}-{record.job.priority}"
+    for state, name, queued in await broker.each_record(_brief, {} if seen is None else seen):
+        jobs[state] += 1
+        if state == QUEUED:
             waiting[name] += 1
-            oldest[name] = max(oldest.get(name, 0.0), round(now - record.queued, 3))
+            oldest[name] = max(oldest.get(name, 0.0), round(now - queued, 3))
     workers.sort(key=lambda each: str(each.get("name")))
     return State(workers, dict(jobs), dict(sorted(waiting.items())), oldest, await broker.settings())
+
+
+def _brief(record: Record) -> Brief:
+    return record.state, f"{record.memory_class}-{record.job.priority}", record.queued
 
 
 def text(state: State) -> str:
     """For people."""
     jobs = [f"{state.jobs[each]} {each}" for each in STATES if each in state.jobs]
-    waiting = [
-        f"{count} {name} (the oldest {age(state.oldest_seconds[name])})" for name, count in state.waiting.items()
-    ]
+    waiting = []
+    for name, count in state.waiting.items():
+        is_without = state.workers and not is_card_for(name.partition("-")[0], state.workers)
+        more = f"; {NO_CARD}" if is_without else ""
+        waiting.append(f"{count} {name} (the oldest {age(state.oldest_seconds[name])}{more})")
     lines = [f"jobs:    {', '.join(jobs) or 'none'}", f"waiting: {', '.join(waiting) or 'none'}"]
     for each in state.workers:
         job = each.get("job")
         doing = f"{job['id'][:12]} {job['frames']}/{job['total']} frames" if job else "idle"
         memory = f"{each.get('free_mb')} of {each.get('all_mb')} MB free"
-        counts = ", ".join(f"{each[key]} {key}" for key, *_ in COUNTERS if key != "seconds" and each.get(key))
-        told = (each.get("name"), each.get("device"), memory, doing, counts)
+        counts = [f"warm VAEs: {len(each['warm'])}"] if isinstance(each.get("warm"), list) and each["warm"] else []
+        counts += [f"{each[key]} {key}" for key, *_ in COUNTERS if key != "seconds" and each.get(key)]
+        told = (each.get("name"), each.get("device"), memory, doing, ", ".join(counts))
         lines.append("  ".join(["worker:", *(str(part) for part in told if part)]))
     return "\n".join(lines)
 

@@ -91,10 +91,10 @@ def address(given: str | None = None, role: str = CLIENT) -> Address:
         if scheme not in ("nats", "tls") or not host or not token:
             raise NoFarm("the address of a farm is nats://token@host:port; the token may be in AFP_FARM_TOKEN")
         if role_of(token) not in (role, ADMIN):
-            raise NoFarm(
-                f"this is the token of a {role_of(token)}; that of a {role} is needed: `python -m farm token {role}`, "
-                "where the farm is"
-            )
+            where = f"that of a {role} is needed: `python -m farm token {role}`, where the farm is"
+            if role == ADMIN:
+                where = "do this on the farm's machine, as the user who started it, without AFP_FARM and --server"
+            raise NoFarm(f"this is the token of a {role_of(token)}; {where}")
         return Address(f"{scheme}://{host}", token, os.environ.get("AFP_FARM_CA", ""))
     path = home() / "farm.json"
     try:

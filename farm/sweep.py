@@ -15,7 +15,19 @@ from collections.abc import Callable
 
 from .blobs import AUDIO, KINDS, LATENTS, RESULTS, VAES, Blobs
 from .broker import Broker, Fenced, Full
-from .messages import CANCELLED, COMPLETED, ENDED, IN_PROGRESS, QUEUED, Record
+from .messages import (
+    CANCELLED,
+    CLASSES,
+    COMPLETED,
+    ENDED,
+    FAILED,
+    IN_PROGRESS,
+    NO_CARD,
+    QUEUED,
+    WAITS,
+    Record,
+    is_card_for,
+)
 from .settings import Settings
 
 # In which workers say what they have.
@@ -39,14 +51,21 @@ class Sweep:
         self._queued: set[str] = set()
         # In progress, with no worker that says so: since when, by the clock.
         self._nobodys: dict[str, float] = {}
+        # Waiting for a card that no worker has: since when, by the clock.
+        self._too_large: dict[str, float] = {}
         self._unqueued: set[str] = set()
         # Since when, by the clock.
         self._unnamed: dict[str, float] = {}
 
     async def once(self) -> None:
         records = {record.id: record for record in await self._broker.records()}
+        workers = []
+        if any(record.state not in ENDED for record in records.values()):
+            workers = await self._broker.ask_all("workers.ask", ANSWER_SECONDS)
         await self._queue(records)
-        await self._queue_again(records)
+        await self._queue_again(records, workers)
+        if workers:  # where nobody is there, nobody knows
+            await self._say_too_large(records, workers)
         await self._forget(records)
         unnamed: dict[str, float] = {}
         await self._sweep_results(records, unnamed)
@@ -66,24 +85,50 @@ class Sweep:
                 self._queued.add(message_id)
         self._unqueued = unqueued
 
-    async def _queue_again(self, records: dict[str, Record]) -> None:
+    async def _queue_again(self, records: dict[str, Record], workers: list[dict]) -> None:
         """Those whose worker is gone and whose lease does not end: the broker's clock was set back, or it lost them."""
         begun = {record.message_id: record for record in records.values() if record.state == IN_PROGRESS}
         nobodys, now = {}, self._clock()
-        if begun:
-            told = await self._broker.ask_all("workers.ask", ANSWER_SECONDS)
-            held = {str(each.get("job", {}).get("id")) for each in told if isinstance(each.get("job"), dict)}
-            for message_id, record in begun.items():
-                key = f"{message_id}.{record.attempt}"
-                if record.id not in held:
-                    nobodys[key] = self._nobodys.get(key, now)
-                    if now - nobodys[key] > LEASES * self._settings.lease_seconds:
-                        with contextlib.suppress(Fenced, Full):
-                            # The old id is acked by who receives it: it is of another round.
-                            again = await self._broker.replace(record, state=QUEUED, round=record.round + 1)
-                            await self._broker.enqueue(again)
-                            log.warning("job %s was in progress, and with nobody: queued again", record.id)
+        held = {str(each.get("job", {}).get("id")) for each in workers if isinstance(each.get("job"), dict)}
+        for message_id, record in begun.items():
+            key = f"{message_id}.{record.attempt}"
+            if record.id not in held:
+                nobodys[key] = self._nobodys.get(key, now)
+                if now - nobodys[key] > LEASES * self._settings.lease_seconds:
+                    with contextlib.suppress(Fenced, Full):
+                        # The old id is acked by who receives it: it is of another round.
+                        again = await self._broker.replace(record, state=QUEUED, round=record.round + 1)
+                        await self._broker.enqueue(again)
+                        log.warning("job %s was in progress, and with nobody: queued again", record.id)
         self._nobodys = nobodys
+
+    async def _say_too_large(self, records: dict[str, Record], workers: list[dict]) -> None:
+        """Of those that wait for a card that no worker has, at the second sight: one may be on its way up. They fail
+        when they have waited so until their deadline, or for as long as a video is kept.
+        """
+        too_large, now = {}, self._clock()
+        for record in list(records.values()):
+            if record.state != QUEUED:
+                continue
+            changes, reason = {}, f"{WAITS} a card of {CLASSES[record.memory_class] // 1000} GB: {NO_CARD}"
+            if is_card_for(record.memory_class, workers):
+                if record.reason.endswith(NO_CARD):
+                    changes = {"reason": ""}
+            else:
+                key = record.message_id
+                too_large[key] = self._too_large.get(key, now)
+                patience, deadline = self._settings.kept_seconds, record.job.deadline
+                if deadline is not None:
+                    patience = min(patience, deadline - record.queued)  # both by the client's clock
+                if now - too_large[key] >= patience:
+                    changes = {"state": FAILED, "reason": reason, "ended": time.time()}
+                    log.warning("job %s failed: %s", record.id, reason)
+                elif key in self._too_large and record.reason != reason:
+                    changes = {"reason": reason}
+            if changes:
+                with contextlib.suppress(Fenced):
+                    records[record.id] = await self._broker.replace(record, **changes)
+        self._too_large = too_large
 
     async def _forget(self, records: dict[str, Record]) -> None:
         """Records that ended long ago, and the oldest of too many."""

@@ -46,6 +46,7 @@ from .messages import (
     IN_PROGRESS,
     PRIORITIES,
     QUEUED,
+    WAITS,
     InvalidJob,
     Record,
     Result,
@@ -205,17 +206,15 @@ class Worker:
             await self._give_back_ahead()
         elif ahead is not None:
             higher = PRIORITIES[: PRIORITIES.index(ahead.record.job.priority)]
-            receipt = await self._broker.next(classes, 0, higher) if higher else None
+            receipt = await self._broker.next(classes, 0, higher, is_idle=False) if higher else None
             if receipt is not None:
                 await self._handle(receipt)
             elif self._ahead is ahead:  # still: meanwhile it may have been given back
                 self._ahead = None
                 await self._handle(ahead.receipt, ahead)
-        elif not classes:  # no memory for anything
-            await self._pause(ASK_SECONDS)
         elif (receipt := await self._broker.next(classes, ASK_SECONDS)) is not None:
             await self._handle(receipt)
-        else:
+        elif classes:
             has = {"warm": list(self._decode.warm), "decoders": list(self._decoders)}
             await self._broker.tell(TELL, {"name": self._name, "classes": classes, **has})
 
@@ -306,6 +305,7 @@ class Worker:
                     tries=record.tries + 1,
                     worker=self._name,
                     message=receipt.message,
+                    reason="" if record.reason.startswith(WAITS) else record.reason,
                     started=now,
                 )
             except Fenced as fenced:
@@ -442,28 +442,29 @@ class Worker:
     async def _again(self, attempt: Attempt, error: Exception) -> None:
         """Something that may not happen to another one; out of memory, to a larger one."""
         record, reason = attempt.record, f"{type(error).__name__}: {error}"[:2000]
-        if record.tries >= self._settings.most_tries:
+        larger = _larger(record.memory_class) if isinstance(error, OutOfMemory) else None
+        if larger is None and record.tries >= self._settings.most_tries:
             await self._failed(attempt, reason)
             return
         log.warning("%s: job %s, attempt %d: %s", self._name, record.id, record.attempt, reason)
         try:
-            larger = _larger(record.memory_class) if isinstance(error, OutOfMemory) else None
             if larger is None:
                 await self._broker.replace(record, state=QUEUED, reason=reason)
                 await attempt.receipt.give_back(AGAIN_SECONDS)
                 return
-            await self._enlarge(attempt.receipt, record, larger, reason)
+            # It ended no worker, so it does not count.
+            await self._enlarge(attempt.receipt, record, larger, reason, tries=record.tries - 1)
         except Fenced as fenced:
             await self._fenced(attempt, fenced.record)
 
-    async def _enlarge(self, receipt: Receipt, record: Record, larger: str, reason: str) -> None:
+    async def _enlarge(self, receipt: Receipt, record: Record, larger: str, reason: str, **more: object) -> None:
         """Queue it for cards of a larger class.
 
         Raises:
             Fenced: somebody else has it.
         """
         record = await self._broker.replace(
-            record, state=QUEUED, reason=reason, memory_class=larger, round=record.round + 1
+            record, state=QUEUED, reason=reason, memory_class=larger, round=record.round + 1, **more
         )
         with contextlib.suppress(Full):  # then it is put there when there is room, by the sweep
             await self._broker.enqueue(record)
@@ -495,7 +496,7 @@ class Worker:
                 return
             classes = [each for each in self._fits if not any(each in other.classes for other in self._idle_others())]
             if attempt.total and self._ahead is None and classes:
-                receipt = await self._broker.next(classes, ASK_SECONDS)
+                receipt = await self._broker.next(classes, ASK_SECONDS, is_idle=False)
             else:
                 await asyncio.sleep(ASK_SECONDS / 10)
         record = None
@@ -545,7 +546,7 @@ class Worker:
             await self._give_back(receipt)
             await self._pause(AFFINITY_SECONDS)
             return True
-        reason = f"it waits for a worker that decodes {record.job.params.decoder}"
+        reason = f"{WAITS} a worker that decodes {record.job.params.decoder}"
         if record.state == QUEUED and record.reason != reason:
             with contextlib.suppress(Fenced):
                 await self._broker.replace(record, reason=reason)
@@ -595,7 +596,7 @@ class Worker:
                     await self._ahead.receipt.renew()
                 with contextlib.suppress(Exception):  # the next time
                     record = await self._broker.record(attempt.record.id)
-                    if record is None or record.attempt != attempt.record.attempt or record.state in ENDED:
+                    if record is None or record.revision != attempt.record.revision:
                         attempt.stop = "fenced"
 
     def _progress(self, attempt: Attempt) -> dict:

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from ...farm import client as client_module
 from ...farm.blobs import sha256_of
 from ...farm.broker import RECORDS, Broker, Fenced, Full
 from ...farm.client import JobFailed, farm
@@ -27,6 +28,42 @@ async def test_the_same_run_is_one_job_and_other_runs_are_others(ground):
         assert again.id == first.id and again.state == "completed"
         assert len({job_id("prompt", "7"), job_id("prompt", "7", 1), job_id("prompt", "8"), job_id("p", "rompt7")}) == 4
         await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_a_job_that_was_deleted_is_another_one_when_it_comes_again(ground):
+    await ground.prepare()
+    async with ground.client() as client:
+        ground.worker("a")
+        for _ in range(2):
+            record = await ground.whole(client, (await ground.submit(client, job_id="a" * 32)).id)
+            assert (record.round, record.attempt) == (1, 1)
+            await client.broker.forget(record)
+        # One whose record goes while it waits.
+        await ground.submit(client, "endless", number=1)
+        for _ in range(2):
+            record = await client.broker.cancel((await ground.submit(client, number=2, job_id="b" * 32)).id)
+            await client.broker.forget(record)
+        await ground.submit(client, number=2, job_id="b" * 32)
+        ground.worker("b")
+        assert (await ground.whole(client, "b" * 32)).attempt == 1
+
+
+@in_a_loop
+async def test_a_client_that_lives_long_remembers_few_hashes(ground, monkeypatch):
+    hashed = []
+
+    def counted(path):
+        hashed.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(client_module, "sha256_of", counted)
+    monkeypatch.setattr(client_module, "MOST_HASHED", 3)
+    await ground.prepare()
+    async with ground.client() as client:
+        for number in range(5):
+            await ground.submit(client, number=number)
+        assert len(client._hashed) == 3 and hashed.count(ground.vae) == 1 and len(hashed) == 6
 
 
 @in_a_loop
@@ -133,6 +170,20 @@ async def test_out_of_memory_goes_to_a_larger_card(ground):
         ground.worker("large")
         record = await ground.whole(client, job.id)
         assert (record.worker, record.round) == ("large", 2)
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_however_often_it_did_not_fit_it_reaches_the_largest_card(ground):
+    """It ended no worker, so none of it counts as a try."""
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client, "large")
+        ground.worker("small", "--free", 17_000)
+        await until(lambda: waits_as(client, job.id, "xl"))
+        ground.worker("large")
+        record = await ground.whole(client, job.id)
+        assert (record.worker, record.attempt, record.tries) == ("large", 4, 1)
         await ground.nothing_is_left(client)
 
 

@@ -16,7 +16,7 @@ WORKER = {
     "device": "CPU",
     "free_mb": 3,
     "all_mb": 4,
-    "warm": [],
+    "warm": ["1" * 64, "2" * 64],
     "job": {"id": "0" * 32, "frames": 2, "total": 5},
     "completed": 2,
     "seconds": 4.5,
@@ -69,9 +69,35 @@ def test_for_people():
     state = State([WORKER], {"completed": 2, "queued": 3}, {"s-pro": 3}, {"s-pro": 125.0}, Settings())
     jobs, waiting, worker = text(state).splitlines()
     assert jobs == "jobs:    3 queued, 2 completed"
-    assert waiting == "waiting: 3 s-pro (the oldest 2m)"
-    assert worker == "worker:  w  CPU  3 of 4 MB free  000000000000 2/5 frames  2 completed, 1 failed"
+    assert waiting == "waiting: 3 s-pro (the oldest 2m; no worker has a card that large)"
+    for workers in ([], [WORKER, {**WORKER, "all_mb": 4000}]):  # where nobody is there, nobody knows
+        state = State(workers, {}, {"s-pro": 3}, {"s-pro": 125.0}, Settings())
+        assert text(state).splitlines()[1] == "waiting: 3 s-pro (the oldest 2m)"
+    told = "3 of 4 MB free  000000000000 2/5 frames  warm VAEs: 2, 2 completed, 1 failed"
+    assert worker == f"worker:  w  CPU  {told}"
     assert text(State([], {}, {}, {}, Settings())) == "jobs:    none\nwaiting: none"
+
+
+@in_a_loop
+async def test_what_did_not_change_is_not_read_again(ground):
+    """With 10,000 jobs that is most of what it costs."""
+    await ground.prepare()
+    async with ground.client() as client:
+        broker, seen = client.broker, {}
+
+        async def told() -> tuple[int, list[str]]:
+            """How many were read, and the states of all."""
+            read = []
+            states = await broker.each_record(lambda record: read.append(record) or record.state, seen)
+            return len(read), sorted(states)
+
+        first, second, _ = [await ground.submit(client, number=number) for number in range(3)]
+        assert await told() == (3, ["queued"] * 3)
+        assert await told() == (0, ["queued"] * 3)
+        await broker.cancel(first.id)
+        assert await told() == (1, ["cancelled", "queued", "queued"])
+        await broker.forget(second)
+        assert await told() == (0, ["cancelled", "queued"])
 
 
 @in_a_loop
@@ -82,7 +108,7 @@ async def test_of_a_farm_at_work(ground):
         killed = ground.worker("killed", "--at", "claimed")
         job = await ground.submit(client)
         await ended(killed)
-        ground.worker("w", "--free", 5000)
+        ground.worker("w", "--free", 5000, "--warm", job.job.vae.sha256)
         await client.wait(job.id)
         waits = await ground.submit(client, number=1, need_mb=9000, priority="pro")
         await client.broker.cancel((await ground.submit(client, number=2, need_mb=9000)).id)
@@ -102,7 +128,10 @@ async def test_of_a_farm_at_work(ground):
         assert 0 < told['oldest_wait_seconds{class="l",priority="pro"}'] < 1000
         assert _of(told, "retries_total") == _of(told, "completed_total") == [1] and _of(told, "fenced_total") == [0]
         assert _of(told, "decode_seconds_total") == [0.1] and _of(told, "worker_memory_free_bytes") == [5000 << 20]
-        assert (await state_of(client.broker)).waiting == {"l-pro": 1}
+        state = await state_of(client.broker)
+        [worker] = state.workers
+        assert state.waiting == {"l-pro": 1}
+        assert (worker["warm"], worker["warm_hits"]) == ([job.job.vae.sha256], 1)
         assert (await client.broker.record(waits.id)).state == "queued"
 
 

@@ -109,7 +109,7 @@ async def test_the_network_of_a_client_is_cut_while_it_waits(ground):
 async def test_what_no_card_can_hold_fails_after_three_attempts(ground):
     await ground.prepare()
     async with ground.client() as client:
-        job = await ground.submit(client, "huge")
+        job = await ground.submit(client, "huge", need_mb=20_000)
         ground.worker("a")
         with pytest.raises(JobFailed, match="does not fit"):
             await client.wait(job.id)

@@ -129,15 +129,19 @@ def test_the_token_of_a_role_tells_nothing_of_the_others():
 
 
 def test_a_token_in_the_wrong_place_is_named(monkeypatch):
-    for role, other in ((CLIENT, WORKER), (WORKER, CLIENT), (ADMIN, CLIENT)):
+    for role, other, advice in (
+        (CLIENT, WORKER, "`python -m farm token client`, where the farm is"),
+        (WORKER, CLIENT, "`python -m farm token worker`, where the farm is"),
+        (ADMIN, CLIENT, "on the farm's machine, as the user who started it, without AFP_FARM and --server"),
+    ):
         monkeypatch.setenv("AFP_FARM_TOKEN", token_of(SECRET, other))
-        with pytest.raises(NoFarm, match=f"token of a {other}.*farm token {role}"):
+        with pytest.raises(NoFarm, match=f"token of a {other}.*{advice}"):
             address("nats://10.0.0.1:4222", role)
         assert address("nats://10.0.0.1:4222", other).token == token_of(SECRET, other)
 
 
 @in_a_loop
-async def test_over_tls_with_a_certificate_of_ones_own(make_ground, certificate, monkeypatch):
+async def test_over_tls_with_a_certificate_of_ones_own(make_ground, certificate, monkeypatch, caplog):
     tls = {"tls_cert": str(certificate / "cert.pem"), "tls_key": str(certificate / "key.pem")}
     ground = make_ground(tls=tls)
     assert ground.given(CLIENT).startswith("tls://")
@@ -150,6 +154,7 @@ async def test_over_tls_with_a_certificate_of_ones_own(make_ground, certificate,
         job = await ground.submit(client)
         ground.worker("a")
         await ground.whole(client, job.id)
+    assert "eof_received" not in caplog.text
     # Who speaks no TLS hears nothing, and says nothing that others could hear.
     with pytest.raises(NoFarm):
         async with farm(ground.given(CLIENT).replace("tls:", "nats:"), patience=0.5):

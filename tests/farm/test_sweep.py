@@ -7,12 +7,13 @@ import pytest
 
 from ...farm import sweep
 from ...farm.broker import Full
-from ...farm.messages import QUEUED
+from ...farm.messages import FAILED, QUEUED
+from ...farm.metrics import state_of, text
 from ...farm.roles import ADMIN
 from ...farm.settings import Settings
 from ...farm.sweep import Sweep
 from .conftest import in_a_loop
-from .ground import ended
+from .ground import ended, until
 
 AT_ONCE = Settings(lease_seconds=1.0, orphan_seconds=-1.0)
 
@@ -176,3 +177,58 @@ async def test_what_is_stored_again_after_it_was_deleted_is_there(make_ground, n
         assert await stored(client, "latents") == {first.job.latent.sha256}
         ground.worker("b")
         await ground.whole(client, again.id)
+
+
+@in_a_loop
+async def test_a_job_says_that_no_worker_has_a_card_that_large_and_fails_in_the_end(ground):
+    await ground.prepare()
+    async with ground.client(ADMIN) as client:
+        fits = await ground.submit(client)
+        waits = await ground.submit(client, number=1, need_mb=20_000)
+        soon = await ground.submit(client, number=2, need_mb=20_000, deadline=time.time() + 50)
+        clock, cards = [0.0], []
+        sweep = Sweep(client.broker, client._blobs, ground.settings, lambda: clock[0])
+
+        async def answer(_: dict) -> dict | None:
+            return {"name": "w", "all_mb": cards[0], "free_mb": 0, "job": None} if cards else None
+
+        async def after_a_sweep(job, now: float = 0.0) -> tuple[str, str]:
+            clock[0] = now
+            await sweep.once()
+            record = await client.broker.record(job.id)
+            return record.state, record.reason
+
+        said = "it waits for a card of 32 GB: no worker has a card that large"
+        await client.broker.hear("workers.ask", answer)
+        await after_a_sweep(waits)
+        assert await after_a_sweep(waits) == (QUEUED, ""), "nobody is there, which says nothing of cards"
+        cards[:] = [12_000]
+        assert await after_a_sweep(waits) == (QUEUED, ""), "its worker may be about to come back"
+        assert await after_a_sweep(waits) == (QUEUED, said)
+        assert await after_a_sweep(soon) == (QUEUED, said) and await after_a_sweep(fits) == (QUEUED, "")
+        assert await after_a_sweep(soon, 60.0) == (FAILED, said) and await after_a_sweep(waits, 60.0) == (QUEUED, said)
+        [told] = [line for line in text(await state_of(client.broker)).splitlines() if line.startswith("waiting")]
+        assert told.count("no worker has a card that large") == 1 and told.endswith("large)")
+        cards[:] = [40_000]
+        assert await after_a_sweep(waits) == (QUEUED, "")
+        cards[:] = [12_000]
+        for now in (100.0, 200.0, 200.0 + ground.settings.kept_seconds):
+            state, _ = await after_a_sweep(waits, now)
+        assert state == FAILED and await after_a_sweep(fits) == (QUEUED, "")
+        assert waits.job.latent.sha256 in await stored(client, "latents"), "to resume from"
+
+
+@in_a_loop
+async def test_what_it_waited_for_is_no_reason_once_it_is_begun(ground):
+    await ground.prepare()
+    async with ground.client(ADMIN) as client:
+        job = await ground.submit(client, "endless")
+        await client.broker.replace(job, reason="it waits for a card of 4 GB: no worker has a card that large")
+        ground.worker("a")
+
+        async def is_begun() -> bool:
+            record = await client.broker.record(job.id)
+            assert record.state == QUEUED or record.reason == ""
+            return record.state != QUEUED
+
+        await until(is_begun)
