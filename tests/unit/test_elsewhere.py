@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -153,16 +154,24 @@ def test_without_a_farm_or_its_package_one_line_says_what_to_do(tmp_path, monkey
 # -- what is remembered ------------------------------------------------------------------------------
 
 
+def end(jobs):
+    """As when their ComfyUI ends: the folder is nobody's."""
+    if jobs._held is not None:
+        jobs._held.close()
+
+
 def test_a_restart_forgets_nothing_and_a_damaged_note_costs_no_other(tmp_path):
     jobs = Jobs(tmp_path / "jobs")
     assert jobs.told() == [] and not (tmp_path / "jobs").exists()
     first = jobs.keep(Sent(ID, "prompt", "9", "9", listener="page", prefix="video/x"), state="in_progress")
     jobs.keep(Sent("1" * 32), state="completed", ui={"images": []})
     (tmp_path / "jobs" / f"{'2' * 32}.json").write_text("{")
+    end(jobs)
     again = Jobs(tmp_path / "jobs")
     assert again.get(ID) == first and len(again.all()) == 2 and again.any_open()
     assert again.client() == jobs.client() and len(jobs.client()) == 32
     again.forget(first)
+    end(again)
     assert not Jobs(tmp_path / "jobs").any_open()
 
 
@@ -172,7 +181,25 @@ def test_of_jobs_that_are_over_so_many_are_remembered(tmp_path, monkeypatch):
     jobs.keep(Sent("a", created=0.0))
     for number in range(4):
         jobs.keep(Sent(str(number), created=1.0 + number), state="completed")
+    end(jobs)
     assert [sent.job_id for sent in jobs.all()] == ["a", "2", "3"] == [sent.job_id for sent in Jobs(tmp_path).all()]
+
+
+def test_two_comfyuis_over_one_user_folder_are_two_clients(tmp_path):
+    """Also where both started before there was a folder; what one of them left, the next that starts takes over."""
+    first, second = Jobs(tmp_path / "jobs"), Jobs(tmp_path / "jobs")
+    first.keep(Sent("1"))
+    second.keep(Sent("2"))
+    third = Jobs(tmp_path / "jobs")
+    assert [[sent.job_id for sent in jobs.all()] for jobs in (first, second, third)] == [["1"], ["2"], []]
+    assert len({jobs.client() for jobs in (first, second, third)}) == 3
+    name = first.client()
+    for jobs in (first, second, third):
+        end(jobs)
+    again = Jobs(tmp_path / "jobs")
+    assert again.client() == name and {sent.job_id for sent in again.all()} == {"1", "2"}
+    end(again)
+    assert {sent.job_id for sent in Jobs(tmp_path / "jobs").all()} == {"1", "2"}
 
 
 def test_a_node_that_is_given_a_list_shows_all_of_its_jobs(tmp_path):
@@ -277,10 +304,13 @@ def collected(folder, client):
     async def see():
         collector = Collector(Jobs(folder / "jobs"))
         collector._see(client, client.now)
-        while collector._tasks:
-            for task in [*collector._tasks]:
-                await task
-            await asyncio.sleep(0)
+        try:
+            while collector._tasks:
+                for task in [*collector._tasks]:
+                    await task
+                await asyncio.sleep(0)
+        finally:
+            end(collector.jobs)
         return collector
 
     return asyncio.run(see())
@@ -289,6 +319,7 @@ def collected(folder, client):
 def waiting(folder, **more):
     jobs = Jobs(folder / "jobs")
     jobs.keep(Sent(ID, "prompt", "9", "9", prefix="video/x"), **more)
+    end(jobs)
     return jobs
 
 
@@ -365,10 +396,10 @@ def test_what_is_there_is_not_written_over_nor_taken_for_the_video(folders):
 def test_a_full_disk_is_tried_again_and_the_node_says_so(folders, monkeypatch):
     monkeypatch.setattr(elsewhere_collector, "DISK_AGAIN_SECONDS", 0)
     adopt, reasons = Unfinished.adopt, []
-    jobs = waiting(folders)
+    waiting(folders)
 
     def full_once(self, path):
-        reasons.append(jobs.__class__(folders / "jobs").get(ID).reason)
+        reasons.append(json.loads((folders / "jobs" / f"{ID}.json").read_text())["reason"])
         if len(reasons) == 1:
             raise OSError(28, "No space left on device")
         adopt(self, path)
@@ -437,6 +468,7 @@ def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
         made = dataclasses.replace(made, job=dataclasses.replace(made.job, client=Client(jobs.client())))
     client, collector = StandIn(folders, made), Collector(Jobs(folders / "jobs"))
     asyncio.run(collector._look_after(client, collector.jobs.get(ID)))
+    end(collector.jobs)
     left = Jobs(folders / "jobs").get(ID)
     assert (left and left.state) == state and client.cancelled == cancels
 
