@@ -352,10 +352,18 @@ class Collector:
         record = await client.broker.record(sent.job_id)
         if sent.prefix is None:  # a node waited for it, in a prompt that ended with its ComfyUI
             if record is not None and record.job.client.id == self.jobs.client():
-                await client.broker.cancel(sent.job_id)
+                await self._turn_down(client, sent.job_id)
             self.jobs.forget(sent)
         elif record is None:
             self.jobs.keep(sent, state="failed", reason="ComfyUI ended before the farm had the job")
+
+    async def _turn_down(self, client, job_id: str) -> None:
+        """A job that nobody waits for: it ends, and no later run collects it."""
+        from ..farm.messages import CANCELLED
+
+        record = await client.broker.cancel(job_id)
+        if record is not None and record.state != CANCELLED:  # it ended before
+            await client.delivered(job_id)
 
     def _see(self, client, record) -> None:
         """A record as it is now."""
@@ -378,8 +386,8 @@ class Collector:
             if not record.delivered:  # this ComfyUI ended before it could say so
                 self._begin(record.id, client.delivered(record.id))
         elif not sent.wanted:
-            if record.state not in ENDED:
-                self._begin(record.id, client.broker.cancel(record.id))
+            if record.state != CANCELLED and not record.delivered:
+                self._begin(record.id, self._turn_down(client, record.id))
         elif sent.state == record.state in ENDED:
             return
         elif record.state == COMPLETED:

@@ -212,7 +212,7 @@ def _hold(folder: Path):
         OSError: it cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / "lock", "ab")
+    file = open(folder / "lock", "ab")  # noqa: SIM115: it stays open
     try:
         if sys.platform == "win32":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

@@ -21,7 +21,9 @@ import folder_paths
 from async_frame_pipeline.farm import client as farm_client
 from async_frame_pipeline.farm.blobs import Missing, sha256_of
 from async_frame_pipeline.farm.messages import (
+    CANCELLED,
     COMPLETED,
+    ENDED,
     FAILED,
     IN_PROGRESS,
     QUEUED,
@@ -292,7 +294,10 @@ class StandIn:
         return self.now
 
     async def cancel(self, job_id):
-        self.cancelled.append(job_id)
+        if self.now.state not in ENDED:
+            self.cancelled.append(job_id)
+            self.now = dataclasses.replace(self.now, state=CANCELLED)
+        return self.now
 
     async def latent(self, job_id, target):
         return elsewhere_files.write_latent(latents(), target)
@@ -323,8 +328,8 @@ def waiting(folder, **more):
     return jobs
 
 
-def videos(folder):
-    return sorted(path.name for path in (folder / "output").rglob("*") if path.is_file())
+def videos(folder, where="output"):
+    return sorted(path.name for path in (folder / where).rglob("*") if path.is_file())
 
 
 class Killed(BaseException):
@@ -443,13 +448,15 @@ def test_a_job_that_failed_and_is_retried_is_waited_for_again(folders):
     assert videos(folders) == ["x_00001_.mp4"]
 
 
-@pytest.mark.parametrize("state, cancels", [(QUEUED, [ID]), (IN_PROGRESS, [ID]), (COMPLETED, [])])
+@pytest.mark.parametrize("state, cancels", [(QUEUED, [ID]), (IN_PROGRESS, [ID]), (COMPLETED, []), (FAILED, [])])
 def test_what_was_decoded_here_meanwhile_is_not_decoded_there_too(folders, state, cancels):
-    """The farm had the job, and the answer was lost."""
-    waiting(folders, state="here", wanted=False)
-    client = StandIn(folders, record(state))
+    """The farm had the job, and the answer was lost. Also once it is forgotten here, as there are many others."""
+    mine = waiting(folders, state="here", wanted=False).client()
+    client = StandIn(folders, record(state, client=Client(mine, "prompt", "9")))
+    collector = collected(folders, client)
+    collector.jobs.forget(collector.jobs.get(ID))
     collected(folders, client)
-    assert client.cancelled == cancels and videos(folders) == []
+    assert client.cancelled == cancels and videos(folders) == [] == videos(folders, "input")
 
 
 @pytest.mark.parametrize(
@@ -459,8 +466,9 @@ def test_what_was_decoded_here_meanwhile_is_not_decoded_there_too(folders, state
         ("video/x", record(QUEUED), "queued", []),
         (None, record(QUEUED, client=Client("another")), None, []),
         (None, record(QUEUED), None, [ID]),
+        (None, record(COMPLETED), None, []),
     ],
-    ids=["killed before the farm had it", "waits", "another's that a node collected", "a node waited for it"],
+    ids=["killed before it was sent", "waits", "another's that a node collected", "a node waited", "for what is done"],
 )
 def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
     jobs = waiting(folders, prefix=prefix)
@@ -471,6 +479,8 @@ def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
     end(collector.jobs)
     left = Jobs(folders / "jobs").get(ID)
     assert (left and left.state) == state and client.cancelled == cancels
+    if made is not None and made.result is not None:
+        assert collected(folders, client).jobs.all() == [] and videos(folders) == []
 
 
 def test_nothing_is_started_where_nothing_was_sent(folders, monkeypatch):
