@@ -166,6 +166,11 @@ class Jobs:
         """Those of one run of a node."""
         return [sent for sent in self.all() if (sent.prompt_id, sent.node_id) == (prompt_id, node_id)]
 
+    def without_video(self, node_id: str) -> str | None:
+        """The id of a node's last job that gave none; so the node runs again when it is queued again, once for each."""
+        ids = [sent.job_id for sent in self.all() if sent.node_id == node_id and sent.state in ("failed", "cancelled")]
+        return ids[-1] if ids else None
+
     def any_open(self) -> bool:
         return any(sent.is_open for sent in self.all())
 
