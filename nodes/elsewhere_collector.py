@@ -45,6 +45,8 @@ REQUIREMENTS = Path(__file__).resolve().parent.parent / "farm" / "requirements.t
 PATIENCE_SECONDS = 2.0
 # Between two tries to connect, and to write a file where the disk is full.
 AGAIN_SECONDS, DISK_AGAIN_SECONDS = 5.0, 30.0
+# One that does not come back for so long may be elsewhere by now.
+AWAY_SECONDS = 10.0
 # How often the page is told.
 TELL_SECONDS = 0.5
 LOOK_SECONDS = 0.05
@@ -117,6 +119,7 @@ class Collector:
         # Jobs whose videos are there, and are not shown yet, or not in the history.
         self._to_show: dict[str, bool] = {}
         self._tasks: set[asyncio.Task] = set()
+        self._telling: asyncio.Task | None = None
 
     # -- from other threads ---------------------------------------------------------------------------
 
@@ -239,13 +242,14 @@ class Collector:
         from ..farm.client import farm
         from ..farm.settings import NoFarm
 
+        self._telling = asyncio.ensure_future(self._keep_telling())
         while True:
             try:
                 async with farm(patience=PATIENCE_SECONDS) as client:
                     self._client, self._why = client, ""
                     await self._follow(client)
             except NoFarm as error:
-                self._why = str(error)
+                self._why = error.args[0]
             except Exception as error:
                 self._why = f"{type(error).__name__}: {error}"
                 say(f"the farm cannot be followed, once more in a moment: {self._why}", logging.WARNING)
@@ -277,6 +281,7 @@ class Collector:
         """False where the farm knows another job of this id."""
         from ..farm.broker import Full
         from ..farm.messages import Client, InvalidJob
+        from ..farm.settings import NoFarm
 
         client = await self._reached()
         submitting = asyncio.ensure_future(
@@ -302,7 +307,7 @@ class Collector:
             record = submitting.result()
         except Unreachable:
             raise
-        except (Full, InvalidJob) as error:
+        except (Full, InvalidJob, NoFarm) as error:
             raise Unreachable(str(error)) from error
         except Exception as error:  # such as a disk that is full, here or there
             raise Unreachable(f"{type(error).__name__}: {error}") from error
@@ -315,12 +320,15 @@ class Collector:
 
     async def _adopted(self, job_id: str) -> Sent:
         from ..farm.messages import InvalidJob
+        from ..farm.settings import NoFarm
 
         client = await self._reached()
         try:
             record = await client.broker.record(job_id)
         except InvalidJob:
             record = None
+        except NoFarm as error:
+            raise Unreachable(str(error)) from error
         if record is None:
             raise ValueError(f"the farm has no job {job_id!r}")
         sent = self.jobs.keep(Sent(job_id))
@@ -332,18 +340,34 @@ class Collector:
         await client.broker.cancel(job_id)
 
     async def _follow(self, client) -> None:
-        """All records, now and as they change."""
+        """All records, now and as they change.
+
+        Raises:
+            NoFarm: it has been away for a while; its address may be another one now.
+        """
+        from ..farm.settings import NoFarm
+
+        watching, since = asyncio.ensure_future(self._watch(client)), time.monotonic()
+        try:
+            while not watching.done():
+                await asyncio.wait({watching}, timeout=TELL_SECONDS)
+                since = time.monotonic() if client.broker.is_connected else since
+                if time.monotonic() - since > AWAY_SECONDS:
+                    raise NoFarm(Text("the farm does not answer"))
+            watching.result()
+        finally:
+            watching.cancel()
+
+    async def _watch(self, client) -> None:
         for sent in self.jobs.all():
             if sent.is_open and sent.job_id not in self._of_this_run:
                 await self._look_after(client, sent)
         self._queue.clear()
         listening = await client.broker.hear("progress.*", self._progress)
-        telling = asyncio.ensure_future(self._keep_telling())
         try:
             async for record in client.broker.watch(">"):
                 self._see(client, record)
         finally:
-            telling.cancel()
             with contextlib.suppress(Exception):
                 await listening.unsubscribe()
 
@@ -454,9 +478,11 @@ class Collector:
                 await asyncio.sleep(DISK_AGAIN_SECONDS)
         ui = None
         if sent.prefix is not None:
-            subfolder = Path(os.path.relpath(path.parent, server.output_folder())).as_posix()
-            image = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
-            ui = {"images": [image], "animated": [True]}
+            with contextlib.suppress(ValueError):  # of an earlier run that had another output folder: no page shows it
+                output = os.path.abspath(server.output_folder())
+                subfolder = Path(os.path.abspath(path.parent)).relative_to(output).as_posix()
+                image = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
+                ui = {"images": [image], "animated": [True]}
             say(f"saved {path}: {result.width}x{result.height}, {result.frames} frames, decoded by {record.worker}")
         self.jobs.keep(
             sent,

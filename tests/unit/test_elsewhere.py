@@ -19,7 +19,7 @@ from . import in_comfyui
 
 import folder_paths
 from async_frame_pipeline.farm import client as farm_client
-from async_frame_pipeline.farm.blobs import Missing, sha256_of
+from async_frame_pipeline.farm.blobs import Broken, Missing, Scratch, sha256_of
 from async_frame_pipeline.farm.messages import (
     CANCELLED,
     COMPLETED,
@@ -29,6 +29,7 @@ from async_frame_pipeline.farm.messages import (
     QUEUED,
     Blob,
     Client,
+    InvalidJob,
     Job,
     Params,
     Record,
@@ -36,6 +37,7 @@ from async_frame_pipeline.farm.messages import (
     Vae,
     job_id,
 )
+from async_frame_pipeline.farm.settings import NoFarm
 from async_frame_pipeline.nodes import elsewhere, elsewhere_collector, elsewhere_files, elsewhere_jobs
 from async_frame_pipeline.nodes.comfyui import vaes
 from async_frame_pipeline.nodes.elsewhere_collector import Collector
@@ -140,6 +142,32 @@ def test_what_a_job_is_told_of_the_name_is_what_it_takes(prefix):
     assert made.job.name_prefix
 
 
+def test_a_client_leaves_no_file_behind_what_goes_wrong(tmp_path):
+    class Full:
+        async def has(self, kind, name):
+            return False
+
+        async def put(self, kind, name, path):
+            raise OSError(28, "No space left on device")
+
+        async def get(self, kind, name, size, into):
+            into.write_bytes(b"x")
+            return into
+
+    class Broker:
+        async def record(self, job_id):
+            return record()
+
+    client = farm_client.Client(Broker(), Full(), Scratch(tmp_path))
+    latent = elsewhere_files.write_latent(latents(), tmp_path / "a.latent")
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(client.submit(latent, latent))
+    for fetching in (client.copy(record(), tmp_path / "a.mp4"), client.latent(ID, tmp_path / "b.latent")):
+        with pytest.raises(Broken):
+            asyncio.run(fetching)
+    assert [*client.scratch.iterdir()] == [] and [*tmp_path.glob("*.mp4")] == [*tmp_path.glob("b.*")] == []
+
+
 @pytest.mark.parametrize("missing", ["farm", "nats"])
 def test_without_a_farm_or_its_package_one_line_says_what_to_do(tmp_path, monkeypatch, missing):
     monkeypatch.delenv("AFP_FARM", raising=False)
@@ -214,6 +242,17 @@ def test_a_node_that_is_given_a_list_shows_all_of_its_jobs(tmp_path):
     assert [image["filename"] for image in shown["images"]] == ["0.mp4", "1.mp4"] and len(shown[OUTPUT]) == 3
 
 
+def test_a_node_whose_job_failed_runs_again_once(tmp_path):
+    """What ComfyUI asks before it answers out of its cache."""
+    jobs = Jobs(tmp_path)
+    asked = [jobs.without_video("9")]
+    for number, state in enumerate(("completed", "failed", "queued", "completed", "cancelled")):
+        jobs.keep(Sent(str(number), "p", "9", created=float(number)), state=state)
+        jobs.keep(Sent(f"another's {number}", "p", "8", created=float(number)), state="failed")
+        asked.append(jobs.without_video("9"))
+    assert asked == [None, None, "1", "1", "1", "4"]
+
+
 @pytest.fixture
 def sender(tmp_path, monkeypatch):
     """A collector and the answers of its farm: whether it took a job, or what it raised."""
@@ -244,6 +283,25 @@ def test_a_prompt_id_that_is_used_again_is_another_job(sender):
     collector.send(second, contextlib.nullcontext)
     assert (first.job_id, second.job_id) == (ID, job_id("prompt", "9", 2))
     assert {sent.job_id for sent in collector.jobs.all()} == {first.job_id, second.job_id}
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [(NoFarm("it is gone"), "^it is gone$"), (InvalidJob("it is bad"), "^it is bad$"), (KeyError("x"), "KeyError")],
+)
+def test_what_goes_wrong_while_it_is_sent_is_said_as_a_reason(folders, error, said):
+    class Refusing:
+        is_connected = True
+
+        async def submit(self, *args, **more):
+            raise error
+
+    collector = Collector(Jobs(folders / "jobs"))
+    collector._client = Refusing()
+    collector._client.broker = Refusing()
+    parcel = elsewhere_collector.Parcel(Path("a"), Path("b"), None, {}, {})
+    with pytest.raises(elsewhere_collector.Unreachable, match=said):
+        asyncio.run(collector._submit(Sent(ID), parcel))
 
 
 @pytest.mark.parametrize("error", [elsewhere_collector.Unreachable("it does not answer"), OSError("no space left")])
@@ -415,6 +473,15 @@ def test_a_full_disk_is_tried_again_and_the_node_says_so(folders, monkeypatch):
     assert collector.jobs.get(ID).reason is None and videos(folders) == ["x_00001_.mp4"]
 
 
+def test_a_file_of_a_run_that_had_another_output_folder_is_noted_and_not_shown(folders):
+    (folders / "old").mkdir()
+    client = StandIn(folders, record())
+    shutil.copyfile(folders / "stored", folders / "old" / "x_00001_.mp4")
+    waiting(folders, unfinished=str(folders / "old" / f".{ID}.part"), publishing=True)
+    sent = collected(folders, client).jobs.get(ID)
+    assert (sent.state, sent.path, sent.ui) == ("completed", str(folders / "old" / "x_00001_.mp4"), None)
+
+
 def test_a_note_that_was_lost_costs_the_page_and_not_the_video(folders):
     mine = Jobs(folders / "jobs").client()
     made = record(client=Client(mine, "prompt", "9"), name_prefix="video/x")
@@ -481,6 +548,24 @@ def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
     assert (left and left.state) == state and client.cancelled == cancels
     if made is not None and made.result is not None:
         assert collected(folders, client).jobs.all() == [] and videos(folders) == []
+
+
+def test_a_farm_that_stays_away_is_looked_for_anew(folders, monkeypatch):
+    """It may have come back under another address, which is read then."""
+    monkeypatch.setattr(elsewhere_collector, "AWAY_SECONDS", 0)
+
+    class Away(StandIn):
+        is_connected = False
+
+        async def hear(self, subject, callback):
+            return self
+
+        async def watch(self, job_id):
+            await asyncio.Event().wait()
+            yield
+
+    with pytest.raises(NoFarm, match="does not answer"):
+        asyncio.run(asyncio.wait_for(Collector(Jobs(folders / "jobs"))._follow(Away(folders, None)), 20))
 
 
 def test_nothing_is_started_where_nothing_was_sent(folders, monkeypatch):
