@@ -47,8 +47,10 @@ PATIENCE_SECONDS = 2.0
 AGAIN_SECONDS, DISK_AGAIN_SECONDS = 5.0, 30.0
 # One that does not come back for so long may be elsewhere by now.
 AWAY_SECONDS = 10.0
-# How often the page is told.
+# How often the page is told; and how often workers are asked whether there are any, and for how long.
 TELL_SECONDS = 0.5
+ASK_SECONDS, ANSWER_SECONDS = 10.0, 2.0
+NOBODY = "no worker is there: start one, with `python -m farm worker`, or `up` with --gpus"
 LOOK_SECONDS = 0.05
 # A farm keeps nothing longer.
 FORGET_SECONDS = 8 * 86400.0
@@ -113,8 +115,6 @@ class Collector:
         # By id, of all jobs that wait, anybody's: what they are ordered by.
         self._queue: dict[str, tuple] = {}
         self._at_work: set[str] = set()
-        # Jobs that nodes of this run sent, or wait for.
-        self._of_this_run: set[str] = set()
         self._told = {sent.job_id: sent.told() for sent in jobs.all() if not sent.is_open}
         # Jobs whose videos are there, and are not shown yet, or not in the history.
         self._to_show: dict[str, bool] = {}
@@ -159,7 +159,6 @@ class Collector:
     def _sent_as(self, sent: Sent, job_id: str, parcel: Parcel) -> bool:
         """False where the farm knows another job of this id."""
         self.jobs.keep(sent, job_id=job_id, state="queued")
-        self._of_this_run.add(job_id)
         try:
             if self._wait(self._submit(sent, parcel)):
                 return True
@@ -180,7 +179,7 @@ class Collector:
         if sent is not None:
             if sent.is_open:
                 self._start()
-            self._of_this_run.add(job_id)
+            sent.is_earlier = False
             if sent.prefix is not None or sent.is_open or Path(sent.path).is_file():
                 return sent
             self.jobs.forget(sent)  # a file for a node that waited, which is gone with the temp folder
@@ -188,7 +187,6 @@ class Collector:
         if reason is not None:
             raise Unreachable(reason)
         self._start()
-        self._of_this_run.add(job_id)
         return self._wait(self._adopted(job_id))
 
     def cancel(self, sent: Sent) -> None:
@@ -348,6 +346,7 @@ class Collector:
         from ..farm.settings import NoFarm
 
         watching, since = asyncio.ensure_future(self._watch(client)), time.monotonic()
+        asking = asyncio.ensure_future(self._keep_asking(client))
         try:
             while not watching.done():
                 await asyncio.wait({watching}, timeout=TELL_SECONDS)
@@ -357,19 +356,31 @@ class Collector:
             watching.result()
         finally:
             watching.cancel()
+            asking.cancel()
 
     async def _watch(self, client) -> None:
         for sent in self.jobs.all():
-            if sent.is_open and sent.job_id not in self._of_this_run:
+            if sent.is_open and sent.is_earlier:
                 await self._look_after(client, sent)
         self._queue.clear()
         listening = await client.broker.hear("progress.*", self._progress)
         try:
-            async for record in client.broker.watch(">"):
+            async for record in client.broker.watch(">", gone=lambda job_id: self._queue.pop(job_id, None)):
                 self._see(client, record)
         finally:
             with contextlib.suppress(Exception):
                 await listening.unsubscribe()
+
+    async def _keep_asking(self, client) -> None:
+        """Whether there is any worker, for as long as jobs wait; where there is none, they say so."""
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            if client.broker.is_connected and any(sent.state == "queued" for sent in self.jobs.all()):
+                with contextlib.suppress(Exception):
+                    is_there = bool(await client.broker.ask_all("workers.ask", ANSWER_SECONDS))
+                    for sent in self.jobs.all():
+                        if sent.state == "queued" and sent.reason in (None, NOBODY):
+                            sent.reason = None if is_there else NOBODY
 
     async def _look_after(self, client, sent: Sent) -> None:
         """A job of an earlier run."""
@@ -564,11 +575,11 @@ class Collector:
     def _tell(self) -> None:
         """Each page what is new of its jobs; and what became of them, where their nodes have ended."""
         order = {job_id: index for index, (*_, job_id) in enumerate(sorted(self._queue.values()))}
+        before, self._told = self._told, {}
         for sent in self.jobs.all():
             sent.before = order.get(sent.job_id)
-            told = sent.told()
-            if self._told.get(sent.job_id) != told:
-                self._told[sent.job_id] = told
+            self._told[sent.job_id] = told = sent.told()
+            if before.get(sent.job_id) != told:
                 late.tell(EVENT, told, sent.listener)
         for job_id, was_shown in list(self._to_show.items()):
             sent = self.jobs.get(job_id)

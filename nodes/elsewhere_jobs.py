@@ -57,6 +57,7 @@ class Sent:
         publishing: whether it may have its name already.
         path: of the finished file.
         ui: what the node shows of it.
+        is_earlier: a run of ComfyUI that has ended sent it, and no node waits for it since.
     """
 
     job_id: str
@@ -78,6 +79,7 @@ class Sent:
     path: str = ""
     ui: dict | None = None
     created: float = field(default_factory=time.time)
+    is_earlier: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -110,7 +112,8 @@ class Jobs:
     """
 
     def __init__(self, folder: Path):
-        self._base, self._lock = folder, threading.RLock()
+        # Held while a note is written, which takes as long as the disk does; ComfyUI's own loop waits for the other one.
+        self._base, self._writing, self._lock = folder, threading.RLock(), threading.RLock()
         self._folder: Path | None = None
         self._held = None
         self._sent: dict[str, Sent] = {}
@@ -140,12 +143,14 @@ class Jobs:
                 values = json.loads(path.read_text(encoding="utf-8"))
                 known = {each.name for each in dataclasses.fields(Sent)}
                 sent = Sent(**{key: value for key, value in values.items() if key in known})
-                self._sent.setdefault(sent.job_id, sent)
+                sent.is_earlier = True
+                with self._lock:
+                    self._sent.setdefault(sent.job_id, sent)
         return self._folder
 
     def client(self) -> str:
         """What this ComfyUI is called in a farm: always the same, made up when it is first needed."""
-        with self._lock:
+        with self._writing:
             if not self._client:
                 path = self._own() / "client"
                 if not path.is_file():
@@ -178,10 +183,11 @@ class Jobs:
         """Remember it, changed. Where that cannot be written, this ComfyUI knows it until it ends, and the farm after
         that: then only the page and the name of the file are forgotten.
         """
-        with self._lock:
-            for name, value in changes.items():
-                setattr(sent, name, value)
-            self._sent[sent.job_id] = sent
+        with self._writing:
+            with self._lock:
+                for name, value in changes.items():
+                    setattr(sent, name, value)
+                self._sent[sent.job_id] = sent
             try:
                 self._write(self._own() / f"{sent.job_id}.json", json.dumps(dataclasses.asdict(sent)))
             except OSError as error:
@@ -192,8 +198,9 @@ class Jobs:
         return sent
 
     def forget(self, sent: Sent) -> None:
-        with self._lock:
-            self._sent.pop(sent.job_id, None)
+        with self._writing:
+            with self._lock:
+                self._sent.pop(sent.job_id, None)
             if self._folder is not None:
                 (self._folder / f"{sent.job_id}.json").unlink(missing_ok=True)
 
@@ -217,7 +224,7 @@ def _hold(folder: Path):
         OSError: it cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / "lock", "ab")  # noqa: SIM115: it stays open
+    file = open(folder / "lock", "ab")  # noqa: SIM115
     try:
         if sys.platform == "win32":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import shutil
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def test_a_restart_forgets_nothing_and_a_damaged_note_costs_no_other(tmp_path):
     (tmp_path / "jobs" / f"{'2' * 32}.json").write_text("{")
     end(jobs)
     again = Jobs(tmp_path / "jobs")
-    assert again.get(ID) == first and len(again.all()) == 2 and again.any_open()
+    assert again.get(ID) == dataclasses.replace(first, is_earlier=True) and len(again.all()) == 2 and again.any_open()
     assert again.client() == jobs.client() and len(jobs.client()) == 32
     again.forget(first)
     end(again)
@@ -550,6 +551,50 @@ def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
         assert collected(folders, client).jobs.all() == [] and videos(folders) == []
 
 
+def test_who_waits_with_no_worker_there_says_so(folders, monkeypatch):
+    monkeypatch.setattr(elsewhere_collector, "ASK_SECONDS", 0)
+    waiting(folders)
+    answers, reasons = [[], [{"worker": "w"}]], []
+    collector = Collector(Jobs(folders / "jobs"))
+
+    class Asked(StandIn):
+        is_connected = True
+
+        async def ask_all(self, subject, wait_seconds):
+            reasons.append(collector.jobs.get(ID).reason)
+            if not answers:
+                raise asyncio.CancelledError
+            return answers.pop(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(collector._keep_asking(Asked(folders, None)))
+    assert reasons == [None, elsewhere_collector.NOBODY, None]
+
+
+def test_what_is_told_is_not_remembered_longer_than_the_job(folders):
+    waiting(folders)
+    collector = Collector(Jobs(folders / "jobs"))
+    collector._tell()
+    assert [*collector._told] == [ID]
+    collector.jobs.forget(collector.jobs.get(ID))
+    collector._tell()
+    assert not collector._told
+
+
+def test_a_slow_disk_does_not_hold_up_who_only_asks(tmp_path, monkeypatch):
+    """ComfyUI's own loop among them."""
+    jobs, told = Jobs(tmp_path), []
+
+    def slow(self, path, text):
+        asking = threading.Thread(target=lambda: told.extend(jobs.told()), daemon=True)
+        asking.start()
+        asking.join(20)
+
+    monkeypatch.setattr(Jobs, "_write", slow)
+    jobs.keep(Sent(ID))
+    assert [each["job_id"] for each in told] == [ID]
+
+
 def test_a_farm_that_stays_away_is_looked_for_anew(folders, monkeypatch):
     """It may have come back under another address, which is read then."""
     monkeypatch.setattr(elsewhere_collector, "AWAY_SECONDS", 0)
@@ -560,7 +605,7 @@ def test_a_farm_that_stays_away_is_looked_for_anew(folders, monkeypatch):
         async def hear(self, subject, callback):
             return self
 
-        async def watch(self, job_id):
+        async def watch(self, job_id, gone):
             await asyncio.Event().wait()
             yield
 
