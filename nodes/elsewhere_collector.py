@@ -47,6 +47,9 @@ PATIENCE_SECONDS = 2.0
 AGAIN_SECONDS, DISK_AGAIN_SECONDS = 5.0, 30.0
 # One that does not come back for so long may be elsewhere by now.
 AWAY_SECONDS = 10.0
+# For which a prompt waits while its job is sent: a VAE of 2.8 GB takes 230 s over 100 Mbit/s. What takes longer hangs,
+# such as a share that is gone, and the next prompts wait for AWAY_SECONDS, until a job arrives.
+SEND_SECONDS = 300.0
 # How often the page is told; and how often workers are asked whether there are any, and for how long.
 TELL_SECONDS = 0.5
 ASK_SECONDS, ANSWER_SECONDS = 10.0, 2.0
@@ -111,6 +114,7 @@ class Collector:
         self._client = None
         self._why = ""
         self._was_away = False
+        self._patience = SEND_SECONDS
         self._wanted = asyncio.Event()
         # By id, of all jobs that wait, anybody's: what they are ordered by.
         self._queue: dict[str, tuple] = {}
@@ -161,6 +165,7 @@ class Collector:
         self.jobs.keep(sent, job_id=job_id, state="queued")
         try:
             if self._wait(self._submit(sent, parcel)):
+                self._patience = SEND_SECONDS
                 return True
         except BaseException:
             self.cancel(sent)  # should it have arrived all the same
@@ -222,12 +227,19 @@ class Collector:
         return asyncio.run_coroutine_threadsafe(doing, self._loop)
 
     def _wait(self, doing: Awaitable[T]) -> T:
-        """For what is to be done on the loop; an interrupted prompt waits no longer."""
-        future = self._run(doing)
+        """For what is to be done on the loop; an interrupted prompt waits no longer.
+
+        Raises:
+            Unreachable: it takes too long, whatever holds it up, the loop itself included.
+        """
+        future, deadline = self._run(doing), time.monotonic() + self._patience
         try:
             while not future.done():
                 concurrent.futures.wait([future], LOOK_SECONDS)
                 lanes.check_cancel()
+                if time.monotonic() > deadline and not future.done():
+                    self._patience = AWAY_SECONDS
+                    raise Unreachable(Text("the farm does not answer"))
         except BaseException:
             future.cancel()
             raise

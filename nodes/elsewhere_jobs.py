@@ -112,7 +112,7 @@ class Jobs:
     """
 
     def __init__(self, folder: Path):
-        # Held while a note is written, which takes as long as the disk does; ComfyUI's own loop waits for the other one.
+        # One is held while a note is written, for as long as the disk takes; ComfyUI's own loop waits for the other.
         self._base, self._writing, self._lock = folder, threading.RLock(), threading.RLock()
         self._folder: Path | None = None
         self._held = None

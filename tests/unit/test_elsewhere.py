@@ -315,6 +315,25 @@ def test_what_was_not_sent_is_known_not_to_be_wanted_should_it_have_arrived(send
     assert (sent.job_id, sent.wanted) == (ID, False) and not collector.jobs.any_open()
 
 
+def test_a_share_that_hangs_holds_no_prompt_up_for_ever(folders, monkeypatch):
+    monkeypatch.setattr(elsewhere_collector, "SEND_SECONDS", 0)
+    looks, back = iter(range(100)), threading.Event()
+    monkeypatch.setattr(elsewhere_collector.lanes, "check_cancel", lambda: next(looks))
+    collector, loop = Collector(Jobs(folders / "jobs")), asyncio.new_event_loop()
+    monkeypatch.setattr(collector, "_loop", loop)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        loop.call_soon_threadsafe(back.wait)
+        with pytest.raises(elsewhere_collector.Unreachable, match="does not answer"):
+            collector._wait(asyncio.sleep(0))
+    finally:
+        back.set()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 # -- who collects ------------------------------------------------------------------------------------
 
 
