@@ -134,10 +134,12 @@ class Jobs:
         folders = (self._base.with_name(self._base.name + number) for number in numbers)
         self._folder, self._held = next((each, held) for each in folders if (held := _hold(each)) is not None)
         for other in (self._base, *self._base.parent.glob(f"{self._base.name}-*")):
-            if other != self._folder and (held := _hold(other)) is not None:
-                with held, contextlib.suppress(OSError):
-                    for path in other.glob("*.json"):
-                        os.replace(path, self._folder / path.name)
+            with contextlib.suppress(OSError):
+                held = _hold(other) if other != self._folder else None
+                if held is not None:
+                    with held:
+                        for path in other.glob("*.json"):
+                            os.replace(path, self._folder / path.name)
         for path in sorted(self._folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
                 values = json.loads(path.read_text(encoding="utf-8"))
