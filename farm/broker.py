@@ -408,18 +408,24 @@ class Broker:
                 found[entry.key] = value
         return found
 
-    async def watch(self, job_id: str) -> AsyncIterator[Record]:
-        """Its record, now and at each change."""
-        async for entry in self._entries(job_id, end_with_now=False):
-            if (record := _read(entry)) is not None:
+    async def watch(self, job_id: str, gone: Callable[[str], object] | None = None) -> AsyncIterator[Record]:
+        """Its record, now and at each change.
+
+        Args:
+            gone: called with the id of each that was deleted.
+        """
+        async for entry in self._entries(job_id, end_with_now=False, deletes=gone is not None):
+            if gone is not None and entry.operation:
+                gone(entry.key)
+            elif (record := _read(entry)) is not None:
                 yield record
 
-    async def _entries(self, key: str, end_with_now: bool) -> AsyncIterator:
+    async def _entries(self, key: str, end_with_now: bool, deletes: bool = False) -> AsyncIterator:
         bucket = await self._bucket(RECORDS)
         # A look at all leaves a consumer in the server for so many seconds, of which it does not keep any number; one
         # that goes on outlives its connection, to hear what changed meanwhile.
         seconds = 5.0 if end_with_now else None
-        watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=True, inactive_threshold=seconds))
+        watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=not deletes, inactive_threshold=seconds))
         try:
             async for entry in watcher:
                 if entry is None:  # all that is there was told

@@ -17,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
@@ -152,17 +152,13 @@ class Client:
             Broken: what is there is not what was stored.
         """
         result = record.result
-        unfinished = self._unique(result.name)
-        there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
-        await asyncio.to_thread(checked, there, result.sha256, result.bytes)
-        _remove_left_parts(target)
         part = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
-        try:
+        with self._unfinished(result.name) as unfinished, _removed(part):
+            there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
+            await asyncio.to_thread(checked, there, result.sha256, result.bytes)
+            _remove_left_parts(target)
             await asyncio.to_thread(shutil.copyfile, there, part)
             os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-            unfinished.unlink(missing_ok=True)
 
     async def delivered(self, job_id: str) -> None:
         """Note that its client has what became of a job."""
@@ -189,13 +185,15 @@ class Client:
         if record is None:
             raise KeyError(f"there is no job {job_id}")
         blob = record.job.latent
-        there = await self._blobs.get(LATENTS, blob.sha256, blob.bytes, self._scratch.folder / blob.sha256)
-        await asyncio.to_thread(shutil.copyfile, checked(there, blob.sha256, blob.bytes), target)
+        with self._unfinished(blob.sha256) as unfinished:
+            there = await self._blobs.get(LATENTS, blob.sha256, blob.bytes, unfinished)
+            await asyncio.to_thread(checked, there, blob.sha256, blob.bytes)
+            await asyncio.to_thread(shutil.copyfile, there, target)
         return target
 
-    def _unique(self, name: str) -> Path:
-        """Several may store or fetch the same at once."""
-        return self._scratch.folder / f"{name}.{uuid.uuid4().hex[:8]}"
+    def _unfinished(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """A file for the length of the block; several may store or fetch the same at once."""
+        return _removed(self._scratch.folder / f"{name}.{uuid.uuid4().hex[:8]}")
 
     async def _named(self, path: Path | str) -> Blob:
         """Hashed once: a VAE is sent with many jobs."""
@@ -210,9 +208,19 @@ class Client:
 
     async def _store(self, kind: str, name: str, path: Path | str) -> None:
         if not await self._blobs.has(kind, name):
-            copy = self._unique(f"{kind}-{name}")
-            await asyncio.to_thread(shutil.copyfile, path, copy)
-            await self._blobs.put(kind, name, copy)
+            with self._unfinished(f"{kind}-{name}") as copy:
+                await asyncio.to_thread(shutil.copyfile, path, copy)
+                await self._blobs.put(kind, name, copy)
+
+
+@contextlib.contextmanager
+def _removed(path: Path) -> Iterator[Path]:
+    """Whatever is there after the block goes."""
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _remove_left_parts(target: Path) -> None:

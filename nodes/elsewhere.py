@@ -161,6 +161,10 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
     )
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs) -> str | None:
+        return collector().jobs.without_video(cls.hidden.unique_id)
+
+    @classmethod
     def execute(
         cls,
         samples,
@@ -213,6 +217,10 @@ class AsyncDecodeElsewhere(io.ComfyNode):
     validate_inputs = CheckedWhenQueued(
         "AsyncDecodeElsewhere", saver_inputs.fault_of_values_when_queued, saver_inputs.fault_alone, "fps"
     )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs) -> str | None:
+        return collector().jobs.without_video(cls.hidden.unique_id)
 
     @classmethod
     async def execute(

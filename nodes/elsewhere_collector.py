@@ -45,8 +45,15 @@ REQUIREMENTS = Path(__file__).resolve().parent.parent / "farm" / "requirements.t
 PATIENCE_SECONDS = 2.0
 # Between two tries to connect, and to write a file where the disk is full.
 AGAIN_SECONDS, DISK_AGAIN_SECONDS = 5.0, 30.0
-# How often the page is told.
+# One that does not come back for so long may be elsewhere by now.
+AWAY_SECONDS = 10.0
+# For which a prompt waits while its job is sent: a VAE of 2.8 GB takes 230 s over 100 Mbit/s. What takes longer hangs,
+# such as a share that is gone, and the next prompts wait for AWAY_SECONDS, until a job arrives.
+SEND_SECONDS = 300.0
+# How often the page is told; and how often workers are asked whether there are any, and for how long.
 TELL_SECONDS = 0.5
+ASK_SECONDS, ANSWER_SECONDS = 10.0, 2.0
+NOBODY = "no worker is there: start one, with `python -m farm worker`, or `up` with --gpus"
 LOOK_SECONDS = 0.05
 # A farm keeps nothing longer.
 FORGET_SECONDS = 8 * 86400.0
@@ -107,16 +114,16 @@ class Collector:
         self._client = None
         self._why = ""
         self._was_away = False
+        self._patience = SEND_SECONDS
         self._wanted = asyncio.Event()
         # By id, of all jobs that wait, anybody's: what they are ordered by.
         self._queue: dict[str, tuple] = {}
         self._at_work: set[str] = set()
-        # Jobs that nodes of this run sent, or wait for.
-        self._of_this_run: set[str] = set()
         self._told = {sent.job_id: sent.told() for sent in jobs.all() if not sent.is_open}
         # Jobs whose videos are there, and are not shown yet, or not in the history.
         self._to_show: dict[str, bool] = {}
         self._tasks: set[asyncio.Task] = set()
+        self._telling: asyncio.Task | None = None
 
     # -- from other threads ---------------------------------------------------------------------------
 
@@ -156,9 +163,9 @@ class Collector:
     def _sent_as(self, sent: Sent, job_id: str, parcel: Parcel) -> bool:
         """False where the farm knows another job of this id."""
         self.jobs.keep(sent, job_id=job_id, state="queued")
-        self._of_this_run.add(job_id)
         try:
             if self._wait(self._submit(sent, parcel)):
+                self._patience = SEND_SECONDS
                 return True
         except BaseException:
             self.cancel(sent)  # should it have arrived all the same
@@ -177,7 +184,7 @@ class Collector:
         if sent is not None:
             if sent.is_open:
                 self._start()
-            self._of_this_run.add(job_id)
+            sent.is_earlier = False
             if sent.prefix is not None or sent.is_open or Path(sent.path).is_file():
                 return sent
             self.jobs.forget(sent)  # a file for a node that waited, which is gone with the temp folder
@@ -185,7 +192,6 @@ class Collector:
         if reason is not None:
             raise Unreachable(reason)
         self._start()
-        self._of_this_run.add(job_id)
         return self._wait(self._adopted(job_id))
 
     def cancel(self, sent: Sent) -> None:
@@ -221,12 +227,19 @@ class Collector:
         return asyncio.run_coroutine_threadsafe(doing, self._loop)
 
     def _wait(self, doing: Awaitable[T]) -> T:
-        """For what is to be done on the loop; an interrupted prompt waits no longer."""
-        future = self._run(doing)
+        """For what is to be done on the loop; an interrupted prompt waits no longer.
+
+        Raises:
+            Unreachable: it takes too long, whatever holds it up, the loop itself included.
+        """
+        future, deadline = self._run(doing), time.monotonic() + self._patience
         try:
             while not future.done():
                 concurrent.futures.wait([future], LOOK_SECONDS)
                 lanes.check_cancel()
+                if time.monotonic() > deadline and not future.done():
+                    self._patience = AWAY_SECONDS
+                    raise Unreachable(Text("the farm does not answer"))
         except BaseException:
             future.cancel()
             raise
@@ -239,13 +252,14 @@ class Collector:
         from ..farm.client import farm
         from ..farm.settings import NoFarm
 
+        self._telling = asyncio.ensure_future(self._keep_telling())
         while True:
             try:
                 async with farm(patience=PATIENCE_SECONDS) as client:
                     self._client, self._why = client, ""
                     await self._follow(client)
             except NoFarm as error:
-                self._why = str(error)
+                self._why = error.args[0]
             except Exception as error:
                 self._why = f"{type(error).__name__}: {error}"
                 say(f"the farm cannot be followed, once more in a moment: {self._why}", logging.WARNING)
@@ -277,6 +291,7 @@ class Collector:
         """False where the farm knows another job of this id."""
         from ..farm.broker import Full
         from ..farm.messages import Client, InvalidJob
+        from ..farm.settings import NoFarm
 
         client = await self._reached()
         submitting = asyncio.ensure_future(
@@ -302,7 +317,7 @@ class Collector:
             record = submitting.result()
         except Unreachable:
             raise
-        except (Full, InvalidJob) as error:
+        except (Full, InvalidJob, NoFarm) as error:
             raise Unreachable(str(error)) from error
         except Exception as error:  # such as a disk that is full, here or there
             raise Unreachable(f"{type(error).__name__}: {error}") from error
@@ -315,12 +330,15 @@ class Collector:
 
     async def _adopted(self, job_id: str) -> Sent:
         from ..farm.messages import InvalidJob
+        from ..farm.settings import NoFarm
 
         client = await self._reached()
         try:
             record = await client.broker.record(job_id)
         except InvalidJob:
             record = None
+        except NoFarm as error:
+            raise Unreachable(str(error)) from error
         if record is None:
             raise ValueError(f"the farm has no job {job_id!r}")
         sent = self.jobs.keep(Sent(job_id))
@@ -332,30 +350,67 @@ class Collector:
         await client.broker.cancel(job_id)
 
     async def _follow(self, client) -> None:
-        """All records, now and as they change."""
+        """All records, now and as they change.
+
+        Raises:
+            NoFarm: it has been away for a while; its address may be another one now.
+        """
+        from ..farm.settings import NoFarm
+
+        watching, since = asyncio.ensure_future(self._watch(client)), time.monotonic()
+        asking = asyncio.ensure_future(self._keep_asking(client))
+        try:
+            while not watching.done():
+                await asyncio.wait({watching}, timeout=TELL_SECONDS)
+                since = time.monotonic() if client.broker.is_connected else since
+                if time.monotonic() - since > AWAY_SECONDS:
+                    raise NoFarm(Text("the farm does not answer"))
+            watching.result()
+        finally:
+            watching.cancel()
+            asking.cancel()
+
+    async def _watch(self, client) -> None:
         for sent in self.jobs.all():
-            if sent.is_open and sent.job_id not in self._of_this_run:
+            if sent.is_open and sent.is_earlier:
                 await self._look_after(client, sent)
         self._queue.clear()
         listening = await client.broker.hear("progress.*", self._progress)
-        telling = asyncio.ensure_future(self._keep_telling())
         try:
-            async for record in client.broker.watch(">"):
+            async for record in client.broker.watch(">", gone=lambda job_id: self._queue.pop(job_id, None)):
                 self._see(client, record)
         finally:
-            telling.cancel()
             with contextlib.suppress(Exception):
                 await listening.unsubscribe()
+
+    async def _keep_asking(self, client) -> None:
+        """Whether there is any worker, for as long as jobs wait; where there is none, they say so."""
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            if client.broker.is_connected and any(sent.state == "queued" for sent in self.jobs.all()):
+                with contextlib.suppress(Exception):
+                    is_there = bool(await client.broker.ask_all("workers.ask", ANSWER_SECONDS))
+                    for sent in self.jobs.all():
+                        if sent.state == "queued" and sent.reason in (None, NOBODY):
+                            sent.reason = None if is_there else NOBODY
 
     async def _look_after(self, client, sent: Sent) -> None:
         """A job of an earlier run."""
         record = await client.broker.record(sent.job_id)
         if sent.prefix is None:  # a node waited for it, in a prompt that ended with its ComfyUI
             if record is not None and record.job.client.id == self.jobs.client():
-                await client.broker.cancel(sent.job_id)
+                await self._turn_down(client, sent.job_id)
             self.jobs.forget(sent)
         elif record is None:
             self.jobs.keep(sent, state="failed", reason="ComfyUI ended before the farm had the job")
+
+    async def _turn_down(self, client, job_id: str) -> None:
+        """A job that nobody waits for: it ends, and no later run collects it."""
+        from ..farm.messages import CANCELLED
+
+        record = await client.broker.cancel(job_id)
+        if record is not None and record.state != CANCELLED:  # it ended before
+            await client.delivered(job_id)
 
     def _see(self, client, record) -> None:
         """A record as it is now."""
@@ -378,8 +433,8 @@ class Collector:
             if not record.delivered:  # this ComfyUI ended before it could say so
                 self._begin(record.id, client.delivered(record.id))
         elif not sent.wanted:
-            if record.state not in ENDED:
-                self._begin(record.id, client.broker.cancel(record.id))
+            if record.state != CANCELLED and not record.delivered:
+                self._begin(record.id, self._turn_down(client, record.id))
         elif sent.state == record.state in ENDED:
             return
         elif record.state == COMPLETED:
@@ -446,9 +501,11 @@ class Collector:
                 await asyncio.sleep(DISK_AGAIN_SECONDS)
         ui = None
         if sent.prefix is not None:
-            subfolder = Path(os.path.relpath(path.parent, server.output_folder())).as_posix()
-            image = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
-            ui = {"images": [image], "animated": [True]}
+            with contextlib.suppress(ValueError):  # of an earlier run that had another output folder: no page shows it
+                output = os.path.abspath(server.output_folder())
+                subfolder = Path(os.path.abspath(path.parent)).relative_to(output).as_posix()
+                image = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
+                ui = {"images": [image], "animated": [True]}
             say(f"saved {path}: {result.width}x{result.height}, {result.frames} frames, decoded by {record.worker}")
         self.jobs.keep(
             sent,
@@ -530,11 +587,11 @@ class Collector:
     def _tell(self) -> None:
         """Each page what is new of its jobs; and what became of them, where their nodes have ended."""
         order = {job_id: index for index, (*_, job_id) in enumerate(sorted(self._queue.values()))}
+        before, self._told = self._told, {}
         for sent in self.jobs.all():
             sent.before = order.get(sent.job_id)
-            told = sent.told()
-            if self._told.get(sent.job_id) != told:
-                self._told[sent.job_id] = told
+            self._told[sent.job_id] = told = sent.told()
+            if before.get(sent.job_id) != told:
                 late.tell(EVENT, told, sent.listener)
         for job_id, was_shown in list(self._to_show.items()):
             sent = self.jobs.get(job_id)

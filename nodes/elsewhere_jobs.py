@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import itertools
 import json
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
@@ -20,6 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .log import say
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 EVENT = "async_frame_pipeline.job"
 # In a node's output, as JSON text: ComfyUI counts dicts as files.
@@ -49,6 +57,7 @@ class Sent:
         publishing: whether it may have its name already.
         path: of the finished file.
         ui: what the node shows of it.
+        is_earlier: a run of ComfyUI that has ended sent it, and no node waits for it since.
     """
 
     job_id: str
@@ -70,6 +79,7 @@ class Sent:
     path: str = ""
     ui: dict | None = None
     created: float = field(default_factory=time.time)
+    is_earlier: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -94,26 +104,57 @@ class Sent:
 class Jobs:
     """All of them; used by several threads.
 
+    Two ComfyUIs may share a user folder. Each holds a folder of its own in it for as long as it lives, so that none
+    collects or cancels what the other sent; what one left that ended, the next that starts takes over.
+
     Args:
-        folder: made when the first job is sent.
+        folder: made when the first job is sent; where another ComfyUI has it, one beside it, "jobs-2" and so on.
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._lock = folder, threading.RLock()
+        # One is held while a note is written, for as long as the disk takes; ComfyUI's own loop waits for the other.
+        self._base, self._writing, self._lock = folder, threading.RLock(), threading.RLock()
+        self._folder: Path | None = None
+        self._held = None
         self._sent: dict[str, Sent] = {}
         self._client = ""
-        for path in sorted(folder.glob("*.json")):
+        if folder.is_dir():
+            with contextlib.suppress(OSError):  # tried again by the first job, which says so
+                self._own()
+
+    def _own(self) -> Path:
+        """The folder that is this ComfyUI's alone; what is noted there is read when it is taken.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._folder is not None:
+            return self._folder
+        numbers = (f"-{number}" if number > 1 else "" for number in itertools.count(1))
+        folders = (self._base.with_name(self._base.name + number) for number in numbers)
+        self._folder, self._held = next((each, held) for each in folders if (held := _hold(each)) is not None)
+        for other in (self._base, *self._base.parent.glob(f"{self._base.name}-*")):
+            with contextlib.suppress(OSError):
+                held = _hold(other) if other != self._folder else None
+                if held is not None:
+                    with held:
+                        for path in other.glob("*.json"):
+                            os.replace(path, self._folder / path.name)
+        for path in sorted(self._folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
                 values = json.loads(path.read_text(encoding="utf-8"))
                 known = {each.name for each in dataclasses.fields(Sent)}
                 sent = Sent(**{key: value for key, value in values.items() if key in known})
-                self._sent[sent.job_id] = sent
+                sent.is_earlier = True
+                with self._lock:
+                    self._sent.setdefault(sent.job_id, sent)
+        return self._folder
 
     def client(self) -> str:
         """What this ComfyUI is called in a farm: always the same, made up when it is first needed."""
-        with self._lock:
+        with self._writing:
             if not self._client:
-                path = self._folder / "client"
+                path = self._own() / "client"
                 if not path.is_file():
                     self._write(path, uuid.uuid4().hex)
                 self._client = path.read_text(encoding="utf-8")
@@ -132,6 +173,11 @@ class Jobs:
         """Those of one run of a node."""
         return [sent for sent in self.all() if (sent.prompt_id, sent.node_id) == (prompt_id, node_id)]
 
+    def without_video(self, node_id: str) -> str | None:
+        """The id of a node's last job that gave none; so the node runs again when it is queued again, once for each."""
+        ids = [sent.job_id for sent in self.all() if sent.node_id == node_id and sent.state in ("failed", "cancelled")]
+        return ids[-1] if ids else None
+
     def any_open(self) -> bool:
         return any(sent.is_open for sent in self.all())
 
@@ -139,12 +185,13 @@ class Jobs:
         """Remember it, changed. Where that cannot be written, this ComfyUI knows it until it ends, and the farm after
         that: then only the page and the name of the file are forgotten.
         """
-        with self._lock:
-            for name, value in changes.items():
-                setattr(sent, name, value)
-            self._sent[sent.job_id] = sent
+        with self._writing:
+            with self._lock:
+                for name, value in changes.items():
+                    setattr(sent, name, value)
+                self._sent[sent.job_id] = sent
             try:
-                self._write(self._path(sent), json.dumps(dataclasses.asdict(sent)))
+                self._write(self._own() / f"{sent.job_id}.json", json.dumps(dataclasses.asdict(sent)))
             except OSError as error:
                 say(f"the job {sent.job_id} cannot be noted: {error}", logging.WARNING)
             over = [each for each in self.all() if not each.is_open]
@@ -153,25 +200,44 @@ class Jobs:
         return sent
 
     def forget(self, sent: Sent) -> None:
-        with self._lock:
-            self._sent.pop(sent.job_id, None)
-            self._path(sent).unlink(missing_ok=True)
+        with self._writing:
+            with self._lock:
+                self._sent.pop(sent.job_id, None)
+            if self._folder is not None:
+                (self._folder / f"{sent.job_id}.json").unlink(missing_ok=True)
 
     def told(self) -> list[dict]:
         """For a page that was loaded anew: what it was told of each, and the finished video."""
         return [{**sent.told(), "ui": sent.ui} for sent in self.all()]
 
-    def _path(self, sent: Sent) -> Path:
-        return self._folder / f"{sent.job_id}.json"
-
     def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         with open(part, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+
+
+def _hold(folder: Path):
+    """A file that is locked for as long as it is open, or this process lives; None where another process has it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / "lock", "ab")  # noqa: SIM115
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            file.close()
+            return None
+        # A share that knows no locks: as if there were no other.
+    return file
 
 
 def output_of(sent: list[Sent]) -> dict:

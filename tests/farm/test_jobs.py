@@ -76,6 +76,19 @@ async def test_a_look_that_saw_nothing_looks_again(ground, monkeypatch):
 
 
 @in_a_loop
+async def test_who_watches_hears_of_what_is_deleted(ground):
+    await ground.prepare()
+    gone = []
+    async with ground.client() as client:
+        record, watching = await ground.submit(client), client.broker.watch(">", gone=gone.append)
+        assert (await anext(watching)).id == record.id
+        await client.broker.forget(record)
+        other = await ground.submit(client, number=1)
+        assert (await anext(watching)).id == other.id and gone == [record.id]
+        await watching.aclose()
+
+
+@in_a_loop
 async def test_a_client_that_lives_long_remembers_few_hashes(ground, monkeypatch):
     hashed = []
 

@@ -282,6 +282,8 @@ def test_a_job_that_fails_says_why_and_leaves_its_latents(comfyui):
     again("PreviewAny", source=again("AFPTestBadLatent", fault="nan"))
     assert [*run(comfyui, loaded).entry["outputs"].values()] == [*run(comfyui, again).entry["outputs"].values()]
     assert files(comfyui, "failed") == []
+    # Queued again, the node runs again, as one that failed itself.
+    assert job_of(run(comfyui, graph).ui(saver)[JOB])["job_id"] != job["job_id"]
 
 
 @pytest.mark.parametrize("given", ["taehv", "batch"])

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import json
 import shutil
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,14 +20,17 @@ from . import in_comfyui
 
 import folder_paths
 from async_frame_pipeline.farm import client as farm_client
-from async_frame_pipeline.farm.blobs import Missing, sha256_of
+from async_frame_pipeline.farm.blobs import Broken, Missing, Scratch, sha256_of
 from async_frame_pipeline.farm.messages import (
+    CANCELLED,
     COMPLETED,
+    ENDED,
     FAILED,
     IN_PROGRESS,
     QUEUED,
     Blob,
     Client,
+    InvalidJob,
     Job,
     Params,
     Record,
@@ -33,6 +38,7 @@ from async_frame_pipeline.farm.messages import (
     Vae,
     job_id,
 )
+from async_frame_pipeline.farm.settings import NoFarm
 from async_frame_pipeline.nodes import elsewhere, elsewhere_collector, elsewhere_files, elsewhere_jobs
 from async_frame_pipeline.nodes.comfyui import vaes
 from async_frame_pipeline.nodes.elsewhere_collector import Collector
@@ -137,6 +143,32 @@ def test_what_a_job_is_told_of_the_name_is_what_it_takes(prefix):
     assert made.job.name_prefix
 
 
+def test_a_client_leaves_no_file_behind_what_goes_wrong(tmp_path):
+    class Full:
+        async def has(self, kind, name):
+            return False
+
+        async def put(self, kind, name, path):
+            raise OSError(28, "No space left on device")
+
+        async def get(self, kind, name, size, into):
+            into.write_bytes(b"x")
+            return into
+
+    class Broker:
+        async def record(self, job_id):
+            return record()
+
+    client = farm_client.Client(Broker(), Full(), Scratch(tmp_path))
+    latent = elsewhere_files.write_latent(latents(), tmp_path / "a.latent")
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(client.submit(latent, latent))
+    for fetching in (client.copy(record(), tmp_path / "a.mp4"), client.latent(ID, tmp_path / "b.latent")):
+        with pytest.raises(Broken):
+            asyncio.run(fetching)
+    assert [*client.scratch.iterdir()] == [] and [*tmp_path.glob("*.mp4")] == [*tmp_path.glob("b.*")] == []
+
+
 @pytest.mark.parametrize("missing", ["farm", "nats"])
 def test_without_a_farm_or_its_package_one_line_says_what_to_do(tmp_path, monkeypatch, missing):
     monkeypatch.delenv("AFP_FARM", raising=False)
@@ -153,16 +185,24 @@ def test_without_a_farm_or_its_package_one_line_says_what_to_do(tmp_path, monkey
 # -- what is remembered ------------------------------------------------------------------------------
 
 
+def end(jobs):
+    """As when their ComfyUI ends: the folder is nobody's."""
+    if jobs._held is not None:
+        jobs._held.close()
+
+
 def test_a_restart_forgets_nothing_and_a_damaged_note_costs_no_other(tmp_path):
     jobs = Jobs(tmp_path / "jobs")
     assert jobs.told() == [] and not (tmp_path / "jobs").exists()
-    first = jobs.keep(Sent(ID, "prompt", "9", "9", "page", "video/x"), state="in_progress")
+    first = jobs.keep(Sent(ID, "prompt", "9", "9", listener="page", prefix="video/x"), state="in_progress")
     jobs.keep(Sent("1" * 32), state="completed", ui={"images": []})
     (tmp_path / "jobs" / f"{'2' * 32}.json").write_text("{")
+    end(jobs)
     again = Jobs(tmp_path / "jobs")
-    assert again.get(ID) == first and len(again.all()) == 2 and again.any_open()
+    assert again.get(ID) == dataclasses.replace(first, is_earlier=True) and len(again.all()) == 2 and again.any_open()
     assert again.client() == jobs.client() and len(jobs.client()) == 32
     again.forget(first)
+    end(again)
     assert not Jobs(tmp_path / "jobs").any_open()
 
 
@@ -172,7 +212,25 @@ def test_of_jobs_that_are_over_so_many_are_remembered(tmp_path, monkeypatch):
     jobs.keep(Sent("a", created=0.0))
     for number in range(4):
         jobs.keep(Sent(str(number), created=1.0 + number), state="completed")
+    end(jobs)
     assert [sent.job_id for sent in jobs.all()] == ["a", "2", "3"] == [sent.job_id for sent in Jobs(tmp_path).all()]
+
+
+def test_two_comfyuis_over_one_user_folder_are_two_clients(tmp_path):
+    """Also where both started before there was a folder; what one of them left, the next that starts takes over."""
+    first, second = Jobs(tmp_path / "jobs"), Jobs(tmp_path / "jobs")
+    first.keep(Sent("1"))
+    second.keep(Sent("2"))
+    third = Jobs(tmp_path / "jobs")
+    assert [[sent.job_id for sent in jobs.all()] for jobs in (first, second, third)] == [["1"], ["2"], []]
+    assert len({jobs.client() for jobs in (first, second, third)}) == 3
+    name = first.client()
+    for jobs in (first, second, third):
+        end(jobs)
+    again = Jobs(tmp_path / "jobs")
+    assert again.client() == name and {sent.job_id for sent in again.all()} == {"1", "2"}
+    end(again)
+    assert {sent.job_id for sent in Jobs(tmp_path / "jobs").all()} == {"1", "2"}
 
 
 def test_a_node_that_is_given_a_list_shows_all_of_its_jobs(tmp_path):
@@ -183,6 +241,17 @@ def test_a_node_that_is_given_a_list_shows_all_of_its_jobs(tmp_path):
     jobs.keep(Sent("3", "p", "2"), ui={"images": [{"filename": "another's"}], "animated": [True]})
     shown = output_of(jobs.of_node("p", "1"))
     assert [image["filename"] for image in shown["images"]] == ["0.mp4", "1.mp4"] and len(shown[OUTPUT]) == 3
+
+
+def test_a_node_whose_job_failed_runs_again_once(tmp_path):
+    """What ComfyUI asks before it answers out of its cache."""
+    jobs = Jobs(tmp_path)
+    asked = [jobs.without_video("9")]
+    for number, state in enumerate(("completed", "failed", "queued", "completed", "cancelled")):
+        jobs.keep(Sent(str(number), "p", "9", created=float(number)), state=state)
+        jobs.keep(Sent(f"another's {number}", "p", "8", created=float(number)), state="failed")
+        asked.append(jobs.without_video("9"))
+    assert asked == [None, None, "1", "1", "1", "4"]
 
 
 @pytest.fixture
@@ -217,6 +286,25 @@ def test_a_prompt_id_that_is_used_again_is_another_job(sender):
     assert {sent.job_id for sent in collector.jobs.all()} == {first.job_id, second.job_id}
 
 
+@pytest.mark.parametrize(
+    "error, said",
+    [(NoFarm("it is gone"), "^it is gone$"), (InvalidJob("it is bad"), "^it is bad$"), (KeyError("x"), "KeyError")],
+)
+def test_what_goes_wrong_while_it_is_sent_is_said_as_a_reason(folders, error, said):
+    class Refusing:
+        is_connected = True
+
+        async def submit(self, *args, **more):
+            raise error
+
+    collector = Collector(Jobs(folders / "jobs"))
+    collector._client = Refusing()
+    collector._client.broker = Refusing()
+    parcel = elsewhere_collector.Parcel(Path("a"), Path("b"), None, {}, {})
+    with pytest.raises(elsewhere_collector.Unreachable, match=said):
+        asyncio.run(collector._submit(Sent(ID), parcel))
+
+
 @pytest.mark.parametrize("error", [elsewhere_collector.Unreachable("it does not answer"), OSError("no space left")])
 def test_what_was_not_sent_is_known_not_to_be_wanted_should_it_have_arrived(sender, error):
     collector, answers = sender
@@ -225,6 +313,25 @@ def test_what_was_not_sent_is_known_not_to_be_wanted_should_it_have_arrived(send
     with pytest.raises(elsewhere_collector.Unreachable, match=str(error)):
         collector.send(sent, contextlib.nullcontext)
     assert (sent.job_id, sent.wanted) == (ID, False) and not collector.jobs.any_open()
+
+
+def test_a_share_that_hangs_holds_no_prompt_up_for_ever(folders, monkeypatch):
+    monkeypatch.setattr(elsewhere_collector, "SEND_SECONDS", 0)
+    looks, back = iter(range(100)), threading.Event()
+    monkeypatch.setattr(elsewhere_collector.lanes, "check_cancel", lambda: next(looks))
+    collector, loop = Collector(Jobs(folders / "jobs")), asyncio.new_event_loop()
+    monkeypatch.setattr(collector, "_loop", loop)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        loop.call_soon_threadsafe(back.wait)
+        with pytest.raises(elsewhere_collector.Unreachable, match="does not answer"):
+            collector._wait(asyncio.sleep(0))
+    finally:
+        back.set()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 # -- who collects ------------------------------------------------------------------------------------
@@ -265,7 +372,10 @@ class StandIn:
         return self.now
 
     async def cancel(self, job_id):
-        self.cancelled.append(job_id)
+        if self.now.state not in ENDED:
+            self.cancelled.append(job_id)
+            self.now = dataclasses.replace(self.now, state=CANCELLED)
+        return self.now
 
     async def latent(self, job_id, target):
         return elsewhere_files.write_latent(latents(), target)
@@ -277,10 +387,13 @@ def collected(folder, client):
     async def see():
         collector = Collector(Jobs(folder / "jobs"))
         collector._see(client, client.now)
-        while collector._tasks:
-            for task in [*collector._tasks]:
-                await task
-            await asyncio.sleep(0)
+        try:
+            while collector._tasks:
+                for task in [*collector._tasks]:
+                    await task
+                await asyncio.sleep(0)
+        finally:
+            end(collector.jobs)
         return collector
 
     return asyncio.run(see())
@@ -288,12 +401,13 @@ def collected(folder, client):
 
 def waiting(folder, **more):
     jobs = Jobs(folder / "jobs")
-    jobs.keep(Sent(ID, "prompt", "9", "9", None, "video/x"), **more)
+    jobs.keep(Sent(ID, "prompt", "9", "9", prefix="video/x"), **more)
+    end(jobs)
     return jobs
 
 
-def videos(folder):
-    return sorted(path.name for path in (folder / "output").rglob("*") if path.is_file())
+def videos(folder, where="output"):
+    return sorted(path.name for path in (folder / where).rglob("*") if path.is_file())
 
 
 class Killed(BaseException):
@@ -365,10 +479,10 @@ def test_what_is_there_is_not_written_over_nor_taken_for_the_video(folders):
 def test_a_full_disk_is_tried_again_and_the_node_says_so(folders, monkeypatch):
     monkeypatch.setattr(elsewhere_collector, "DISK_AGAIN_SECONDS", 0)
     adopt, reasons = Unfinished.adopt, []
-    jobs = waiting(folders)
+    waiting(folders)
 
     def full_once(self, path):
-        reasons.append(jobs.__class__(folders / "jobs").get(ID).reason)
+        reasons.append(json.loads((folders / "jobs" / f"{ID}.json").read_text())["reason"])
         if len(reasons) == 1:
             raise OSError(28, "No space left on device")
         adopt(self, path)
@@ -377,6 +491,15 @@ def test_a_full_disk_is_tried_again_and_the_node_says_so(folders, monkeypatch):
     collector = collected(folders, StandIn(folders, record()))
     assert reasons[0] is None and "No space left" in reasons[1]
     assert collector.jobs.get(ID).reason is None and videos(folders) == ["x_00001_.mp4"]
+
+
+def test_a_file_of_a_run_that_had_another_output_folder_is_noted_and_not_shown(folders):
+    (folders / "old").mkdir()
+    client = StandIn(folders, record())
+    shutil.copyfile(folders / "stored", folders / "old" / "x_00001_.mp4")
+    waiting(folders, unfinished=str(folders / "old" / f".{ID}.part"), publishing=True)
+    sent = collected(folders, client).jobs.get(ID)
+    assert (sent.state, sent.path, sent.ui) == ("completed", str(folders / "old" / "x_00001_.mp4"), None)
 
 
 def test_a_note_that_was_lost_costs_the_page_and_not_the_video(folders):
@@ -412,13 +535,15 @@ def test_a_job_that_failed_and_is_retried_is_waited_for_again(folders):
     assert videos(folders) == ["x_00001_.mp4"]
 
 
-@pytest.mark.parametrize("state, cancels", [(QUEUED, [ID]), (IN_PROGRESS, [ID]), (COMPLETED, [])])
+@pytest.mark.parametrize("state, cancels", [(QUEUED, [ID]), (IN_PROGRESS, [ID]), (COMPLETED, []), (FAILED, [])])
 def test_what_was_decoded_here_meanwhile_is_not_decoded_there_too(folders, state, cancels):
-    """The farm had the job, and the answer was lost."""
-    waiting(folders, state="here", wanted=False)
-    client = StandIn(folders, record(state))
+    """The farm had the job, and the answer was lost. Also once it is forgotten here, as there are many others."""
+    mine = waiting(folders, state="here", wanted=False).client()
+    client = StandIn(folders, record(state, client=Client(mine, "prompt", "9")))
+    collector = collected(folders, client)
+    collector.jobs.forget(collector.jobs.get(ID))
     collected(folders, client)
-    assert client.cancelled == cancels and videos(folders) == []
+    assert client.cancelled == cancels and videos(folders) == [] == videos(folders, "input")
 
 
 @pytest.mark.parametrize(
@@ -428,8 +553,9 @@ def test_what_was_decoded_here_meanwhile_is_not_decoded_there_too(folders, state
         ("video/x", record(QUEUED), "queued", []),
         (None, record(QUEUED, client=Client("another")), None, []),
         (None, record(QUEUED), None, [ID]),
+        (None, record(COMPLETED), None, []),
     ],
-    ids=["killed before the farm had it", "waits", "another's that a node collected", "a node waited for it"],
+    ids=["killed before it was sent", "waits", "another's that a node collected", "a node waited", "for what is done"],
 )
 def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
     jobs = waiting(folders, prefix=prefix)
@@ -437,8 +563,73 @@ def test_jobs_that_an_earlier_run_left(folders, prefix, made, state, cancels):
         made = dataclasses.replace(made, job=dataclasses.replace(made.job, client=Client(jobs.client())))
     client, collector = StandIn(folders, made), Collector(Jobs(folders / "jobs"))
     asyncio.run(collector._look_after(client, collector.jobs.get(ID)))
+    end(collector.jobs)
     left = Jobs(folders / "jobs").get(ID)
     assert (left and left.state) == state and client.cancelled == cancels
+    if made is not None and made.result is not None:
+        assert collected(folders, client).jobs.all() == [] and videos(folders) == []
+
+
+def test_who_waits_with_no_worker_there_says_so(folders, monkeypatch):
+    monkeypatch.setattr(elsewhere_collector, "ASK_SECONDS", 0)
+    waiting(folders)
+    answers, reasons = [[], [{"worker": "w"}]], []
+    collector = Collector(Jobs(folders / "jobs"))
+
+    class Asked(StandIn):
+        is_connected = True
+
+        async def ask_all(self, subject, wait_seconds):
+            reasons.append(collector.jobs.get(ID).reason)
+            if not answers:
+                raise asyncio.CancelledError
+            return answers.pop(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(collector._keep_asking(Asked(folders, None)))
+    assert reasons == [None, elsewhere_collector.NOBODY, None]
+
+
+def test_what_is_told_is_not_remembered_longer_than_the_job(folders):
+    waiting(folders)
+    collector = Collector(Jobs(folders / "jobs"))
+    collector._tell()
+    assert [*collector._told] == [ID]
+    collector.jobs.forget(collector.jobs.get(ID))
+    collector._tell()
+    assert not collector._told
+
+
+def test_a_slow_disk_does_not_hold_up_who_only_asks(tmp_path, monkeypatch):
+    """ComfyUI's own loop among them."""
+    jobs, told = Jobs(tmp_path), []
+
+    def slow(self, path, text):
+        asking = threading.Thread(target=lambda: told.extend(jobs.told()), daemon=True)
+        asking.start()
+        asking.join(20)
+
+    monkeypatch.setattr(Jobs, "_write", slow)
+    jobs.keep(Sent(ID))
+    assert [each["job_id"] for each in told] == [ID]
+
+
+def test_a_farm_that_stays_away_is_looked_for_anew(folders, monkeypatch):
+    """It may have come back under another address, which is read then."""
+    monkeypatch.setattr(elsewhere_collector, "AWAY_SECONDS", 0)
+
+    class Away(StandIn):
+        is_connected = False
+
+        async def hear(self, subject, callback):
+            return self
+
+        async def watch(self, job_id, gone):
+            await asyncio.Event().wait()
+            yield
+
+    with pytest.raises(NoFarm, match="does not answer"):
+        asyncio.run(asyncio.wait_for(Collector(Jobs(folders / "jobs"))._follow(Away(folders, None)), 20))
 
 
 def test_nothing_is_started_where_nothing_was_sent(folders, monkeypatch):
