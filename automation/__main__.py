@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
         choices=("auto", "same", "without"),
         default="auto",
         help="what becomes of VAE Decode (Tiled): the same tiles and pixels, or the pixels of VAE Decode. Default: "
-        "auto, without where that is known to take no more memory, else the same",
+        "auto, without where tiles are known not to be needed, else the same",
     )
     command.add_argument("--all", action="store_true", help="swap decodes too with which nothing is won")
     command.add_argument(

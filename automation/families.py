@@ -70,12 +70,14 @@ def choose(kind: str, family: dict | None, tiles: str, values: dict, in_use: boo
     in_whole = family["won"] if family else "unknown"
     if "without_tiles" not in rule:
         return kind, in_whole, ""
+    fits = (family or {}).get("fits", False)
     enough = (family or {}).get("without_tiles_from")
     saves_nothing = bool(enough) and all(number_of(values[name]) >= least for name, least in enough.items())
     if tiles == "without" and in_use:
         return kind, "", REASONS["tiles_in_use"]
-    if tiles == "without" or (tiles == "auto" and saves_nothing and not in_use):
-        return rule["without_tiles"], "without_tiles" if saves_nothing else f"untiled_{in_whole}", ""
+    if tiles == "without" or (tiles == "auto" and (fits or saves_nothing) and not in_use):
+        won = "fits" if fits else "without_tiles" if saves_nothing else f"untiled_{in_whole}"
+        return rule["without_tiles"], won, ""
     if family is None:
         return kind, "unknown", ""
     if family["tiles"] != "none" and number_of(values["temporal_size"]) <= LONGEST_ROW:

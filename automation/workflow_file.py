@@ -312,7 +312,7 @@ def become_pair(graph: Graph, decode: dict, stands_for: str, video: dict) -> Non
         "link": link,
         "link_position": graph.link_positions[get(link, "id")],
     }
-    become(video, kind, {**memory, "pos": grow_upwards(video)})
+    become(video, kind, {**memory, "pos": grow_upwards(video, kind)})
     others = [slot for slot in inputs(video) if slot["name"] in CREATE_VIDEO["inputs"]]
     video["inputs"] = in_order([*decode_inputs(decode, stands_for), *others])
     set_to(video, values)
@@ -330,7 +330,7 @@ def become_streamed(graph: Graph, decode: dict, stands_for: str, saver: dict, se
     rates = {"fps": settings.values["fps"]} if "fps" in settings.values else {}
     values = values_for(kind, settings_of_decode(decode), rates)
     memory = {"decode": remember(decode, "pos", "outputs", *WIDGET_VALUES)}
-    become(decode, kind, {**memory, "pos": grow_upwards(decode)})
+    become(decode, kind, {**memory, "pos": grow_upwards(decode, kind)})
     decode["inputs"] = in_order([*decode_inputs(decode, stands_for), {"name": "audio", "type": "AUDIO", "link": None}])
     if rate is not None:
         saver["inputs"] = [slot for slot in saver["inputs"] if slot["name"] != "fps"]
@@ -365,9 +365,9 @@ def widget_slot(name: str, kind: str, link: int) -> dict:
     return {"name": name, "type": kind, "link": link, "widget": {"name": name}}
 
 
-def grow_upwards(video: dict) -> list:
-    """Make room for one more input, away from the saver that is often right below. Returns the new place."""
-    missing = max(0, LAYOUT["pair_height"] - xy(video["size"])[1])
+def grow_upwards(video: dict, kind: str) -> list:
+    """Make room for what another kind has, away from the saver that is often right below. Returns the new place."""
+    missing = max(0, LAYOUT["pair_height"][kind] - xy(video["size"])[1])
     if missing and not (video.get("flags") or {}).get("collapsed"):
         (x, y), (width, height) = xy(video["pos"]), xy(video["size"])
         video.update(pos=[x, y - missing], size=[width, height + missing])

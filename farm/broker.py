@@ -361,6 +361,15 @@ class Broker:
         Args:
             seen: what this left there the last time: only what changed since is read.
         """
+        found = await self._look(make, seen)
+        if not found and await self.marks(0):
+            # Of a few records, nats-py may say that all were told before the first one came.
+            found = await self._look(make, seen)
+        seen.clear()
+        seen.update(found)
+        return [value for _, value in found.values()]
+
+    async def _look(self, make: Callable[[Record], T], seen: dict[str, tuple[int, T]]) -> dict[str, tuple[int, T]]:
         found = {}
         async for entry in self._entries(">", end_with_now=True):
             value = seen.get(entry.key)
@@ -369,9 +378,7 @@ class Broker:
                 value = None if record is None else (entry.revision, make(record))
             if value is not None:
                 found[entry.key] = value
-        seen.clear()
-        seen.update(found)
-        return [value for _, value in found.values()]
+        return found
 
     async def watch(self, job_id: str, gone: Callable[[str], object] | None = None) -> AsyncIterator[Record]:
         """Its record, now and at each change.
@@ -424,7 +431,8 @@ class Broker:
 
     async def marks(self, records: int) -> int:
         """How many there are beside so many records."""
-        return (await self.jetstream.stream_info(f"KV_{RECORDS}")).state.messages - records
+        told = await patiently(lambda: self.jetstream.stream_info(f"KV_{RECORDS}"))
+        return told.state.messages - records
 
     # -- the worker's side ------------------------------------------------------------------------
 

@@ -71,7 +71,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     def add_workers(each: argparse.ArgumentParser) -> None:
         each.add_argument("--gpus", default="cpu", help="a worker for each: 0,1 or cpu; or none. Default: %(default)s")
-        each.add_argument("--models", action="append", default=[], help="a folder where VAEs are looked for first")
+        each.add_argument(
+            "--models",
+            action="append",
+            default=[],
+            help="a folder of VAEs, for jobs of scripts and of `serve`, which name such a file: it need not be sent. "
+            "ComfyUI's nodes send the VAE as they have loaded it, which is another file",
+        )
         each.add_argument("--comfyui", default="", help="a ComfyUI, whose own modules decode then, bit for bit")
 
     each = add("up", up, "start a server and workers on this machine")

@@ -73,6 +73,8 @@ def _why_not(prefix: str, root: str, holds: Callable[[str, str], bool] | None) -
         return "it holds a control character or half of a character"
     for kind in (PurePosixPath, PureWindowsPath):
         path = kind(prefix)
+        if path.drive.endswith(":") and not PurePath(prefix).is_absolute():
+            return f"it begins with '{path.drive}', which is a drive on Windows"
         if path.drive or path.root:
             return f"it is an absolute path that is not in {root}"
         if ".." in path.parts:

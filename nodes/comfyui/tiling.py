@@ -74,6 +74,26 @@ def _in_latents(vae, tiling: Tiling) -> tuple[tiles.Axes, tiles.Axes]:
     return (frames, size, size), (max(1, min(frames // 2, frames_overlap // in_time)), overlap, overlap)
 
 
+def overlaps_cut(vae, tiling: Tiling) -> list[Text]:
+    """Which overlaps VAE Decode (Tiled) makes smaller, because the tiles have no room for them, and says nothing."""
+    (_, (in_time, across, _)), cut = _in_latents(vae, tiling), []
+    if 4 * tiling.overlap > tiling.tile_size:
+        cut.append(("overlap", tiling.overlap, across * vae.spacial_compression_decode()))
+    per_latent = vae.temporal_compression_decode()
+    if 2 * tiling.temporal_overlap > tiling.temporal_size and per_latent is not None:
+        cut.append(("temporal_overlap", tiling.temporal_overlap, in_time * per_latent))
+    return [
+        Text(
+            "of %name% %asked%, only %used% was used: these tiles have room for no more",
+            name=name,
+            asked=str(asked),
+            used=str(used),
+        )
+        for name, asked, used in cut
+        if used < asked
+    ]
+
+
 def _by_axis(ratios) -> list[Callable[[int], float]]:
     several = ratios if isinstance(ratios, (tuple, list)) else (ratios,) * 3
     return [ratio if callable(ratio) else functools.partial(operator.mul, ratio) for ratio in several]

@@ -73,14 +73,14 @@ def check(vae, samples: dict) -> None:
     latent, family = vaes.latent_of(samples), of(vae)
     if family.channels is None or latent.ndim != 5 or latent.shape[1] == vae.latent_channels:
         return
-    known = "; ".join(
-        f"those of {' and '.join(each.models)} have {each.channels} and need the {each.name} VAE"
+    known = "".join(
+        f", as latents of {', '.join(each.models)} have, which need the {each.name} VAE"
         for each in FAMILIES
-        if each.channels is not None
+        if each.channels == latent.shape[1]
     )
     raise ValueError(
-        f"The latent has {latent.shape[1]} channels, but this VAE decodes {vae.latent_channels}. Of latents, {known}. "
-        "Load the VAE that belongs to the model the latent came from."
+        "Load the VAE that belongs to the model the latent came from: this one decodes "
+        f"{vae.latent_channels} channels, the latent has {latent.shape[1]}{known}."
     )
 
 

@@ -86,6 +86,7 @@ class InTiles(Way):
         return vaes.why_not_known(job.vae, isinstance(self.streaming, Buffered))
 
     def decode(self, job: Job) -> None:
+        _say_overlaps_cut(job)
         vae, plan = job.vae, tiling.plan(job.vae, job.latent, job.tiling)
         at_once = plan.final_before(0) // FRAMES_PER_SLOT + 1
 
@@ -187,6 +188,12 @@ class InTiles(Way):
         ]
 
 
+def _say_overlaps_cut(job: Job) -> None:
+    for note in tiling.overlaps_cut(job.vae, job.tiling):
+        if note not in job.notes:  # by the way that was tried before
+            job.warn(note)
+
+
 def _of_a_tile(job: Job, plan: Plan) -> torch.Tensor:
     """Of the shape of the largest tile, without any data."""
     return torch.empty((1, job.latent.shape[1], *plan.largest), device="meta")
@@ -207,6 +214,7 @@ class Stock(Way):
 
     def decode(self, job: Job) -> None:
         say(f"decoding in tiles the stock way: {job.reason}")
+        _say_overlaps_cut(job)
         _stock(job, job.tiling)
 
 

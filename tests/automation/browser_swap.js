@@ -9,11 +9,11 @@ globalThis.fetch = async (url) => new Response(readFileSync(url)) // node fetche
 
 const { partnerType, swap: swapHere } = await import('../../web/js/swap_workflow.js')
 const { canGoElsewhere, restoreAll: restore, swapElsewhere } = await import('../../web/js/swap_elsewhere.js')
-const { explain } = await import('../../web/js/swap_message.js')
+const { explain, nothingToChange } = await import('../../web/js/swap_message.js')
 const { NAMES } = await import('../../web/js/swap_rules.js')
 const { settingsOf } = await import('../../web/js/swap_savers.js')
 const swap = (workflow, { elsewhere, ...options } = {}) => (elsewhere ? swapElsewhere : swapHere)(workflow, options)
-export { NAMES, canGoElsewhere, explain, partnerType, restore, swap }
+export { NAMES, canGoElsewhere, explain, nothingToChange, partnerType, restore, swap }
 
 function swapped({ workflow, file, reverse, settings, ...options }) {
   if (settings) return settingsOf(...settings)

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'
 import { test } from 'node:test'
 
-import { NAMES, explain, partnerType, restore, swap } from './browser_swap.js'
+import { NAMES, explain, nothingToChange, partnerType, restore, swap } from './browser_swap.js'
 
 const read = (folder, file) => JSON.parse(readFileSync(new URL(file, folder), 'utf8'))
 const casesIn = (path) => {
@@ -35,3 +35,16 @@ for (const each of casesIn('cases/right_click/'))
     if ('partner' in each) assert.equal(partnerType(each.before, each.options.only), each.partner)
     assert.equal(explain(each.changes, nameOf, english), each.toast)
   })
+
+test('where all is streamed already there is nothing to change', () => {
+  const told = (workflow) => {
+    assert.deepEqual(swap(workflow).changes, [])
+    return nothingToChange(workflow, english)
+  }
+  const workflow = (...types) => ({ nodes: types.map((type, id) => ({ id, type })), links: [] })
+  const inside = { ...workflow('AsyncVAEDecodeVideo'), id: 'inner' }
+  const already = { summary: 'Nothing to change', detail: 'The decodes of this workflow are streamed already' }
+  assert.deepEqual(told(workflow('AsyncVAEDecodeTiledToVideo')), already)
+  assert.deepEqual(told({ ...workflow('inner'), definitions: { subgraphs: [inside] } }), already)
+  assert.deepEqual(told(workflow('KSampler')), { summary: 'Nothing to change', detail: '' })
+})

@@ -33,7 +33,7 @@ LEFT = {
     ("txt_to_image_to_video", "late", "Stable Video Diffusion"),
     ("utility_seedvr2_3b_int8_upscale_video", "", ""),
 }
-STREAMED = {"streamed", "in_tiles", "side_by_side", "without_tiles", "untiled_streamed"}
+STREAMED = {"streamed", "in_tiles", "side_by_side", "without_tiles", "fits", "untiled_streamed"}
 
 whichever = pytest.mark.parametrize("which", COUNTED_VERSIONS)
 however = pytest.mark.parametrize("how", OPTIONS)

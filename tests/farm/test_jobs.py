@@ -63,6 +63,26 @@ async def test_who_watches_hears_of_what_is_deleted(ground):
 
 
 @in_a_loop
+async def test_a_look_that_saw_nothing_looks_again(ground, monkeypatch):
+    """Under load the broker's answer that all was told overtakes what it told."""
+    await ground.prepare()
+    entries, looks = Broker._entries, []
+
+    async def overtaken(self, key, end_with_now):
+        looks.append(key)
+        if len(looks) > 1:
+            async for entry in entries(self, key, end_with_now):
+                yield entry
+
+    monkeypatch.setattr(Broker, "_entries", overtaken)
+    async with ground.client() as client:
+        assert await client.broker.records() == [] and len(looks) == 1
+        looks.clear()
+        job = await ground.submit(client)
+        assert [record.id for record in await client.broker.records()] == [job.id]
+
+
+@in_a_loop
 async def test_a_client_that_lives_long_remembers_few_hashes(ground, monkeypatch):
     hashed = []
 

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
 import { isOpen, told } from '../../web/js/job_texts.js'
+import { shortened } from '../../web/js/lanes_panel.js'
 import { Language, joined } from '../../web/js/language.js'
 import { facts } from '../../web/js/saved_files.js'
 
@@ -159,4 +160,12 @@ test('every text of the panel can be translated', () => {
     said.filter((text) => !(text in texts) && text !== text.toUpperCase()),
     []
   )
+})
+
+test('of a long error the beginning and the end stay, where the advice is', () => {
+  const ours = `${'what happened '.repeat(40)}and what is to be done.`
+  assert.equal(shortened(ours), ours)
+  const librarys = `CUDA error ${'x'.repeat(5000)} Close what else uses the GPU.`
+  assert.match(shortened(librarys), /^CUDA error x+ … x+ Close what else uses the GPU\.$/)
+  assert.ok(shortened(librarys).length < 900)
 })

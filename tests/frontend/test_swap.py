@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from async_frame_pipeline.automation import swap
-from async_frame_pipeline.automation.rules import DECODES, DEFAULTS, OUR_SAVER
+from async_frame_pipeline.automation.rules import DECODES, DEFAULTS, LAYOUT, OUR_SAVER
 from host import PromptRejected
 from playwright.sync_api import expect
 
@@ -215,7 +215,10 @@ def test_right_click_on_tiles_and_back(editor: SwapEditor, item: str, kind: str,
     before, steps = editor.serialized(), editor.undo_steps()
     swap_by_menu(editor, 8, item)
     editor.expect_toast("Decodes swapped: 1", f"VAE Decode (Tiled) + Create Video → {told}")
-    assert by_id(editor.workflow())[9]["type"] == kind
+    swapped = by_id(editor.workflow())[9]
+    assert swapped["type"] == kind
+    if "Tiled" in kind:
+        assert swapped["size"][1] == LAYOUT["pair_height"][kind], "the editor made it higher, over what is below it"
     given = editor.prompt()["9"]["inputs"]
     assert {name: given[name] for name in TILES if name in given} == (TILES if "Tiled" in kind else {})
     swap_by_menu(editor, 9, BACK)
@@ -317,6 +320,7 @@ def test_the_commands_are_in_the_menu(editor: SwapEditor):
     page = editor.page
     for command, told in (
         ("Speed up video decoding in this workflow", "Decodes swapped: 1"),
+        ("Speed up video decoding in this workflow", "Nothing to change"),
         ("Restore stock video decoding", "Decodes restored: 1"),
     ):
         page.locator(".comfyui-logo").first.click()

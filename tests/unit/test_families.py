@@ -162,6 +162,16 @@ def test_a_batch_of_videos_is_decoded_late(vae, nested):
     assert "is not one video" in report.decoded.reason
 
 
+def test_of_another_models_latent_the_advice_comes_first():
+    latent = {"samples": torch.zeros(1, 128, 2, 2, 2)}
+    with pytest.raises(ValueError) as refused:
+        families.check(in_comfyui.vae("wan 2.1"), latent)
+    assert str(refused.value) == (
+        "Load the VAE that belongs to the model the latent came from: this one decodes 16 channels, the latent has "
+        "128, as latents of LTX-Video, LTX-2, LTX-2.3 have, which need the LTX VAE."
+    )
+
+
 def test_a_compiled_decoder_is_not_streamed_by_its_last_layer():
     """Which it may never call: each run would decode to the end, and then again the stock way."""
     vae = in_comfyui.vae("hunyuan 1.5")

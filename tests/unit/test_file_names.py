@@ -54,6 +54,12 @@ def test_refused(prefix, tmp_path):
     str(refused.value).encode()  # can be shown and logged
 
 
+@pytest.mark.parametrize("prefix", ["C:x", "a:b/c", "c:/x", "C:\\x"])
+def test_a_colon_after_one_letter_is_said_to_be_a_drive(prefix, tmp_path):
+    with pytest.raises(ValueError, match=rf": it begins with '{prefix[:2]}', which is a drive on Windows\. Use"):
+        file_names.checked_prefix(prefix, str(tmp_path), within)
+
+
 @pytest.mark.parametrize(
     "prefix",
     [

@@ -14,12 +14,15 @@ from async_frame_pipeline.automation.rules import (
     DEFAULTS,
     ELSEWHERE,
     FAMILIES,
+    LAYOUT,
     OUR_SAVER,
     OURS,
 )
 from async_frame_pipeline.nodes import AsyncFramePipelineExtension, families
 from async_frame_pipeline.nodes.families import wan
+from async_frame_pipeline.nodes.families.wan import Fast
 from async_frame_pipeline.nodes.families.ways import Late
+from comfy_api.latest import io
 
 from ..automation.templates import COUNTED_VERSIONS, OPTIONS, graphs_of, swapped_templates
 
@@ -77,6 +80,15 @@ def test_what_is_won_is_what_the_family_does(family: dict):
     found = [each for each in families.FAMILIES if each.name == family["name"]]
     first = found[0].ways[0] if found else families.OTHER.ways[0]
     assert family["won"] == ("late" if isinstance(first, Late) else "streamed")
+    assert family.get("fits", False) == isinstance(first, Fast)
+
+
+@pytest.mark.parametrize("kind", [decode["pair"] for decode in DECODES.values()])
+def test_there_is_room_for_a_pairs_inputs_and_widgets(kind: str):
+    widgets = [each for each in inputs_of(kind).values() if isinstance(each, io.WidgetInput) and not each.advanced]
+    sockets = [each for each in inputs_of(kind).values() if not isinstance(each, io.WidgetInput)]
+    # As the editor reckons: 20 a socket, 24 a widget, 14 around them.
+    assert LAYOUT["pair_height"][kind] >= 20 * len(sockets) + 24 * len(widgets) + 14
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,25 @@ def test_it_says_when_no_tiles_were_needed(monkeypatch):
     assert torch.equal(image, tiling.stock_decode(vae, samples, asked))
 
 
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        ((128, 4096, 4096, 8), ["overlap 4096, only 32"]),
+        ((128, 32, 8, 4096), ["temporal_overlap 4096, only 4"]),
+        ((128, 64, 16, 16), ["overlap 64, only 32", "temporal_overlap 16, only 8"]),
+        ((128, 32, 16, 8), []),
+        ((128, 0, 4096, 4), []),
+    ],
+)
+def test_an_overlap_that_tiles_have_no_room_for_is_said(sizes, said):
+    """Where VAE Decode (Tiled) takes another one and says nothing."""
+    vae = in_comfyui.vae("wan 2.1")
+    notes = decoding.decode_image_with_report(vae, latent_for(vae, 3, 3, 9), tiling=Tiling(*sizes))[1].decoded.notes
+    assert [note for note in map(str, notes) if "these tiles have room" in note] == [
+        f"of {each} was used: these tiles have room for no more" for each in said
+    ]
+
+
 def test_the_slots_are_reckoned_with(monkeypatch):
     """They take of the same memory: tiles that would fit without them, and not beside them, are not tried."""
     vae, slots = in_comfyui.vae("ltx"), []

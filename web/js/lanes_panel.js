@@ -242,8 +242,8 @@ function laneName(lane, alreadyDecoded) {
   return lane === 'copy' ? 'Copy' : 'Write'
 }
 
-/** An error's text may be the whole of a library's. */
-const shortened = (text) => (text.length > 300 ? `${text.slice(0, 300)}…` : text)
+/** An error's text may be the whole of a library's. What is to be done is often said at the end. */
+export const shortened = (text) => (text.length > 800 ? `${text.slice(0, 500)} … ${text.slice(-300)}` : text)
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1)
 

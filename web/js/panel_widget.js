@@ -23,8 +23,10 @@ export function addPanel(node, panel, removed) {
     if (shrunk === height) return // not on screen
     height -= shrunk
     if (shrunk > 0) node.setSize([node.size[0], Math.max(heightBefore, node.size[1] - shrunk)])
-    // Nodes 2.0 does not see it where nothing else changes, as when a video turns out to be so high.
-    else if (LiteGraph.vueNodesMode) node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
+    // Nodes 2.0 does not see it where nothing else changes, as when a video turns out to be so high. By no more than the
+    // panel takes, which `onSerialize` takes off again.
+    else if (LiteGraph.vueNodesMode)
+      node.setSize([node.size[0], Math.max(node.size[1], heightBefore + height + 2 * MARGIN)])
     node.setDirtyCanvas(true, true)
   })
   observer.observe(panel.content)

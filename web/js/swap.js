@@ -6,7 +6,7 @@
 // links all stay as they are, which taking nodes out and connecting new ones cannot promise.
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
-import { explain } from './swap_message.js'
+import { explain, nothingToChange } from './swap_message.js'
 import { CREATE_VIDEO, DECODES, ELSEWHERE, NAMES, OURS, OUR_SAVER, SAVERS } from './swap_rules.js'
 import { canGoElsewhere, restoreAll as restore, swapElsewhere, wasDecodeAndSaver } from './swap_elsewhere.js'
 import { partnerType, swap, wasSaver } from './swap_workflow.js'
@@ -81,7 +81,8 @@ const item = (text, what, how, options) => ({ content: menuEntry(text), callback
 
 /** Change the workflow by a function of swap_workflow.js, and tell the user what came of it. */
 async function change(what, how, options) {
-  const { workflow, changes } = how(serialized(), options)
+  const before = serialized()
+  const { workflow, changes } = how(before, options)
   const done = changes.filter(({ after }) => after.length)
   if (done.length) {
     await load(workflow)
@@ -90,8 +91,9 @@ async function change(what, how, options) {
   const translated = await translator()
   app.extensionManager.toast.add({
     severity: done.length ? 'success' : 'info',
-    summary: `${translated(what)}: ${done.length}`,
-    detail: explain(changes, displayName, translated),
+    ...(changes.length
+      ? { summary: `${translated(what)}: ${done.length}`, detail: explain(changes, displayName, translated) }
+      : nothingToChange(before, translated)),
     life: TOAST_MS
   })
 }

@@ -22,12 +22,15 @@ export function choose(type, family, tiles, values, inUse) {
   const { without_tiles: untiled } = DECODES[type]
   const inWhole = family ? family.won : 'unknown'
   if (!untiled) return { standsFor: type, won: inWhole, why: '' }
+  const fits = family?.fits ?? false
   const enough = family?.without_tiles_from
   const savesNothing =
     Boolean(enough) && Object.entries(enough).every(([name, least]) => numberOf(values[name]) >= least)
   if (tiles === 'without' && inUse) return { standsFor: type, won: '', why: REASONS.tiles_in_use }
-  if (tiles === 'without' || (tiles === 'auto' && savesNothing && !inUse))
-    return { standsFor: untiled, won: savesNothing ? 'without_tiles' : `untiled_${inWhole}`, why: '' }
+  if (tiles === 'without' || (tiles === 'auto' && (fits || savesNothing) && !inUse)) {
+    const won = fits ? 'fits' : savesNothing ? 'without_tiles' : `untiled_${inWhole}`
+    return { standsFor: untiled, won, why: '' }
+  }
   if (!family) return { standsFor: type, won: 'unknown', why: '' }
   if (family.tiles !== 'none' && numberOf(values.temporal_size) <= LONGEST_ROW)
     return { standsFor: type, won: 'in_tiles', why: '' }

@@ -1,5 +1,6 @@
 // What the user is told of a swap. Knows nothing of the editor.
-import { REASONS, TILES_COME_BACK, WON, isWithoutItsTiles } from './swap_rules.js'
+import { Workflow } from './swap_graph.js'
+import { OURS, REASONS, TILES_COME_BACK, WON, isWithoutItsTiles } from './swap_rules.js'
 
 /**
  * What was changed and what is won by it, and what was left alone and why; alike ones counted together.
@@ -20,6 +21,16 @@ export function explain(changes, displayName, translated) {
   const counts = new Map()
   for (const line of lines) counts.set(line, (counts.get(line) ?? 0) + 1)
   return [...counts].map(([line, count]) => (count > 1 ? `${count} × ${line}` : line)).join('\n')
+}
+
+/** {summary, detail} where nothing of a workflow was to be changed nor had to be left alone. */
+export function nothingToChange(workflow, translated) {
+  const types = new Workflow(workflow).graphs.flatMap(({ nodes }) => [...nodes.values()].map(({ type }) => type))
+  const isDone = types.some((type) => Object.hasOwn(OURS, type))
+  return {
+    summary: translated('Nothing to change'),
+    detail: isDone ? translated('The decodes of this workflow are streamed already') : ''
+  }
 }
 
 /** A reason, which may have a name in it that is not to be translated. */

@@ -326,7 +326,7 @@ function becomePair(graph, decode, standsFor, video) {
     link,
     link_position: graph.linkPositions.get(get(link, 'id'))
   }
-  become(video, type, { ...memory, pos: growUpwards(video) })
+  become(video, type, { ...memory, pos: growUpwards(video, type) })
   const others = inputs(video).filter((slot) => CREATE_VIDEO.inputs.includes(slot.name))
   video.inputs = inOrder([...decodeInputs(decode, standsFor), ...others])
   setTo(video, values)
@@ -344,7 +344,7 @@ function becomeStreamed(graph, decode, standsFor, saver, settings) {
   const rates = 'fps' in settings.values ? { fps: settings.values.fps } : {}
   const values = valuesFor(type, settingsOfDecode(decode), rates)
   const memory = { decode: remember(decode, 'pos', 'outputs', ...WIDGET_VALUES) }
-  become(decode, type, { ...memory, pos: growUpwards(decode) })
+  become(decode, type, { ...memory, pos: growUpwards(decode, type) })
   decode.inputs = inOrder([...decodeInputs(decode, standsFor), { name: 'audio', type: 'AUDIO', link: null }])
   if (rate !== null) {
     saver.inputs = inputs(saver).filter((slot) => slot.name !== 'fps')
@@ -380,8 +380,8 @@ function becomeSaver(graph, saver, settings, source) {
 export const widgetSlot = (name, type, link) => ({ name, type, link, widget: { name } })
 const usedLinks = (node) => (node.outputs ?? []).find((slot) => slot.links?.length)?.links
 
-function growUpwards(video) {
-  const missing = Math.max(0, LAYOUT.pair_height - xy(video.size)[1])
+function growUpwards(video, type) {
+  const missing = Math.max(0, LAYOUT.pair_height[type] - xy(video.size)[1])
   if (missing && !video.flags?.collapsed) {
     const [[x, y], [width, height]] = [xy(video.pos), xy(video.size)]
     Object.assign(video, { pos: [x, y - missing], size: [width, height + missing] })
