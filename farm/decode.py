@@ -196,12 +196,12 @@ class Decoder:
             below: bytes that it is to need less than, after memory ran out.
             until_then: ends with the decode.
         """
-        chosen = self._plan(model, latent, below)
-        self._needed = chosen.needed
         away = Away(self.device)
         until_then.callback(away.close)
 
         def decode(submit: engine.Submit) -> None:
+            chosen = self._plan(model, latent, below)  # by now the slots are there, and what they take is not free
+            self._needed = chosen.needed
             decoder = WanDecoder(model.weights, chosen.bands, away)
             for frames_cthw in steps(decoder, latent.to(self.device, non_blocking=True)):
                 submit(frames_cthw)
