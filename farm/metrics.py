@@ -82,6 +82,8 @@ def text(state: State) -> str:
         more = f"; {NO_CARD}" if is_without else ""
         waiting.append(f"{count} {name} (the oldest {age(state.oldest_seconds[name])}{more})")
     lines = [f"jobs:    {', '.join(jobs) or 'none'}", f"waiting: {', '.join(waiting) or 'none'}"]
+    if not state.workers:
+        lines.append("workers: none: start one, `python -m farm up --gpus 0` or `python -m farm worker --gpus 0`")
     for each in state.workers:
         job = each.get("job")
         doing = f"{job['id'][:12]} {job['frames']}/{job['total']} frames" if job else "idle"

@@ -99,6 +99,8 @@ def address(given: str | None = None, role: str = CLIENT) -> Address:
     path = home() / "farm.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if "token" in values and "url" not in values:
+            raise NoFarm("the farm of this machine is down: run `python -m farm up`; what waited goes on then")
         return Address(values["url"], token_of(values["token"], role), values.get("ca", ""))
     except (OSError, ValueError, KeyError) as error:
         raise NoFarm(f"no farm is set up here ({path}): run `python -m farm up`, or set AFP_FARM") from error

@@ -95,6 +95,7 @@ class Attempt:
         advanced: when the last frame was made, or the decode begun, of the monotonic clock; None while the decoder does
             nothing: files come and go as slowly as they like, and no question to the broker goes unanswered for ever.
         is_alone: nothing is to be taken ahead beside it.
+        first: how many frames were there after the first step, and when: before that kernels are compiled.
     """
 
     receipt: Receipt
@@ -105,6 +106,7 @@ class Attempt:
     frames: int = 0
     total: int = 0
     is_alone: bool = False
+    first: tuple[int, float] | None = None
 
     def check(self) -> None:
         if self.stop:
@@ -112,6 +114,15 @@ class Attempt:
 
     def progress(self, frames: int, total: int) -> None:
         self.frames, self.total, self.advanced = frames, total, time.monotonic()
+        self.first = self.first or (frames, self.advanced)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the pace since the first step; None before there is one."""
+        if self.first is None or self.frames <= self.first[0] or self.advanced is None:
+            return None
+        pace = (self.advanced - self.first[1]) / (self.frames - self.first[0])
+        return round(max(0.0, pace * (self.total - self.frames) - (time.monotonic() - self.advanced)), 1)
 
 
 @dataclass
@@ -666,7 +677,7 @@ class Worker:
             "worker": self._name,
             "frames": attempt.frames,
             "total": attempt.total,
-            "seconds": round(time.monotonic() - attempt.began, 2),
+            "seconds_left": attempt.seconds_left,
         }
 
     async def _tell_state(self, _: dict) -> dict:

@@ -26,10 +26,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import safetensors
 
@@ -55,6 +55,7 @@ TELL_SECONDS = 0.5
 ASK_SECONDS, ANSWER_SECONDS = 10.0, 2.0
 NOBODY = "no worker is there: start one, with `python -m farm worker`, or `up` with --gpus"
 LOOK_SECONDS = 0.05
+ID_DIGITS = 32
 # A farm keeps nothing longer.
 FORGET_SECONDS = 8 * 86400.0
 T = TypeVar("T")
@@ -176,10 +177,16 @@ class Collector:
     def adopt(self, job_id: str) -> Sent:
         """A job that a node waits for, whoever sent it.
 
+        Args:
+            job_id: or its first digits, as `farm jobs` shows them.
         Raises:
             Unreachable: there is no farm to ask.
-            ValueError: there is no such job.
+            ValueError: there is no such job, or more than one.
         """
+        if not job_id:
+            raise ValueError("no id was given; Save Video (Decode Elsewhere) gives one, and `python -m farm jobs`")
+        if len(job_id) < ID_DIGITS:
+            job_id = self._asked(self._whole(job_id))
         sent = self.jobs.get(job_id)
         if sent is not None:
             if sent.is_open:
@@ -188,11 +195,15 @@ class Collector:
             if sent.prefix is not None or sent.is_open or Path(sent.path).is_file():
                 return sent
             self.jobs.forget(sent)  # a file for a node that waited, which is gone with the temp folder
+        return self._asked(self._adopted(job_id))
+
+    def _asked(self, question: Coroutine[Any, Any, T]) -> T:
         reason = why_no_farm()
         if reason is not None:
+            question.close()
             raise Unreachable(reason)
         self._start()
-        return self._wait(self._adopted(job_id))
+        return self._wait(question)
 
     def cancel(self, sent: Sent) -> None:
         """Nobody wants it any more, also where that can be said only later; does not wait."""
@@ -327,6 +338,18 @@ class Collector:
             return False
         self._see(client, record)
         return True
+
+    async def _whole(self, digits: str) -> str:
+        from ..farm.settings import NoFarm
+
+        client = await self._reached()
+        try:
+            found = [each.id for each in await client.broker.records() if each.id.startswith(digits)]
+        except NoFarm as error:
+            raise Unreachable(str(error)) from error
+        if len(found) != 1:
+            raise ValueError(f"the farm has {'more than one' if found else 'no'} job {digits!r}")
+        return found[0]
 
     async def _adopted(self, job_id: str) -> Sent:
         from ..farm.messages import InvalidJob
@@ -477,8 +500,7 @@ class Collector:
         sent = self.jobs.get(str(values.get("id")))
         if sent is not None and sent.is_open:
             sent.frames, sent.total = values["frames"], values["total"]
-            if sent.frames:
-                sent.seconds_left = round((sent.total - sent.frames) * values["seconds"] / sent.frames, 1)
+            sent.seconds_left = values.get("seconds_left")
 
     # -- what came back ---------------------------------------------------------------------------------
 

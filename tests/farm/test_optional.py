@@ -70,6 +70,14 @@ def test_without_a_farm_it_says_what_to_do(tmp_path, monkeypatch):
     assert done.returncode == 1 and "farm up" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_of_a_farm_that_is_down_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    monkeypatch.delenv("AFP_FARM", raising=False)
+    (tmp_path / "farm.json").write_text('{"token": "secret", "port": 4222}')  # as `down` leaves it
+    done = run("status")
+    assert done.returncode == 1 and "is down" in done.stderr and "no farm is set up" not in done.stderr
+
+
 def test_the_registry_gets_it():
     left_out = {line.strip("/") for line in (ROOT / ".comfyignore").read_text().splitlines()}
     assert left_out & {"farm", "nodes", "pipeline", "web", "locales"} == set() and "tests" in left_out

@@ -641,3 +641,25 @@ def test_nothing_is_started_where_nothing_was_sent(folders, monkeypatch):
     collector = Collector(Jobs(folders / "jobs"))
     collector.resume()
     assert collector._loop is None
+
+
+def test_the_first_digits_of_an_id_suffice(folders, monkeypatch):
+    one, other = record(), dataclasses.replace(record(), job=dataclasses.replace(record().job, id="4d" + "0" * 30))
+
+    class Two(StandIn):
+        async def records(self):
+            return [one, other]
+
+    collector = Collector(Jobs(folders / "jobs"))
+
+    async def reached():
+        return Two(folders, one)
+
+    monkeypatch.setattr(collector, "_reached", reached)
+    assert asyncio.run(collector._whole(ID[:12])) == ID
+    with pytest.raises(ValueError, match="no job 'ff'"):
+        asyncio.run(collector._whole("ff"))
+    with pytest.raises(ValueError, match="more than one job '4d'"):
+        asyncio.run(collector._whole("4d"))
+    with pytest.raises(ValueError, match="no id was given"):
+        collector.adopt("")
