@@ -198,6 +198,7 @@ async def work(given: argparse.Namespace) -> None:
 async def jobs(given: argparse.Namespace) -> None:
     from . import metrics
     from .client import farm
+    from .messages import IN_PROGRESS
 
     async with farm(given.server) as client:
         records = await client.broker.records()
@@ -206,8 +207,10 @@ async def jobs(given: argparse.Namespace) -> None:
             print(record.to_json().decode())
         else:
             age = metrics.age(time.time() - record.job.created)
-            more = record.reason or (record.result and f"{record.result.frames} frames") or record.worker
-            print(f"{record.id[:12]}  {record.state:11}  {record.job.priority}  {age:>5}  {record.job.user}  {more}")
+            worker = record.worker if record.state == IN_PROGRESS else ""
+            more = record.reason or (record.result and f"{record.result.frames} frames") or worker
+            user = record.job.user[:12]  # a ComfyUI's is its id
+            print(f"{record.id[:12]}  {record.state:11}  {record.job.priority}  {age:>5}  {user:12}  {more}".rstrip())
 
 
 async def cancel(given: argparse.Namespace) -> int:
@@ -221,7 +224,9 @@ async def retry(given: argparse.Namespace) -> int:
 async def _each(given: argparse.Namespace, change: Callable) -> int:
     from .broker import Full
     from .client import farm
-    from .messages import InvalidJob
+    from .messages import COMPLETED, InvalidJob
+
+    already = " already: its video is there"
 
     failed = 0
     async with farm(given.server) as client:
@@ -238,7 +243,8 @@ async def _each(given: argparse.Namespace, change: Callable) -> int:
                 print(f"{wanted}: {error}", file=sys.stderr)
                 failed = 1
                 continue
-            print(f"{found[0][:12]}  {record.state if record is not None else 'is gone'}")
+            state = record.state if record is not None else "is gone"
+            print(f"{found[0][:12]}  {state}{already if state == COMPLETED else ''}")
     return failed
 
 
