@@ -20,7 +20,6 @@ from pathlib import Path
 from comfy_api.latest import InputImpl, io
 
 from ..pipeline.sinks import formats
-from ..pipeline.sinks.encoders.base import QUALITIES
 from ..pipeline.sinks.formats import FORMATS
 from ..pipeline.text import Text
 from . import elsewhere_files, families, rescue, saver_inputs, values
@@ -33,8 +32,8 @@ from .families import wan
 from .inputs import samples_input, video_inputs
 from .latent_video import LatentVideo
 from .log import say
-from .save_video import save
-from .saver_inputs import AUTO, BIT_DEPTHS, SaverInputs
+from .save_video import bit_depth_input, quality_input, save
+from .saver_inputs import AUTO, SaverInputs
 from .version import described
 from .video_source import source_of
 
@@ -74,22 +73,8 @@ def _file_inputs(quality: str) -> list[io.Input]:
             optional=True,
             tooltip="Container and codec of the file.",
         ),
-        io.Combo.Input(
-            "quality",
-            options=list(QUALITIES),
-            default=quality,
-            optional=True,
-            tooltip="Higher looks better and makes larger files. Medium is what Save Video does. "
-            "Lossless changes nothing that is stored; not every format has it.",
-        ),
-        io.Combo.Input(
-            "bit_depth",
-            options=list(BIT_DEPTHS),
-            default=AUTO,
-            optional=True,
-            advanced=True,
-            tooltip="Bits per colour. Auto: what the video has, or the nearest the format can store.",
-        ),
+        quality_input(quality),
+        bit_depth_input(),
     ]
 
 

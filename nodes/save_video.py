@@ -51,6 +51,28 @@ from .video_source import image_dtype, image_sink, images_source, run, source_of
 NOT_READ = ("mkv (h265)", "mov (prores)", "webp (animated)", "gif")
 
 
+def quality_input(default: str) -> io.Input:
+    return io.Combo.Input(
+        "quality",
+        options=list(QUALITIES),
+        default=default,
+        optional=True,
+        tooltip="Higher looks better and makes larger files. Medium is what Save Video does. "
+        "Lossless changes nothing that is stored; not every format has it.",
+    )
+
+
+def bit_depth_input() -> io.Input:
+    return io.Combo.Input(
+        "bit_depth",
+        options=list(BIT_DEPTHS),
+        default=AUTO,
+        optional=True,
+        advanced=True,
+        tooltip="Bits per colour. Auto: what the video has, or the nearest the format can store.",
+    )
+
+
 class SaveVideoStreaming(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -111,14 +133,7 @@ class SaveVideoStreaming(io.ComfyNode):
                     optional=True,
                     tooltip="Container and codec of the file.",
                 ),
-                io.Combo.Input(
-                    "quality",
-                    options=list(QUALITIES),
-                    default="high",
-                    optional=True,
-                    tooltip="Higher looks better and makes larger files. Medium is what Save Video does. "
-                    "Lossless changes nothing that is stored; not every format has it.",
-                ),
+                quality_input("high"),
                 # Below, what few need.
                 io.Combo.Input(
                     "speed",
@@ -128,14 +143,7 @@ class SaveVideoStreaming(io.ComfyNode):
                     advanced=True,
                     tooltip="How much time the encoder takes. Slower makes smaller files of the same look.",
                 ),
-                io.Combo.Input(
-                    "bit_depth",
-                    options=list(BIT_DEPTHS),
-                    default=AUTO,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Bits per colour. Auto: what the video has, or the nearest the format can store.",
-                ),
+                bit_depth_input(),
                 io.Combo.Input(
                     "chroma",
                     options=[AUTO, *CHROMAS],
