@@ -48,7 +48,7 @@ class FastDecoder:
         own_steps = _originals.setdefault("steps", wan.steps)
 
         def steps(decoder, latent):
-            is_check = latent.shape[2] <= wan.CHECKED["cpu"][0]
+            is_check = latent.shape[2] <= wan.trust.CHECKED["cpu"][0]
             for number, frames in enumerate(own_steps(decoder, latent), 1):
                 if number == oom_at and not is_check:
                     raise torch.OutOfMemoryError("a test's out of memory")
