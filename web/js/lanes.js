@@ -5,7 +5,7 @@
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { earlierOutputs } from './earlier_outputs.js'
-import { hasOpenJob, isOfJobs } from './jobs.js'
+import { hasOpenJob, isOfJobs, showJobs } from './jobs.js'
 import { hidePreview, hidesPreview, show, showAgain, shownIn } from './node_panels.js'
 import { OUR_TYPES, SAVERS } from './our_nodes.js'
 import { OUTPUT, eachOutput, locatorOf, nodeOfExecution, reportIn } from './outputs.js'
@@ -94,7 +94,9 @@ function showOutput(node, output) {
   // The frontend may have put it into another tab's node, which has the id of the one that ran.
   if (!node || !(OUR_TYPES.includes(node.type) || report?.type === node.type)) return
   // Reports of versions before there was a verdict have nothing to show.
-  if (report?.verdict) show(node, { state: 'done', report })
+  if (!report?.verdict) return
+  show(node, { state: 'done', report })
+  showJobs(node)
 }
 
 function showOutputs(outputs) {
