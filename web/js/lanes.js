@@ -6,7 +6,7 @@ import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { earlierOutputs } from './earlier_outputs.js'
 import { hasOpenJob, isOfJobs, showJobs } from './jobs.js'
-import { hidePreview, hidesPreview, show, showAgain, shownIn } from './node_panels.js'
+import { hide, hidePreview, hidesPreview, show, showAgain, shownIn } from './node_panels.js'
 import { OUR_TYPES, SAVERS } from './our_nodes.js'
 import { OUTPUT, eachOutput, locatorOf, nodeOfExecution, reportIn } from './outputs.js'
 import { languagesLoaded, menuEntry, onLanguageChange } from './user_language.js'
@@ -65,6 +65,11 @@ app.registerExtension({
       if (node?.type !== detail.node_type) return
       if (shownIn(node) || OUR_TYPES.includes(node.type))
         show(node, { state: 'failed', message: detail.exception_message })
+    })
+    // How the last run failed is no news once the node runs again, which may end without a word from it.
+    api.addEventListener('executing', ({ detail: id }) => {
+      const node = nodeOfExecution(id)
+      if (node && shownIn(node)?.message) hide(node)
     })
     onLanguageChange(showAgain)
     languagesLoaded.then(showAgain)
