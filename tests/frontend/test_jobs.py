@@ -24,7 +24,7 @@ from playwright.sync_api import Locator, expect
 
 from ..automation.loops import run_apart
 from .conftest import READY, REPO, Editor, Server, greet_nobody
-from .test_lanes import OPEN, PANEL, RENDERERS, picture, set_setting
+from .test_lanes import EXECUTED, OPEN, PANEL, RENDERERS, REPORT, picture, set_setting
 from .watching import queue, settle
 
 SAVER = "AsyncSaveVideoElsewhere"
@@ -188,6 +188,56 @@ def test_what_was_decoded_here_after_all_says_why(editor: Editor, video: dict):
     job.tell("here", reason="decoded here, and not elsewhere: the farm does not answer")
     expect(title(panel)).to_have_text("Decoded here")
     expect(panel).to_contain_text("the farm does not answer")
+
+
+def test_what_was_decoded_here_is_told_before_an_older_job_that_waits(editor: Editor, video: dict):
+    old = Job(editor)
+    panel = opened(editor, old)
+    old.tell("queued")
+    here = Job(editor, old.workflow)
+    here.told |= {"state": "here", "reason": "decoded here, and not elsewhere: the farm does not answer"}
+    report = REPORT | {"texts": {**REPORT["texts"], "notes": [{"text": here.told["reason"]}]}, "files": []}
+    output = {
+        "async_frame_pipeline_job": [json.dumps(here.told)],
+        "async_frame_pipeline": [json.dumps(report)],
+        "images": [video],
+        "animated": [True],
+    }
+
+    def expect_report() -> None:
+        expect(title(panel)).to_have_text("3 frames in 1.0 s")
+        expect(panel).to_contain_text("the farm does not answer")
+        expect(panel).to_contain_text("1 more after it")
+
+    editor.page.evaluate(EXECUTED, ["1", output])
+    expect_report()
+    here.tell("here")
+    old.tell("queued", before=1)
+    expect_report()
+    picture(editor, "job-here-and-one-more")
+    old.tell("cancelled")
+    expect(panel).not_to_contain_text("more after it")
+    expect(title(panel)).to_have_text("3 frames in 1.0 s")
+
+
+def test_a_failure_is_gone_when_the_node_runs_again(editor: Editor):
+    page, job = editor.page, Job(editor)
+    page.evaluate(OPEN, [[[1, "AsyncCollectVideo"], [2, "KSampler"]], job.workflow])
+    panel = page.locator(PANEL)
+    size = "() => [...app.rootGraph.getNodeById(1).size]"
+    before, exported = page.evaluate(size), editor.exported()
+    failed = {"node_id": "1", "node_type": "AsyncCollectVideo", "exception_message": "the farm has no job 'ffff'"}
+    for _ in range(2):
+        page.evaluate(SEND, ["execution_error", failed])
+        expect(panel).to_contain_text("no job 'ffff'")
+        settle(editor)
+        page.evaluate(SEND, ["executing", "2"])
+        expect(panel).to_have_count(1)
+        page.evaluate(SEND, ["executing", "1"])
+        expect(panel).to_have_count(0)
+        assert page.evaluate(size) == before
+        assert editor.exported() == exported
+    page.evaluate(SEND, ["executing", None])
 
 
 def test_a_job_is_cancelled_from_the_menu_of_its_node(editor: Editor):

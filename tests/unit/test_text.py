@@ -40,4 +40,4 @@ def test_every_reason_can_be_translated():
 
 
 def test_in_the_browsers_code():
-    run_node("--test", REPO / "tests" / "frontend" / "language.test.js")
+    run_node("--test", *(REPO / "tests" / "frontend" / f"{name}.test.js" for name in ("language", "job_list")))

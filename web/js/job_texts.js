@@ -3,6 +3,10 @@ import { joined } from './language.js'
 
 export const isOpen = ({ state }) => state === 'queued' || state === 'in_progress'
 
+/** How many more of the same node wait; '' for none. */
+export const moreAfter = (more, language) =>
+  more > 0 ? language.say('%count% more after it', { count: language.number(more) }) : ''
+
 /**
  * @param job as the server tells it: {state, before, frames, total, seconds_left, reason}; null where not known.
  * @param more how many of the same node wait besides.
@@ -20,10 +24,7 @@ export function told(job, more, language) {
     title: title(job, counts, language),
     pace: left ? language.say('%time% left', { time: left }) : '',
     share: isRunning ? (counts ? Math.min(1, frames / total) : 0) : null,
-    note: joined(
-      isRunning && counts && language.say('Decoding elsewhere'),
-      more > 0 && language.say('%count% more after it', { count: count(more) })
-    ),
+    note: joined(isRunning && counts && language.say('Decoding elsewhere'), moreAfter(more, language)),
     reasons: state === 'completed' || state === 'cancelled' || !job.reason ? [] : job.reason.trim().split(/\n\n+/)
   }
 }

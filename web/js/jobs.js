@@ -5,6 +5,7 @@
 // outlives its prompt, the page and ComfyUI: by the time of an event another workflow may be open, or the node gone.
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
+import { JobList, first, toTell } from './job_list.js'
 import { isOpen } from './job_texts.js'
 import { show, shownIn } from './node_panels.js'
 import { ELSEWHERE } from './our_nodes.js'
@@ -15,23 +16,23 @@ const EVENT = 'async_frame_pipeline.job'
 const OUTPUT = 'async_frame_pipeline_job'
 const ROUTE = '/async_frame_pipeline/jobs'
 
-// By id, the oldest first.
-const jobs = new Map()
+const jobs = new JobList()
 
 app.registerExtension({
   name: 'async-frame-pipeline.jobs',
   setup() {
     api.addEventListener(EVENT, ({ detail }) => {
-      note(detail)
-      const node = nodeOf(jobs.get(detail.job_id))
+      jobs.note(detail)
+      const node = nodeOf(jobs.byId.get(detail.job_id))
       if (node) showJobs(node)
     })
     const { dispatchCustomEvent } = api
     api.dispatchCustomEvent = function (type, detail) {
-      if (type === 'executed' && isOfJobs(detail?.output) && !receive(detail.output)) return true
+      if (type === 'executed' && toldIn(detail?.output).length && !receive(detail.output)) return true
       return dispatchCustomEvent.call(api, type, detail)
     }
     api.addEventListener('reconnected', fetchJobs) // another ComfyUI, it may be, that has told nothing yet
+    api.addEventListener('status', fetchJobs, { once: true }) // sent when the socket is there: no event is missed since
     fetchJobs()
   },
   getNodeMenuItems(node) {
@@ -61,25 +62,22 @@ export const hasOpenJob = (node) => jobsOf(node).some(isOpen)
  */
 function receive(output) {
   const told = toldIn(output)
-  told.forEach(note)
+  if (!isOfJobs(output) && !output.images) return true
+  told.forEach((job) => jobs.noteOutput(job))
   const node = nodeOf(told[0])
   if (!output.images) return !!node
-  if (told.length === 1) jobs.get(told[0].job_id).ui = output
+  if (told.length === 1) jobs.byId.get(told[0].job_id).ui = output
   else fetchJobs() // which of the videos is whose
+  if (!isOfJobs(output)) return true // decoded here: lanes.js shows it
   if (node) showJobs(node)
   return !!node
 }
 
-function note(job) {
-  // What was not told this time, such as the video, is as it was.
-  const told = Object.entries(job).filter(([key, value]) => value != null || key !== 'ui')
-  jobs.set(job.job_id, { ...jobs.get(job.job_id), ...Object.fromEntries(told) })
-}
-
 async function fetchJobs() {
+  const takeIn = jobs.ask()
   try {
     const answer = await api.fetchApi(ROUTE)
-    if (answer.ok) (await answer.json()).jobs.forEach(note)
+    if (answer.ok) takeIn((await answer.json()).jobs)
   } catch {
     return // a ComfyUI that is just being stopped
   }
@@ -87,7 +85,7 @@ async function fetchJobs() {
 }
 
 function showAll() {
-  if (jobs.size) for (const node of everyNode()) showJobs(node)
+  if (jobs.all.length) for (const node of everyNode()) showJobs(node)
 }
 
 /** The node that gave a job away, if it is there: in the workflow shown, and of a type that can have done so. */
@@ -97,21 +95,22 @@ function nodeOf({ workflow_id: workflow, node_id: id }) {
   return ELSEWHERE.includes(node?.type) ? node : undefined
 }
 
-const jobsOf = (node) => (ELSEWHERE.includes(node.type) ? [...jobs.values()].filter((job) => nodeOf(job) === node) : [])
+const jobsOf = (node) => (ELSEWHERE.includes(node.type) ? jobs.all.filter((job) => nodeOf(job) === node) : [])
 
-/** Of open jobs, the one that is told: what is being decoded, or will be next. */
-const first = (open) => open.find(({ state }) => state === 'in_progress') ?? open[0]
-
-function showJobs(node) {
+/** Show what becomes of a node's jobs, where that is newer than what the node did by itself. */
+export function showJobs(node) {
   const all = jobsOf(node)
   if (!all.length) return
-  const open = all.filter(isOpen)
+  const { job, more } = toTell(all)
   const shown = shownIn(node)
+  if (job.state === 'here' && shown?.report) {
+    if ((shown.more ?? 0) !== more) show(node, { ...shown, more })
+    return
+  }
   // What the node did by itself meanwhile is newer than any job that has ended.
-  if (!open.length && shown && !shown.job) return
-  const job = open.length ? first(open) : all.at(-1)
-  const video = open.length ? all.findLast(({ ui }) => ui)?.ui : job.ui
-  show(node, { state: job.state, job, more: open.length - 1, saved: video && savedIn(video) })
+  if (!isOpen(job) && !more && shown && !shown.job) return
+  const video = isOpen(job) ? all.findLast(({ ui }) => ui)?.ui : job.ui
+  show(node, { state: job.state, job, more, saved: video && savedIn(video) })
 }
 
 /** What a finished video's output says that was saved, as a saver's report does. */

@@ -5,8 +5,8 @@
 import { app } from '../../../scripts/app.js'
 import { api } from '../../../scripts/api.js'
 import { earlierOutputs } from './earlier_outputs.js'
-import { hasOpenJob, isOfJobs } from './jobs.js'
-import { hidePreview, hidesPreview, show, showAgain, shownIn } from './node_panels.js'
+import { hasOpenJob, isOfJobs, showJobs } from './jobs.js'
+import { hide, hidePreview, hidesPreview, show, showAgain, shownIn } from './node_panels.js'
 import { OUR_TYPES, SAVERS } from './our_nodes.js'
 import { OUTPUT, eachOutput, locatorOf, nodeOfExecution, reportIn } from './outputs.js'
 import { languagesLoaded, menuEntry, onLanguageChange } from './user_language.js'
@@ -66,6 +66,11 @@ app.registerExtension({
       if (shownIn(node) || OUR_TYPES.includes(node.type))
         show(node, { state: 'failed', message: detail.exception_message })
     })
+    // How the last run failed is no news once the node runs again, which may end without a word from it.
+    api.addEventListener('executing', ({ detail: id }) => {
+      const node = nodeOfExecution(id)
+      if (node && shownIn(node)?.message) hide(node)
+    })
     onLanguageChange(showAgain)
     languagesLoaded.then(showAgain)
   },
@@ -94,7 +99,9 @@ function showOutput(node, output) {
   // The frontend may have put it into another tab's node, which has the id of the one that ran.
   if (!node || !(OUR_TYPES.includes(node.type) || report?.type === node.type)) return
   // Reports of versions before there was a verdict have nothing to show.
-  if (report?.verdict) show(node, { state: 'done', report })
+  if (!report?.verdict) return
+  show(node, { state: 'done', report })
+  showJobs(node)
 }
 
 function showOutputs(outputs) {

@@ -3,7 +3,7 @@
 // Event states and figures: nodes/live.py. Colours come from the theme, and no meaning from a colour alone.
 
 import { make } from './elements.js'
-import { told } from './job_texts.js'
+import { moreAfter, told } from './job_texts.js'
 import { Language, joined } from './language.js'
 import { SavedFiles } from './saved_files.js'
 import { Stage } from './stage.js'
@@ -59,7 +59,8 @@ export class LanesPanel {
 
   /**
    * Shows one event of nodes/live.py; or {state: "failed", message} after an error; or {state, job, more, saved}: a job
-   * of a farm, how many more the node has there, and a report of the video that is to be seen with it.
+   * of a farm, how many more the node has there, and a report of the video that is to be seen with it. With a report at
+   * the end there may be `more`, too.
    */
   show(event) {
     const stopped = this.element.dataset.state === 'stopped'
@@ -67,7 +68,7 @@ export class LanesPanel {
     this.bar.hidden = true
     if (event.job) this.showJob(event)
     else if (event.state === 'stock') this.showStock(event)
-    else if (event.state === 'done') this.showReport(event.report)
+    else if (event.state === 'done') this.showReport(event)
     else if (event.state === 'failed') this.showError(event, stopped)
     else this.showProgress(event)
   }
@@ -90,7 +91,7 @@ export class LanesPanel {
     this.announce(joined(this.title.textContent, this.pace.textContent), stopped)
   }
 
-  showReport(report) {
+  showReport({ report, more }) {
     const { language } = this
     const count = report.frames || report.total_frames
     this.title.textContent = language.say('%frames% in %time%', {
@@ -107,6 +108,7 @@ export class LanesPanel {
     if (report.frames) this.setChart(report, busy, 'busy')
     else this.chart.hidden = this.axis.hidden = true // there were no lanes
     this.setTexts(report)
+    if (more) make('p', '', this.notes, moreAfter(more, language))
     this.files.show(report.files)
     const title = language.say('%text%.', { text: this.title.textContent })
     this.announce(`${title} ${this.verdict.textContent}`, true)

@@ -18,14 +18,17 @@ export const shownIn = (node) => panels.get(node)?.event
 export function show(node, event) {
   if (!panels.has(node)) {
     const panel = new LanesPanel(userLanguage(), urlOf)
-    panels.set(node, { panel })
-    addPanel(node, panel, () => panels.delete(node))
+    const remove = addPanel(node, panel, () => panels.delete(node))
+    panels.set(node, { panel, remove })
   }
   const shown = panels.get(node)
   shown.event = event
   shown.panel.stage.hide(hidesPreview(node))
   shown.panel.show(event)
 }
+
+/** Take a node's panel away. */
+export const hide = (node) => panels.get(node)?.remove()
 
 export const hidesPreview = (node) => !!node.properties[HIDES_PREVIEW]
 

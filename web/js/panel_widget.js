@@ -4,10 +4,11 @@ import { app } from '../../../scripts/app.js'
 const WIDGET = 'async_frame_pipeline_lanes'
 const MARGIN = 10
 
-/** Add it; `removed` is called when the node goes. */
+/** Add it; `removed` is called when the node goes. Gives a function that takes it out again. */
 export function addPanel(node, panel, removed) {
   const hadWidgets = !!node.widgets
   const heightBefore = node.size[1]
+  let isThere = true
   let height = 100 // of the panel; a guess until it has been laid out
   const widget = node.addDOMWidget(WIDGET, 'async-frame-pipeline-lanes', panel.element, {
     serialize: false, // not in prompts
@@ -40,6 +41,7 @@ export function addPanel(node, panel, removed) {
   const { onSerialize, onRemoved } = node
   node.onSerialize = function (data) {
     onSerialize?.call(this, data)
+    if (!isThere) return
     if (!hadWidgets) {
       delete data.widgets_values
       delete data.widgets_values_named
@@ -51,6 +53,13 @@ export function addPanel(node, panel, removed) {
     observer.disconnect()
     removed()
     onRemoved?.call(this)
+  }
+  return () => {
+    observer.disconnect()
+    isThere = false
+    node.removeWidget(widget)
+    node.setSize([node.size[0], Math.max(Math.min(heightBefore, node.size[1]), node.size[1] - height - 2 * MARGIN)])
+    removed()
   }
 }
 
