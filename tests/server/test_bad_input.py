@@ -20,7 +20,7 @@ def test_latent_of_another_model(server, seed, node, kind, channels, expected):
     more = {"fps": 16} if node == "AsyncVAEDecodeToVideo" else {}
     graph("PreviewAny", source=graph(node, samples=samples, vae=vae, **more))
     message = refusal(server, graph)
-    assert f"{channels} channels" in message
+    assert f"decodes {expected} channels, the latent has {channels}" in message
     assert str(expected) in message
     assert "VAE" in message
     assert_nothing_was_decoded(server, name)
