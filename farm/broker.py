@@ -399,7 +399,9 @@ class Broker:
 
     async def _look(self, make: Callable[[Record], T], seen: dict[str, tuple[int, T]]) -> dict[str, tuple[int, T]]:
         found = {}
-        async for entry in self._entries(">", end_with_now=True):
+        async for entry in self._entries(">", end_with_now=True, deletes=True):
+            if entry.operation:
+                continue
             value = seen.get(entry.key)
             if value is None or value[0] != entry.revision:
                 record = _read(entry)
@@ -427,12 +429,15 @@ class Broker:
         seconds = 5.0 if end_with_now else None
         watcher = await patiently(lambda: bucket.watch(key, ignore_deletes=not deletes, inactive_threshold=seconds))
         try:
+            told, pending = False, False
             async for entry in watcher:
-                if entry is None:  # all that is there was told
-                    if end_with_now:
-                        return
-                    continue
-                yield entry
+                if entry is None:  # all that is there was told; or so nats-py says, while some is on its way
+                    told = True
+                else:
+                    pending = bool(entry.delta)
+                    yield entry
+                if end_with_now and told and not pending:
+                    return
         finally:
             with contextlib.suppress(Exception):
                 await watcher.stop()

@@ -209,8 +209,7 @@ class Ground:
 
     async def nothing_is_left(self, client):
         """One result for each job that has one and no other, an empty queue, nothing unfinished of who is gone."""
-        named = sorted(record.result.name for record in await client.broker.records() if record.result)
-        await until(lambda: self._is_clean(client, named))
+        await until(lambda: self._is_clean(client))
         if not self.network:
             alive = {str(each.pid) for each in self._processes if each.poll() is None} | {str(os.getpid())}
             parts = [path for path in self.folder.rglob("*") if path.name.startswith(".") or ".part" in path.name]
@@ -220,7 +219,8 @@ class Ground:
             left = {path.name.rpartition(".")[2] for path in (self.files / "scratch").iterdir()}
             assert left <= alive
 
-    async def _is_clean(self, client, named):
+    async def _is_clean(self, client):
+        named = sorted(record.result.name for record in await client.broker.records() if record.result)
         return await self.left(client) == {"queued": 0, "results": named}
 
 

@@ -61,10 +61,10 @@ async def test_a_look_that_saw_nothing_looks_again(ground, monkeypatch):
     await ground.prepare()
     entries, looks = Broker._entries, []
 
-    async def overtaken(self, key, end_with_now):
+    async def overtaken(self, key, end_with_now, **more):
         looks.append(key)
         if len(looks) > 1:
-            async for entry in entries(self, key, end_with_now):
+            async for entry in entries(self, key, end_with_now, **more):
                 yield entry
 
     monkeypatch.setattr(Broker, "_entries", overtaken)
