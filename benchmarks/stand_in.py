@@ -21,7 +21,7 @@ from async_frame_pipeline.farm.work import Made, Work  # noqa: E402
 
 
 class StandIn:
-    name = "stand-in"
+    name, decoders, patience = "stand-in", ("fast",), 1.0
 
     def __init__(self, device: str):
         self.warm: list[str] = []

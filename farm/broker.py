@@ -450,15 +450,8 @@ class Broker:
 
     async def clear_marks(self) -> None:
         """Those that deleted records leave; up to each, so that a record that came since stays."""
-        watcher = await (await self._bucket(RECORDS)).watch(">", headers_only=True)
-        marks = []
-        async for entry in watcher:
-            if entry is None:
-                break
-            if entry.operation:
-                marks.append(entry)
-        await watcher.stop()
-        for entry in marks:
+        entries = self._entries(">", end_with_now=True, deletes=True)
+        for entry in [each async for each in entries if each.operation]:
             subject = f"$KV.{RECORDS}.{entry.key}"
             await self.jetstream.purge_stream(f"KV_{RECORDS}", entry.revision + 1, subject)
 
@@ -544,13 +537,6 @@ class Broker:
         """Seconds that an id is in the queue, by the broker's clock alone."""
         told = await patiently(lambda: self.jetstream._api_request(f"$JS.API.STREAM.INFO.{STREAM}"))
         return to_seconds(told["ts"]) - receipt.queued
-
-    async def waiting(self) -> dict[str, int]:
-        """How many wait, by "class-priority"; without those under way."""
-        counts = {}
-        for consumer in await patiently(lambda: self.jetstream.consumers_info(STREAM)):
-            counts[consumer.name] = consumer.num_pending
-        return counts
 
     # -- what is only told ------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Submit latents and fetch videos: what a node, a script or a gateway does.
 
 async with farm() as client:
-    job = await client.submit("some.latent", "wan_2.1_vae.safetensors", fps="16")
+    job = await client.submit("some.latent", "wan_2.1_vae.safetensors", params={"fps": "16"})
     path = await client.fetch(job.id, Path("some.mp4"))
 """
 

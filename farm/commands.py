@@ -226,8 +226,6 @@ async def _each(given: argparse.Namespace, change: Callable) -> int:
     from .client import farm
     from .messages import COMPLETED, InvalidJob
 
-    already = " already: its video is there"
-
     failed = 0
     async with farm(given.server) as client:
         ids = [record.id for record in await client.broker.records()]
@@ -244,7 +242,7 @@ async def _each(given: argparse.Namespace, change: Callable) -> int:
                 failed = 1
                 continue
             state = record.state if record is not None else "is gone"
-            print(f"{found[0][:12]}  {state}{already if state == COMPLETED else ''}")
+            print(f"{found[0][:12]}  {state}" + (" already: its video is there" if state == COMPLETED else ""))
     return failed
 
 

@@ -220,8 +220,7 @@ class Decoder:
         InvalidJob: this decoder is not right for the job's VAE.
         """
         vae = job.vae
-        if vae.family not in FAMILIES:
-            raise InvalidJob(f"VAEs of {vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
+        check_family(vae.family)
         if vae.verdict is not None and not vae.verdict <= trust.LARGEST_DIFFERENCE:
             raise InvalidJob(f"with this VAE the frames differ from the stock decoder's, by {vae.verdict:.3g} (RMS)")
 
@@ -255,6 +254,14 @@ class Decoder:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def check_family(name: str) -> None:
+    """Raises:
+    InvalidJob: its VAEs are decoded by none of these decoders.
+    """
+    if name not in FAMILIES:
+        raise InvalidJob(f"VAEs of {name!r} cannot be decoded here; {', '.join(FAMILIES)} can")
 
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:

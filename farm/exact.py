@@ -17,8 +17,8 @@ import torch
 from ..pipeline import engine
 from ..pipeline.decoders import exact
 from ..pipeline.decoders.fast.network import unpatchify
-from .decode import FAMILIES, Decoder
-from .messages import InvalidJob, Job
+from .decode import Decoder, check_family
+from .messages import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,7 @@ class ExactDecoder(Decoder):
         self._comfy = comfy
 
     def _check(self, job: Job) -> None:
-        if job.vae.family not in FAMILIES:
-            raise InvalidJob(f"VAEs of {job.vae.family!r} cannot be decoded here; {', '.join(FAMILIES)} can")
+        check_family(job.vae.family)
 
     def _load(self, state: dict[str, torch.Tensor]) -> Stock:
         try:

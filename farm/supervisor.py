@@ -6,6 +6,7 @@ GPU that is named, so that one that crashes or hangs costs its job one attempt a
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import dataclasses
@@ -48,7 +49,7 @@ else:
 log = logging.getLogger("async-frame-pipeline.farm")
 
 
-class Kept:
+class Kept(abc.ABC):
     """Something that is kept running."""
 
     def __init__(self, name: str):
@@ -69,11 +70,11 @@ class Kept:
         self._due, self._began = 0.0, now
         self.start()
 
-    def is_alive(self) -> bool:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def is_alive(self) -> bool: ...
 
-    def start(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def start(self) -> None: ...
 
     def how(self) -> str:
         return ""

@@ -101,7 +101,6 @@ class Attempt:
     receipt: Receipt
     record: Record
     stop: str = ""
-    began: float = 0.0
     advanced: float | None = None
     frames: int = 0
     total: int = 0
@@ -185,9 +184,6 @@ class Worker:
         self._broker, self._settings, self._blobs, self._scratch = broker, settings, blobs, scratch
         self._name, self._decode, self._at = name, decode, at
         self._models = models or Models([], scratch.folder)
-        self._prepare = getattr(decode, "prepare", lambda *_: None)  # a stand-in has nothing to prepare
-        self._decoders = getattr(decode, "decoders", ("fast",))
-        self._patience = getattr(decode, "patience", 1.0)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "decode")
         self._attempt: Attempt | None = None
         self._ahead: Ahead | None = None
@@ -245,7 +241,7 @@ class Worker:
         elif (receipt := await self._broker.next(classes, ASK_SECONDS)) is not None:
             await self._handle(receipt)
         elif classes:
-            has = {"warm": list(self._decode.warm), "decoders": list(self._decoders)}
+            has = {"warm": list(self._decode.warm), "decoders": list(self._decode.decoders)}
             await self._broker.tell(TELL, {"name": self._name, "classes": classes, **has})
 
     def _classes(self) -> list[str]:
@@ -266,7 +262,7 @@ class Worker:
                 return
             self._at("claimed")
             self._counts["retried"] += record.attempt > 1
-            self._attempt = Attempt(receipt, record, began=time.monotonic())
+            self._attempt = Attempt(receipt, record)
             if self._stopping.is_set():
                 self._attempt.stop = "stopping"
             self._attempt.is_alone = record.tries > 1  # it may be what ends workers
@@ -417,7 +413,8 @@ class Worker:
                 ready.vae = await asyncio.to_thread(self._models, job.vae.sha256, job.vae.bytes)
                 ready.vae = ready.vae or await self._fetched(record, VAES, job.vae.sha256, job.vae.bytes)
             with self._trusted():
-                ready.prepared = await asyncio.to_thread(self._prepare, job, ready.latent, ready.vae, ready.audio)
+                prepare, files = self._decode.prepare, (ready.latent, ready.vae, ready.audio)
+                ready.prepared = await asyncio.to_thread(prepare, job, *files)
         except InvalidJob as error:
             ready.error = error
         return ready
@@ -617,7 +614,7 @@ class Worker:
         return True
 
     def _can(self, record: Record) -> bool:
-        return record.job.params.decoder in ("auto", *self._decoders)
+        return record.job.params.decoder in ("auto", *self._decode.decoders)
 
     def _idle_others(self) -> list[Idle]:
         since = time.monotonic() - IDLE_SECONDS
@@ -653,7 +650,7 @@ class Worker:
             # The first takes longer, since kernels are compiled, and so does the end, where a file may be written anew.
             is_within = 0 < attempt.frames < attempt.total
             patience = self._settings.frame_seconds if is_within else self._settings.first_frame_seconds
-            patience *= self._patience
+            patience *= self._decode.patience
             if attempt.advanced is not None and now - attempt.advanced > patience:
                 log.error("%s: no frame for %.0f s, with job %s", self._name, patience, attempt.record.id)
                 os._exit(HUNG)  # a GPU that hangs ends no thread; the lease runs out
@@ -688,7 +685,7 @@ class Worker:
             "free_mb": free_mb,
             "all_mb": all_mb,
             "warm": list(self._decode.warm),
-            "decoders": list(self._decoders),
+            "decoders": list(self._decode.decoders),
             "job": self._progress(self._attempt) if self._attempt else None,
             **self._counts,
         }

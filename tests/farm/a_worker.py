@@ -47,7 +47,7 @@ def frame_of(latent_sha256: str, frame: int) -> bytes:
 
 
 class StandIn:
-    name = "stand-in"
+    name, decoders = "stand-in", ("fast",)
 
     def __init__(self, given):
         self.free_mb, self.hang, self.warm, self.patience = given.free, given.hang, given.warm, given.patience
