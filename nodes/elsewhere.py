@@ -167,14 +167,12 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
             inputs = SaverInputs.of(
                 {"filename_prefix": filename_prefix, "format": format, "quality": quality, "bit_depth": bit_depth}
             )
-            order = _Order(vae, samples, fps, audio, inputs, priority)
-            here = values.one_of("if_unreachable", if_unreachable, (HERE, ERROR)) == HERE
+            order = _Order(vae, samples, fps, audio, inputs, priority, if_unreachable)
             sent = _sent(cls.hidden, inputs.filename_prefix)
             try:
                 order.send(sent)
             except Unreachable as unreachable:
-                note = _decoded_here(unreachable, here)
-                video = LatentVideo(vae, samples, checked_fps(fps), audio)
+                video, note = order.decoded_here(unreachable)
                 saved = save(video, source_of(video), inputs, cls.hidden, [note])
                 shown = {"images": [dict(image) for image in saved.ui["images"]], "animated": [True]}
                 collector().jobs.keep(sent, state="here", reason=str(note), path=saved[2], ui=shown)
@@ -224,14 +222,12 @@ class AsyncDecodeElsewhere(io.ComfyNode):
             inputs = SaverInputs.of(
                 {"filename_prefix": "x", "format": format, "quality": quality, "bit_depth": bit_depth}
             )
-            order = _Order(vae, samples, fps, audio, inputs, priority)
-            here = values.one_of("if_unreachable", if_unreachable, (HERE, ERROR)) == HERE
+            order = _Order(vae, samples, fps, audio, inputs, priority, if_unreachable)
             sent = _sent(cls.hidden, None)
             try:
                 order.send(sent)
             except Unreachable as unreachable:
-                note = _decoded_here(unreachable, here)
-                video = LatentVideo(vae, samples, checked_fps(fps), audio)
+                video, note = order.decoded_here(unreachable)
                 sent.state, sent.reason = "here", str(note)
                 return io.NodeOutput(video, ui=output_of([sent]))
             try:
@@ -275,14 +271,17 @@ class _Order:
         ValueError: it cannot be decoded or saved anywhere.
     """
 
-    def __init__(self, vae, samples: dict, fps: object, audio: object, inputs: SaverInputs, priority: object):
-        self._vae, self._samples, self._inputs = vae, samples, inputs
+    def __init__(
+        self, vae, samples: dict, fps: object, audio: object, inputs: SaverInputs, priority: object, unreachable: object
+    ):
+        self._vae, self._samples, self._audio, self._inputs = vae, samples, audio, inputs
         self._priority = values.one_of("priority", priority, PRIORITIES)
         self._fps, self._sound = checked_fps(fps), checked_audio(audio)
         self._format = FORMATS[inputs.format]
         if self._format.extension not in CONTAINERS:
             values.one_of("format", inputs.format, _formats())
         self._why_not = elsewhere_files.why_not(vae, samples)
+        self._may_stay = values.one_of("if_unreachable", unreachable, (HERE, ERROR)) == HERE
 
     def send(self, sent: Sent) -> None:
         """Raises:
@@ -291,6 +290,18 @@ class _Order:
         if self._why_not is not None:
             raise Unreachable(self._why_not)
         collector().send(sent, lambda: self._packed(sent.prefix))
+
+    def decoded_here(self, unreachable: Unreachable) -> tuple[LatentVideo, Text]:
+        """The video, and the note that says why.
+
+        Raises:
+            RuntimeError: that is not what was asked for.
+        """
+        if not self._may_stay:
+            raise RuntimeError(f"This cannot be decoded elsewhere: {unreachable.reason}") from None
+        note = Text("decoded here, and not elsewhere: %reason%", reason=unreachable.reason)
+        say(note, logging.WARNING)
+        return LatentVideo(self._vae, self._samples, self._fps, self._audio), note
 
     @contextlib.contextmanager
     def _packed(self, prefix: str | None) -> Iterator[Parcel]:
@@ -339,15 +350,6 @@ def _told_prefix(prefix: str) -> str:
     parts = [part.replace(":", "") for part in re.split(r"[\\/]", prefix)]
     path = "/".join(part for part in parts if part not in ("", ".", ".."))
     return "".join(filter(str.isprintable, path))[:200].rstrip("/") or "video"
-
-
-def _decoded_here(unreachable: Unreachable, allowed: bool) -> Text:
-    """The note that says why; the error, where that is what was asked for."""
-    if not allowed:
-        raise RuntimeError(f"This cannot be decoded elsewhere: {unreachable.reason}") from None
-    note = Text("decoded here, and not elsewhere: %reason%", reason=unreachable.reason)
-    say(note, logging.WARNING)
-    return note
 
 
 async def _ended(sent: Sent) -> Path:

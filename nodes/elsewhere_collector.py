@@ -144,11 +144,7 @@ class Collector:
         Raises:
             Unreachable: it cannot be sent.
         """
-        reason = why_no_farm()
-        if reason is not None:
-            raise Unreachable(reason)
-        self._start()
-        self._wait(self._reached())
+        self._asked(self._reached())
         from ..farm.messages import job_id
 
         try:
@@ -198,12 +194,20 @@ class Collector:
         return self._asked(self._adopted(job_id))
 
     def _asked(self, question: Coroutine[Any, Any, T]) -> T:
+        """Raises:
+        Unreachable: there is no farm to ask, or it does not answer.
+        """
         reason = why_no_farm()
         if reason is not None:
             question.close()
             raise Unreachable(reason)
+        from ..farm.settings import NoFarm
+
         self._start()
-        return self._wait(question)
+        try:
+            return self._wait(question)
+        except NoFarm as error:
+            raise Unreachable(str(error)) from error
 
     def cancel(self, sent: Sent) -> None:
         """Nobody wants it any more, also where that can be said only later; does not wait."""
@@ -340,28 +344,20 @@ class Collector:
         return True
 
     async def _whole(self, digits: str) -> str:
-        from ..farm.settings import NoFarm
-
         client = await self._reached()
-        try:
-            found = [each.id for each in await client.broker.records() if each.id.startswith(digits)]
-        except NoFarm as error:
-            raise Unreachable(str(error)) from error
+        found = [each.id for each in await client.broker.records() if each.id.startswith(digits)]
         if len(found) != 1:
             raise ValueError(f"the farm has {'more than one' if found else 'no'} job {digits!r}")
         return found[0]
 
     async def _adopted(self, job_id: str) -> Sent:
         from ..farm.messages import InvalidJob
-        from ..farm.settings import NoFarm
 
         client = await self._reached()
         try:
             record = await client.broker.record(job_id)
         except InvalidJob:
             record = None
-        except NoFarm as error:
-            raise Unreachable(str(error)) from error
         if record is None:
             raise ValueError(f"the farm has no job {job_id!r}")
         sent = self.jobs.keep(Sent(job_id))

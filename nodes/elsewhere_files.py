@@ -29,7 +29,8 @@ MOST_METADATA_BYTES = 512 * 1024
 # takes 1.7 GB then, and 8.4 whole; see docs/decoding.md.
 LEAST_BYTES = 1800
 MOST_NEED_MB = 32_000
-DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+# That a job can have.
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # By the VAE's module.
 _written: weakref.WeakKeyDictionary[torch.nn.Module, Path] = weakref.WeakKeyDictionary()
