@@ -97,13 +97,17 @@ def restore(prompt: dict) -> list[Change]:
             restore_decode(node)
             after = (node["class_type"],)
         changes.append(Change((id,), (before,), after))
-    # Lowest first: each then finds everything that was before it back in place.
+    put_back(prompt, returning)
+    return changes
+
+
+def put_back(prompt: dict, nodes: list[tuple[int, str, dict]]) -> None:
+    """Nodes, by position and id, where they were. Lowest first: each then finds everything that was before it there."""
     items = list(prompt.items())
-    for position, id, decode in sorted(returning, key=lambda entry: entry[0]):
-        items.insert(position, (id, decode))
+    for position, id, node in sorted(nodes, key=lambda entry: entry[0]):
+        items.insert(position, (id, node))
     prompt.clear()
     prompt.update(items)
-    return changes
 
 
 # ---------------------------------------------------------------------------- what to do

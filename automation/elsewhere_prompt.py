@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .api_prompt import become, family_at, forget, is_link, memory_of, new_id, restore_saver, users_of
+from .api_prompt import become, family_at, forget, is_link, memory_of, new_id, put_back, restore_saver, users_of
 from .elsewhere import both_steps, is_moved, settings_of
 from .rules import ELSEWHERE, MEMORY, OUR_SAVER, REASONS, Change, reason
 
@@ -37,11 +37,7 @@ def take_back(prompt: dict) -> list[Change]:
         position, decode_id, decode = become_two(prompt, node, {each for _, each, _ in returning})
         returning.append((position, decode_id, decode))
         changes.append(Change((decode_id, id), (ELSEWHERE["type"],), (decode["class_type"], node["class_type"])))
-    items = list(prompt.items())
-    for position, id, decode in sorted(returning, key=lambda entry: entry[0]):
-        items.insert(position, (id, decode))
-    prompt.clear()
-    prompt.update(items)
+    put_back(prompt, returning)
     return changes
 
 

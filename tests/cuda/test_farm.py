@@ -1,10 +1,7 @@
 """A worker on a GPU: the pixels of a decode here, with little memory too; with too little, it is for a larger card."""
 
 import asyncio
-import contextlib
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,11 +14,11 @@ from async_frame_pipeline.farm.settings import Settings
 from async_frame_pipeline.farm.supervisor import workers_for
 from async_frame_pipeline.farm.worker import Worker
 
-from ..conftest import ROOT
 from ..farm.conftest import in_a_loop, make_ground  # noqa: F401
 from ..farm.ground import SECRET, until
 from ..farm.test_decode import VAE, bunny, pictures, saved, work_of
 from ..farm.test_kills import in_state
+from .holder import taken
 
 # Large enough for a decoder as narrow as the bundled one to need a gigabyte.
 LARGE = (1, 16, 2, 270, 480)
@@ -30,22 +27,6 @@ LARGE = (1, 16, 2, 270, 480)
 @pytest.fixture
 def decoder(device):
     return Decoder("cuda")
-
-
-@contextlib.contextmanager
-def taken(but_gb: float):
-    """Another process holds all of the GPU's memory that is free, but so much."""
-    torch.cuda.empty_cache()
-    with subprocess.Popen(
-        [sys.executable, ROOT / "benchmarks" / "hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        holder.stdin.write(f"{but_gb}\n")
-        holder.stdin.flush()
-        assert int(holder.stdout.readline()) > 0
-        try:
-            yield
-        finally:
-            holder.stdin.close()
 
 
 def large():

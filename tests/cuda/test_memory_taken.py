@@ -1,8 +1,6 @@
 """Another program takes the GPU's memory in the middle of a decode: a whole video, or a clear error and the latents."""
 
-import contextlib
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,24 +16,11 @@ import host  # noqa: E402
 from graph import Graph, assert_clean, run  # noqa: E402
 from resume import assert_rescued, disarm, rescued_name  # noqa: E402
 
+from .holder import taken  # noqa: E402
+
 # Large enough for a decoder as narrow as the tests' to need a gigabyte.
 SAMPLES = {"batch": 1, "channels": 16, "latent_frames": 4, "height": 270, "width": 480, "seed": 1}
 FRAMES = 13
-
-
-@contextlib.contextmanager
-def taken(but_gb: float):
-    """Another process holds all of the GPU's memory that is free, but so much."""
-    with subprocess.Popen(
-        [sys.executable, REPO / "benchmarks" / "hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        holder.stdin.write(f"{but_gb}\n")
-        holder.stdin.flush()
-        assert int(holder.stdout.readline()) > 0
-        try:
-            yield
-        finally:
-            holder.stdin.close()
 
 
 @pytest.fixture(scope="module")

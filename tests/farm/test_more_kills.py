@@ -6,7 +6,6 @@ import dataclasses
 import json
 import resource
 import signal
-import subprocess
 import time
 
 import pytest
@@ -19,11 +18,12 @@ from ...farm.messages import job_id
 from ...farm.roles import ADMIN, CLIENT
 from ...farm.settings import NoFarm, Settings
 from ...farm.sweep import Sweep
+from ..small_disk import small_disk
 from .conftest import in_a_loop
 from .ground import ended, stopped, until
 from .test_kills import Proxy, in_state
 
-DAY = 86400.0
+DAY, MEGABYTE = 86400.0, 1 << 20
 
 
 @pytest.mark.parametrize("network", [False, True], ids=["folder", "network"])
@@ -136,23 +136,6 @@ async def test_what_no_card_can_hold_fails_after_three_attempts(ground):
 # -- full disks ------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def small_disk(folder, megabytes: int):
-    """A file system of this size in place of a folder, or a skip where none can be mounted."""
-    folder.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount program to make a small disk with")
-    if done.returncode != 0:
-        pytest.skip(f"this system does not let tests mount a small disk: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def fill(folder):
     """Take what is left of a disk; the file that did."""
     path = folder / "filler"
@@ -164,7 +147,7 @@ def fill(folder):
 
 @in_a_loop
 async def test_the_folder_of_a_farm_is_full(ground):
-    with small_disk(ground.files, 1):
+    with small_disk(ground.files, MEGABYTE):
         await ground.prepare()
         async with ground.client() as client:
             job = await ground.submit(client)
@@ -208,7 +191,7 @@ async def test_the_clients_own_disk_is_full(ground, tmp_path):
         ground.worker("a")
         job = await ground.submit(client)
         await client.wait(job.id)
-        with small_disk(tmp_path / "small", 1):
+        with small_disk(tmp_path / "small", MEGABYTE):
             fill(tmp_path / "small")
             with pytest.raises(OSError, match="No space left"):
                 await client.fetch(job.id, tmp_path / "small" / "a.mp4")
@@ -222,7 +205,7 @@ async def test_the_servers_store_is_full(make_ground):
     """Who submits is told so at once, what waits goes on when there is room."""
     ground = make_ground(network=True)
     ground.server.stop()
-    with small_disk(ground.folder / "server" / "jetstream", 16):
+    with small_disk(ground.folder / "server" / "jetstream", 16 * MEGABYTE):
         ground.server.start()
         await ground.prepare()
         async with ground.client(ADMIN) as client:
@@ -243,7 +226,7 @@ async def test_the_servers_disk_is_filled_by_somebody_else(make_ground, monkeypa
     ground = make_ground(network=True)
     ground.server.stop()
     folder = ground.folder / "server" / "jetstream"
-    with small_disk(folder, 16):
+    with small_disk(folder, 16 * MEGABYTE):
         ground.server.start()
         await ground.prepare()
         async with ground.client() as client, ground.client(ADMIN) as admin:

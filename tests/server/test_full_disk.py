@@ -5,11 +5,8 @@ Once really, with a small file system as output folder, which takes a system tha
 limit on the size of the server's files, which any system has.
 """
 
-import contextlib
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import host
@@ -21,6 +18,7 @@ from test_failures import full_disk
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import ffmpeg
+from small_disk import small_disk
 
 LATENT_FRAMES, FRAMES = 6, 21
 FORMATS = ["mp4 (h264)", "mkv (ffv1)", "png sequence", "gif", "webp (animated)"]
@@ -31,22 +29,6 @@ def server(start_server):
     """A server of this file's own: one way to fill the disk limits its log too, which must be small by then."""
     with start_server() as server:
         yield server
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[None]:
-    """A file system of this size in place of a folder, or a skip where none can be mounted."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount program to make a small disk with")
-    if done.returncode != 0:
-        pytest.skip(f"this system does not let tests mount a small disk: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def save(seed: int, format: str, latent_frames: int, size: int, **more) -> tuple[Graph, Link]:
