@@ -56,12 +56,13 @@ def test_what_compiles_is_only_there_to_compile():
 @functools.cache
 def launches(version: str) -> list[tuple[str, tuple[tuple[str, int], ...], list]]:
     """What the decoder launches in its first three steps: (kernel, what it is made for, arguments)."""
-    seen, bmm = [], torch.bmm
+    seen, bmm, mm = [], torch.bmm, torch.mm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_on", lambda tensor: cuda)
         patch.setattr(cuda, "_launch", lambda name, threads, args, **made_for: seen.append((name, made_for, args)))
         # The CPU has no product of two float16 in float32.
         patch.setattr(torch, "bmm", lambda a, b, out_dtype: bmm(a.float(), b.float()).to(out_dtype))
+        patch.setattr(torch, "mm", lambda a, b, out_dtype: mm(a.float(), b.float()).to(out_dtype))
         state = stock_wan.module(version, RECORDED_WIDTH).state_dict()
         decoder = WanDecoder(weights.load(state, torch.device("cpu"), torch.float16))
         latents = stock_wan.latents(version, 3, 2, 2).half()
