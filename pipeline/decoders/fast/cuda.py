@@ -144,8 +144,7 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
     if device.type == "meta":
         return
     kernel = _kernel(name, device.index, tuple(made_for.items()))
-    with torch.cuda.device(device):
-        kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
+    kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
 
 
 @functools.cache

@@ -134,7 +134,6 @@ class WanDecoder:
             self._away.close()
         self._first = True
 
-    @torch.inference_mode()
     def step(self, latent_bchw: torch.Tensor, last: bool = False) -> torch.Tensor:
         """Decode the next latent frame. After an error only `reset` helps.
 
@@ -145,6 +144,10 @@ class WanDecoder:
             (3, T, H, W) about [-1, 1], float32; T is 1 for the first latent frame of a video, then 4.
         Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
+        with torch.inference_mode(), _on_its_device(latent_bchw):
+            return self._step(latent_bchw, last)
+
+    def _step(self, latent_bchw: torch.Tensor, last: bool) -> torch.Tensor:
         w, self._last = self._weights, last
         if self._first:
             self._remember_nothing(*latent_bchw.shape[2:])
@@ -445,8 +448,7 @@ def _conv2d(frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     more = 1 - kernel % 2
     if frames.is_meta:
         return frames.new_empty((frames.shape[0], frames.shape[1] + more, frames.shape[2] + more, outputs))
-    with _cudnn_flags():
-        out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=kernel // 2)
+    out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=kernel // 2)
     return out.permute(0, 2, 3, 1).contiguous()
 
 
@@ -455,14 +457,17 @@ def _conv3d(frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     outputs, _, depth, _, kernel = weight.shape
     if frames.is_meta:
         return frames.new_empty((frames.shape[0] - depth + 1, *frames.shape[1:3], outputs))
-    with _cudnn_flags():
-        out = F.conv3d(frames.permute(3, 0, 1, 2)[None], weight, bias, padding=(0, kernel // 2, kernel // 2))
+    out = F.conv3d(frames.permute(3, 0, 1, 2)[None], weight, bias, padding=(0, kernel // 2, kernel // 2))
     return out[0].permute(1, 2, 3, 0).contiguous()
 
 
-def _cudnn_flags() -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def _on_its_device(tensor: torch.Tensor) -> Iterator[None]:
+    """For kernels to be launched. Entered once a step: for each kernel it would be a good part of launching it."""
     # cuDNN's first guess is good for these; trying out every shape would take 8 s (H100, cuDNN 9.19).
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+    with cudnn, torch.cuda.device(tensor.device if tensor.is_cuda else -1):
+        yield
 
 
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
