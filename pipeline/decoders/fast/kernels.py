@@ -38,7 +38,7 @@ def norm_silu(
         residual: (T, H, W, C), or None.
         gamma: (C,) float32; None where y is not wanted.
         x_out: (T, H, W, C) for x, or None; may be `residual`.
-        y_out: (T, H, W, C) for y, or None; may be part of the next convolution's input.
+        y_out: (T, H, W, C) for y, or None; may be part of the next convolution's input, or `residual`.
         silu: False leaves the activation out.
     Stream: the caller's current stream.
     Source: Wan-Video/Wan2.1 wan/modules/vae.py, RMS_norm and ResidualBlock: x / max(|x|, 1e-12) * sqrt(C) * gamma.
@@ -108,15 +108,16 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     return _on(q).attention(q, k, v)
 
 
-def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The last convolution, to so few channels that cuDNN's kernels would mostly compute padding.
 
     Args:
-        window: (2 + T, H, W, C), the input with its history.
-        weight: (n <= 16, C, 3, 3, 3), in the window's dtype.
+        history: (2, H, W, C), the two frames before.
+        frames: (T, H, W, C), the input.
+        weight: (n <= 16, C, 3, 3, 3), in the frames' dtype.
         bias: (n,) float32.
     Returns:
         (n, T, H, W) float32: rounding the pixels to bfloat16 would be most of the decoder's error.
     Stream: the caller's current stream.
     """
-    return _on(window).head(window, weight, bias)
+    return _on(frames).head(history, frames, weight, bias)

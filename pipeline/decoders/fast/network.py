@@ -177,9 +177,8 @@ class WanDecoder:
         if section is not self._sections[-1]:
             x, _ = self._residuals(section.blocks, x, keep=keep)
             return x
-        x, window = self._residuals(section.blocks, x, then=(w.head_gamma, w.head))
-        self._remember(w.head, window)
-        return self._head(window)
+        x, inputs = self._residuals(section.blocks, x, then=(w.head_gamma, w.head))
+        return self._head(inputs)
 
     def _in_bands(
         self, at: int, section: _Section, x: torch.Tensor, shortcut: torch.Tensor | None
@@ -318,7 +317,7 @@ class WanDecoder:
         """The sum of `a`, the bias of the convolution that made it and a residual, into x_out; normalised, for `conv`.
 
         Returns:
-            `conv`'s input; None without one.
+            `conv`'s input, for the head without its history and in the place of `residual`; None without one.
         """
         assert not isinstance(conv, RowConv) and not isinstance(made_by, RowConv), "a CPU's"
         bias = made_by.bias if made_by is not None else None
@@ -335,10 +334,12 @@ class WanDecoder:
             )
             norm_silu_points(a, scale, bias, residual, gamma, x_out, history=history, points_out=points)
             return points
-        window = None if conv is None else self._empty_window(conv, (frames, height, width, channels))
-        y_out = None if window is None else window[HISTORY:]
         norm = norm_silu_points if isinstance(a, list) else norm_silu
-        norm(a, scale, bias, residual, gamma, x_out, y_out)
+        if conv is self._weights.head:  # the last sum is wanted by nobody else
+            norm(a, scale, bias, residual, gamma, None, residual)
+            return residual
+        window = None if conv is None else self._empty_window(conv, (frames, height, width, channels))
+        norm(a, scale, bias, residual, gamma, x_out, None if window is None else window[HISTORY:])
         return window
 
     def _linear(self, x: torch.Tensor, layer: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -348,8 +349,13 @@ class WanDecoder:
     def _from_latent(self, latent_bchw: torch.Tensor) -> torch.Tensor:
         return self._linear(latent_bchw.permute(0, 2, 3, 1), self._weights.latent)
 
-    def _head(self, window: torch.Tensor) -> torch.Tensor:
-        return head(window, self._weights.head.weight, self._weights.head.bias)
+    def _head(self, inputs: torch.Tensor) -> torch.Tensor:
+        conv, history = self._weights.head, self._history[id(self._weights.head)]
+        frames = head(history, inputs, conv.weight, conv.bias)
+        if len(inputs) < HISTORY:
+            history[0].copy_(history[1])
+        history[-len(inputs) :].copy_(inputs[-HISTORY:])
+        return frames
 
     def _attention(self, layer: Attention, x: torch.Tensor) -> torch.Tensor:
         frames, height, width, channels = x.shape
