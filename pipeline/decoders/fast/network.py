@@ -376,9 +376,11 @@ class WanDecoder:
         frames, height, width, _ = x.shape
         out = x.new_empty((frames * step, 2 * height, 2 * width, len(layer.space.bias)))
         for k, half in enumerate(halves):
-            phases = _conv2d(half, layer.space.weight)
             phase = (k if step == factor_t else factor_t - 1, factor_t)
-            depth_to_space(phases, layer.space.bias, out, k, step, shortcut, phase)
+            for t in range(frames):  # of all of them at once, phases would be much of what a decode takes
+                phases = _conv2d(half[t : t + 1], layer.space.weight)
+                of_frame = None if shortcut is None else shortcut[t : t + 1]
+                depth_to_space(phases, layer.space.bias, out, k + t * step, step, of_frame, phase)
         return out
 
     # -- causal convolutions and what they remember -----------------------------------------------
