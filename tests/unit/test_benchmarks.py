@@ -23,6 +23,7 @@ def load(monkeypatch):
     def load(path):
         loader = importlib.machinery.SourceFileLoader(f"benchmarks_{path}", str(ROOT / "benchmarks" / path))
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+        monkeypatch.setitem(sys.modules, loader.name, module)  # dataclasses look there
         loader.exec_module(module)
         return module
 
@@ -125,31 +126,141 @@ def test_the_commit_is_that_of_the_checkout_or_has_to_be_said(load, tmp_path, mo
     assert machine.commit(tmp_path) == f"{clean}-dirty"
 
 
-@pytest.mark.parametrize("shared", ["", "before", "after"])
-def test_a_run_that_shared_its_card_saves_nothing(load, card, tmp_path, monkeypatch, shared):
-    run = load("run")
-    says = card(run.machine)
+def test_no_turn_begins_that_would_end_too_late(load, monkeypatch):
+    turns = load("pack/turns.py")
+    now = [100.0]
+    monkeypatch.setattr(turns, "time", SimpleNamespace(time=lambda: now[0]))
+    seconds = iter([4.0, 7.0, 3.0])
+    so_far = []
+
+    def way():
+        took = next(seconds)
+        now[0] += took
+        return {"ours": {"seconds": took}}
+
+    rows = turns.in_turns([way, dict], until=117.0, each_turn=lambda rows: so_far.append(rows["ours"]["seconds_all"]))
+    assert rows["ours"]["seconds_all"] == [4.0, 7.0], "11 s are over, and a third turn may take 7"
+    assert so_far == [[4.0], [4.0, 7.0]]
+
+
+def test_a_trace_tells_copies_launch_gaps_and_waiting_apart_and_the_steady_steps_from_the_rest(load):
+    trace = load("pack/trace.py")
+    events = [
+        ("Memcpy HtoD (Pinned -> Device)", 0, 500),
+        ("convolution", 1_000, 21_000),
+        ("at::cuda::(anonymous namespace)::spin_kernel(long)", 21_000, 22_000),
+        ("Memset (Device)", 22_000, 23_000),
+        ("convolution", 123_000, 143_000),  # 100 us after the fill
+        ("spin_kernel", 143_000, 144_000),
+        # Steady from here on.
+        ("convolution", 145_000, 165_000),
+        ("another, beside it", 150_000, 160_000),
+        ("Memcpy DtoH (Device -> Pinned)", 160_000, 169_000),
+        ("Memcpy DtoD (Device -> Device)", 165_000, 168_000),
+        ("spin_kernel", 169_000, 170_000),
+        # And until here.
+        ("a conversion", 200_000, 210_000),
+    ]
+    whole = trace.traced(events)
+    assert (whole.kernels, whole.copies) == (pytest.approx(73e-6), pytest.approx(4e-6))
+    assert (whole.launch_gaps, whole.waiting) == (pytest.approx(2e-6), pytest.approx(130e-6))
+    assert whole.span == pytest.approx(209e-6)
+    steady = whole.as_dict()["steady"]
+    assert steady["span_seconds"] == pytest.approx(25e-6)
+    assert (steady["busy"], steady["copies"]) == (pytest.approx(21 / 25), pytest.approx(3 / 25))
+    assert (steady["launch_gaps"], steady["waiting"]) == (pytest.approx(1 / 25), 0)
+    assert "steady" not in trace.traced(events[:6]).as_dict(), "two steps are not steady yet"
+
+
+# -- benchmarks/run --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(load, card, monkeypatch, tmp_path):
+    """The program, with a server that answers from `answers`: rows of ways, or an error after one turn."""
+    program = load("run")
     monkeypatch.setenv("AFP_COMMIT", "abc1234")
-    out = tmp_path / "figures.json"
-    measured = []
+    told = SimpleNamespace(program=program, asked=[], answers=[], out=tmp_path / "figures.json")
+    told.card = card(program.machine)
 
-    def measure(args):
-        measured.append(args)
-        says.processes = ["7, blender"] if shared == "after" else []
-        return {"decode_save": {}}
+    def run_prompt(prompt, timeout=0):
+        [node] = prompt.values()
+        told.asked.append(node["inputs"])
+        answer = told.answers.pop(0)
+        if callable(answer):
+            answer = answer()
+        if isinstance(answer, BaseException):
+            with open(node["inputs"]["so_far"], "w") as file:
+                json.dump({"fast image": timed(0.5)}, file)
+            raise answer
+        row = {"ways": answer, "versions": {"cudnn": 91900}, "bit_equal": True, "shows_clip": {"fast": False}}
+        return {"outputs": {"1": {"figures": [row]}}}
 
-    monkeypatch.setattr(run, "measure", measure)
-    monkeypatch.setattr(sys, "argv", ["run", "--clip", "clip.mp4", "--out", str(out), "--checkout", str(tmp_path)])
-    says.processes = ["7, blender"] if shared == "before" else []
+    system = {"system": dict.fromkeys(("comfyui_version", "pytorch_version", "python_version"), "1")}
+    server = SimpleNamespace(run=run_prompt, get=lambda path: system, log_text=lambda: "DynamicVRAM is on\nelse")
+    monkeypatch.setattr(program, "server_of", lambda args, folder: contextlib.nullcontext(server))
+
+    def run(*args):
+        arguments = ["run", "--clip", "clip.mp4", "--out", str(told.out), "--checkout", str(tmp_path), *args]
+        monkeypatch.setattr(sys, "argv", arguments)
+        assert program.main() == 0
+        return json.loads(told.out.read_text())
+
+    told.run = run
+    return told
+
+
+def timed(seconds, **more):
+    spread = {"seconds": seconds, "seconds_min": seconds, "seconds_max": seconds, "seconds_all": [seconds]}
+    return spread | {"peak_bytes": 8e9} | more
+
+
+@pytest.mark.parametrize("shared", ["", "before", "after"])
+def test_a_run_that_shared_its_card_saves_nothing(run, shared):
+    def answer():
+        run.card.processes = ["7, python", "8, blender"] if shared == "after" else ["7, python"]
+        return {"fast image": timed(1.0)}
+
+    run.answers = [answer]
+    run.card.processes = ["8, blender"] if shared == "before" else []
     if not shared:
-        assert run.main() == 0
-        figures = json.loads(out.read_text())
-        assert (figures["commit"], figures["card"], figures["decode_save"]) == ("abc1234", "Some card", {})
+        figures = run.run("--sizes", "720p")
+        assert (figures["commit"], figures["card"]) == ("abc1234", "Some card")
+        assert figures["decode_save"]["720p"]["ways"]["fast image"]["seconds"] == 1.0
+        assert figures["versions"]["cudnn"] == 91900 and figures["log"] == ["DynamicVRAM is on"]
         return
     with pytest.raises(SystemExit) as ended:
-        run.main()
+        run.run("--sizes", "720p")
     assert isinstance(ended.value.code, str), "a status that is not 0"
-    assert not out.exists() and len(measured) == (shared == "after")
+    assert not run.out.exists() and len(run.asked) == (shared == "after")
+
+
+def test_peers_that_take_a_minute_or_a_folder_are_run_if_asked_for(run, capsys):
+    busy = {"busy": 0.97, "kernel_seconds": 4.0, "copies": 0.0, "launch_gaps": 0.01, "waiting": 0.02}
+    ways = {
+        "stock image": timed(4.0),
+        "fast image": timed(1.0, **busy, steady=busy | {"busy": 0.999}),
+        "decoder alone": busy,
+    }
+    run.answers = [ways, ways]
+    run.run("--sizes", "720p", "--turns", "5", "--peer-turns", "3")
+    printed = capsys.readouterr().out
+    assert "4.00" in printed and "0.250" in printed and "97.00%" in printed and "99.90%" in printed
+    assert "fast DOES NOT SHOW THE CLIP" in printed
+    run.run("--sizes", "wan22", "--ways", "kj", "torch.compile", "--compile", "--kj", "a_folder")
+    plain, asked = run.asked
+    assert plain["ways"] == "stock,tiled,channels_last,fastvae,exact,fast"
+    assert (plain["turns"], plain["peer_turns"], plain["traces"]) == (5, 3, "decoder alone,fast image,fast file")
+    assert (asked["ways"], asked["traces"], asked["version"]) == ("stock,torch.compile,kj", "decoder alone", "2.2")
+
+
+def test_a_size_that_fails_keeps_the_turns_it_had_and_the_next_is_run(run):
+    failed = run.program.host.PromptFailed({"node_id": "1", "exception_message": "no"}, interrupted=False)
+    run.answers = [failed, {"fast image": timed(2.0)}]
+    sizes = run.run()["decode_save"]
+    assert "no" in sizes["720p"]["error"] and sizes["720p"]["ways"]["fast image"]["seconds"] == 0.5
+    assert sizes["wan22"]["ways"]["fast image"]["seconds"] == 2.0
+    assert [path.name for path in run.out.parent.iterdir()] == ["figures.json"]
 
 
 # -- benchmarks/little_memory ----------------------------------------------------------------------
