@@ -254,6 +254,16 @@ def test_peers_that_take_a_minute_or_a_folder_are_run_if_asked_for(run, capsys):
     assert (asked["ways"], asked["traces"], asked["version"]) == ("stock,torch.compile,kj", "decoder alone", "2.2")
 
 
+def test_sizes_can_be_added_to_a_file_of_the_same_commit_only(run, monkeypatch):
+    run.answers = [{"fast image": timed(1.0)}, {"fast image": timed(2.0)}]
+    run.run("--sizes", "720p")
+    assert list(run.run("--sizes", "wan22", "--add")["decode_save"]) == ["720p", "wan22"]
+    monkeypatch.setenv("AFP_COMMIT", "def5678")
+    with pytest.raises(SystemExit, match="commit is abc1234"):
+        run.run("--sizes", "480p", "--add")
+    assert not run.answers and len(run.asked) == 2
+
+
 def test_a_size_that_fails_keeps_the_turns_it_had_and_the_next_is_run(run):
     failed = run.program.host.PromptFailed({"node_id": "1", "exception_message": "no"}, interrupted=False)
     run.answers = [failed, {"fast image": timed(2.0)}]
