@@ -487,3 +487,25 @@ def test_the_largest_row_is_measured_at_one_length_and_no_row_begins_late(famili
     figures = families.run("--rows", "hunyuan-1.5-720p", "hunyuan-1.5")
     assert [(row["width"], row["frames"]) for row in figures["rows"]] == [(1280, 121), (384, 121), (384, 361)]
     assert len(families.run("--seconds", "50")["rows"]) == 2
+
+
+# -- benchmarks/floor ------------------------------------------------------------------------------
+
+
+def test_the_floor_counts_what_a_layer_computes_and_moves(load):
+    floor = load("floor")
+    channels, pixels = 8, 32 * 48
+    calls = floor.walk("2.1", channels, 48, 32, frames=9)
+    # At the frames' size: three blocks of two convolutions; one product for the first frame, then six for four.
+    products = [call for call in calls if (call.kind, call.scale) == ("convolutions", 8)]
+    assert len(products) == 6 * (1 + 6 + 6)
+    assert {call.operations for call in products} == {2 * pixels * channels * 9 * channels}
+    plane = 2 * pixels * channels
+    assert {call.moved for call in products} == {2 * plane + 2 * 9 * channels * channels}
+    # The pass between two blocks: six products, the residual and the history are read, the sum, six points and the
+    # history written; bias and gamma are float32.
+    passes = [call.moved for call in calls if (call.kind, call.scale) == ("passes with points", 8)]
+    assert max(passes) == (6 + 4 + 2 + 4 + 6 + 2) * plane + 2 * 4 * channels
+    assert [call.scale for call in calls if call.kind == "last convolution"] == [8, 8, 8]
+    slow, fast = (sum(call.seconds(tflops, tbs=1.0) for call in calls) for tflops in (1e-3, 1e3))
+    assert fast == pytest.approx(sum(call.moved for call in calls) / 1e12) and slow > fast
