@@ -89,7 +89,7 @@ class Case:
 
     def __init__(self, version, width, height, frames, clip="", vae=None, kj=""):
         self.vae = vae or random_vae(version)
-        self._version, self._kj = version, kj
+        self.version, self._kj = version, kj
         self._samples = random_samples(version, width, height, frames)
         self._latents = self._samples["samples"].shape[2]
         self.overlay = Overlay(self.vae, version, natural_frames(clip, frames, height, width)) if clip else None
@@ -159,10 +159,10 @@ class Case:
         images = {
             "stock": self.stock_image,
             "tiled": self.tiled_image,
-            "channels_last": lambda: peers.module_frames(self._version, "channels_last", self.samples),
-            "torch.compile": lambda: peers.module_frames(self._version, "torch.compile", self.samples),
-            "kj": lambda: nodes.VAEDecode().decode(peers.kj_vae(self._version, self._kj), self.samples)[0],
-            "fastvae": lambda: peers.fastvae_image(self._version, self.samples),
+            "channels_last": lambda: peers.module_frames(self.version, "channels_last", self.samples),
+            "torch.compile": lambda: peers.module_frames(self.version, "torch.compile", self.samples),
+            "kj": lambda: nodes.VAEDecode().decode(peers.kj_vae(self.version, self._kj), self.samples)[0],
+            "fastvae": lambda: peers.fastvae_frames(self.version, self.samples),
             "exact": self.our_image,
             "fast": lambda: self.our_image("fast"),
         }

@@ -45,12 +45,12 @@ def _module(version, how):
     return module
 
 
-def fastvae_image(version, samples):
-    """An IMAGE by the package's ComfyUI node, which leaves it on the GPU, and takes Diffusers' VAE only: with
-    ComfyUI's own it ends in an error (0.1.0)."""
-    from fastvae.integrations.comfy_node import FastVAEDecode
+def fastvae_frames(version, samples):
+    """(T, H, W, 3) by the ComfyUI node of the package, which leaves them on the GPU. It takes Diffusers' VAE only:
+    with ComfyUI's own it ends in an error (0.1.0)."""
+    from fastvae.integrations.comfy_node import FastVAEDecode  # where it is installed
 
-    return FastVAEDecode().decode(samples, _for_fastvae(version))[0].cpu()
+    return FastVAEDecode().decode(samples, _for_fastvae(version))[0]
 
 
 @functools.cache

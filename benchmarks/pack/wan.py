@@ -57,6 +57,14 @@ def plain_module(version):
     return module.to(DEVICE).eval().requires_grad_(False)
 
 
+def float32_image(version, samples):
+    """What a decode in float32 gives, by the published code: an IMAGE."""
+    module = plain_module(version).float()
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+        frames_cthw = module.decode(samples["samples"].to(DEVICE))[0]
+    return frames_cthw.permute(1, 2, 3, 0).add(1.0).mul(0.5).clamp(0.0, 1.0).cpu()
+
+
 def diffusers_vae(version):
     """The same weights in Diffusers' class, which has no encoder then that is worth anything."""
     dims = ARCHITECTURES[version][1] | (TINY[version] if IS_TINY else {})

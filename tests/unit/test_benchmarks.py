@@ -273,6 +273,40 @@ def test_a_size_that_fails_keeps_the_turns_it_had_and_the_next_is_run(run):
     assert [path.name for path in run.out.parent.iterdir()] == ["figures.json"]
 
 
+def test_the_tables_of_the_document_are_those_of_the_figures(load, tmp_path, monkeypatch):
+    tables = load("tables")
+    shares = {"busy": 0.97, "copies": 0.0, "launch_gaps": 0.01, "waiting": 0.02, "kernel_seconds": 3.0}
+    ways = {
+        "stock image": timed(4.0),
+        "stock file": timed(6.0),
+        "fastvae frames": timed(2.0),
+        "fast file": timed(1.5, **shares, steady=shares | {"busy": 0.9991}),
+        "decoder alone": shares,
+    }
+    size = {"version": "2.1", "width": 1280, "height": 720, "frames": 81, "ways": ways}
+    said = {"card": "Some card", "date": "2026-11-30", "commit": "abc1234", "turns": 5}
+    nodes = said | {"decode_save": {"720p": size | {"rms_from_float32": {"stock": 0.0091, "fastvae": 0.0088}}}}
+    overlap = said | {name: shares | timed(9.0) for name in tables.OVERLAP}
+    del overlap["decoder alone"]["seconds"]
+    for name, figures in (("nodes", nodes), ("overlap", overlap)):
+        (tmp_path / f"h100_{name}.json").write_text(json.dumps(figures))
+    document = tmp_path / "speed.md"
+    document.write_text(tables.DOCUMENT.read_text())
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "DOCUMENT", document)
+    for _ in range(2):  # what was written can be written anew
+        assert tables.main() == 0
+    text = document.read_text()
+    assert "| Wan 2.1, 1280x720, 81 frames | 4.00 s |  |  | 6.00 s |  | **1.50 s** |" in text
+    assert "frames left on the GPU | 2.00 | 2.00, 2.00 | 2.00 | 0.667 | 8.00 GB | 0.0088 |" in text
+    assert "| ours, fast, to MP4 | 97.00% | 0.00% | 1.00% | 2.00% | 99.91% | 2.00% |" in text
+    assert "| Diffusers' decoder, engine | 9.00 s | 9.00, 9.00 | 97.00% |" in text
+    assert "best of two runs" not in text and "## With little memory" in text
+    document.write_text("nothing to fill in")
+    with pytest.raises(SystemExit, match="no place for short"):
+        tables.main()
+
+
 # -- benchmarks/little_memory ----------------------------------------------------------------------
 
 
