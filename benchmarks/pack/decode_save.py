@@ -1,8 +1,9 @@
 """Decode, and decode + save: stock, ours and peers in turns, then kernel times from the profiler's trace."""
 
+import collections
+import contextlib
 import importlib.metadata
 import json
-import time
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class BenchDecodeSave:
     Inputs:
         ways: of `Case.images`, with commas.
         peer_turns: of what is neither stock's nor ours.
-        until: see `in_turns`; later no trace is begun either.
+        until: see `in_turns`.
         kj: folder of ComfyUI-KJNodes.
         slots: ring sizes to compare, with commas.
         traces: rows to run once more under the profiler, with commas.
@@ -74,10 +75,9 @@ class BenchDecodeSave:
             with Case(version, width, height, frames, clip, small.vae, kj) as case:
                 figures |= run.warm_up(case, ways)
                 rows = in_turns(run.turns(case, ways, counts, turns, peer_turns), turns, until, saver(so_far))
-                # Afterwards: who knows what a profiler leaves on.
+                # Afterwards: who knows what a profiler leaves on. They are few, so they are run whatever the time.
                 for name in traces.split(",") if traces else ():
-                    if time.time() < until:
-                        rows.setdefault(name, {}).update(run.traced(case, name))
+                    rows.setdefault(name, {}).update(run.traced(case, name))
         peers.forget()
         figures |= {"ways": rows, "errors": run.errors, "versions": versions()}
         return {"ui": {"figures": [figures]}}
@@ -89,7 +89,7 @@ class Run:
     def __init__(self):
         self.errors = {}
         # Bytes that a way leaves on the GPU, its weights for the most part.
-        self._kept = {}
+        self._kept = collections.Counter()
 
     def compare(self, case, ways):
         """On noise: how far each way is from float32, as RMS of values in [-1, 1], and what its first two uses take."""
@@ -98,34 +98,29 @@ class Run:
         for way, image in case.images(ways).items():
             if way == "tiled" or way in SLOW_TO_START:
                 continue
-            first, second = (self._tried(way, partial(measured, image)) for _ in range(2))
-            if second is None:
-                continue
-            frames_thwc = second[1].cpu()
-            figures["rms_from_float32"][way] = difference(frames_thwc, reference)["rms"]
-            figures["first_seconds"][way], figures["second_seconds"][way] = first[0]["seconds"], second[0]["seconds"]
-            if way == "exact":
-                figures["bit_equal"] = torch.equal(frames_thwc, stock)
+            with self._keeping(way):
+                if (told := self._tried(way, partial(compared, image, reference, stock))) is not None:
+                    figures["rms_from_float32"][way] = told["rms"]
+                    figures["first_seconds"][way], figures["second_seconds"][way] = told["seconds"]
+                    if way == "exact":
+                        figures["bit_equal"] = told["bit_equal"]
         return figures
 
     def warm_up(self, case, ways):
         """A short run of each: kernels are chosen and compiled. Its seconds, and whether the frames show the clip."""
-        seconds, shown = {}, {}
+        figures = {"warm_up_seconds": {}, "shows_clip": {}}
         case.shorten(WARM_LATENTS)
         case.decoder_alone()  # what the VAE itself leaves on the GPU is there in all ways
         for way, image in case.images(ways).items():
-            before = allocated()
-            frames_thwc = None
-            if (done := self._tried(way, partial(measured, image))) is not None:
-                seconds[way], frames_thwc = done[0]["seconds"], done[1]
-                if case.overlay and way in OURS_AND_STOCK:
-                    shown[way] = case.overlay.shows(frames_thwc)
-            del done, frames_thwc
-            self._kept[way] = allocated() - before
+            with self._keeping(way):
+                if (told := self._tried(way, partial(warmed, image, case.overlay))) is not None:
+                    figures["warm_up_seconds"][way] = told["seconds"]
+                    if way in OURS_AND_STOCK:
+                        figures["shows_clip"][way] = told["shows_clip"]
         for way, file in case.files(ways).items():
             self._tried(way, file)
         case.shorten(None)
-        return {"warm_up_seconds": seconds, "shows_clip": shown}
+        return figures
 
     def turns(self, case, ways, slots, turns, peer_turns):
         """What takes turns: images, then files; the stock file is made of the stock image."""
@@ -162,6 +157,12 @@ class Run:
 
         return turn
 
+    @contextlib.contextmanager
+    def _keeping(self, way):
+        before = allocated()
+        yield
+        self._kept[way] += allocated() - before
+
     def _tried(self, way, function):
         """What it returns, or None if it fails now or the way has failed before."""
         if way in self.errors:
@@ -171,6 +172,21 @@ class Run:
         except Exception as error:  # a result as well: the rest goes on
             self.errors[way] = failure(error)["error"]
             return None
+
+
+def compared(image, reference, stock):
+    """Of two runs of a way: their seconds, and how far the frames are from two others. Nothing of them is kept."""
+    first, _ = measured(image)
+    second, frames_thwc = measured(image)
+    frames_thwc = frames_thwc.cpu()
+    rms = difference(frames_thwc, reference)["rms"]
+    return {"seconds": (first["seconds"], second["seconds"]), "rms": rms, "bit_equal": torch.equal(frames_thwc, stock)}
+
+
+def warmed(image, overlay):
+    """Of one run of a way: its seconds, and whether its frames are of the clip. Nothing of them is kept."""
+    figures, frames_thwc = measured(image)
+    return {"seconds": figures["seconds"], "shows_clip": overlay is None or overlay.shows(frames_thwc)}
 
 
 def row(name, function):
