@@ -36,7 +36,7 @@ class Overlay:
     """
 
     def __init__(self, vae, version, frames_cthw):
-        self._pictures = frames_cthw.to(vae.device)
+        self._pictures = frames_cthw.to(vae.device).contiguous()
         self._patchify = comfy.ldm.wan.vae2_2.patchify if version == "2.2" else (lambda pictures, patch_size: pictures)
         self._position = torch.zeros((), dtype=torch.long, device=vae.device)
         self._following = torch.arange(8, device=vae.device)  # more frames than any decoder puts out at a time
