@@ -122,14 +122,14 @@ def test_the_sum_may_replace_the_residual(device):
 
 @pytest.mark.parametrize("channels", [3, 96, 512])
 @pytest.mark.parametrize("shortcut", [False, True])
-@pytest.mark.parametrize(("offset", "step"), [(0, 1), (1, 2)])
-def test_depth_to_space_is_its_reference(device, channels, shortcut, offset, step):
+@pytest.mark.parametrize("half", [0, 1])
+def test_depth_to_space_is_its_reference(device, channels, shortcut, half):
     phases, bias = noise(device, 3, 6, 8, 4 * channels), noise(device, channels, dtype=torch.float32)
     source = noise(device, 3, 5, 7, 2 * channels) if shortcut else None
     outs = []
     for spread in (kernels.depth_to_space, reference.depth_to_space):
-        out = torch.full((3 * step, 10, 14, channels), 9.0, device=device, dtype=torch.float16)
-        spread(phases, bias, out, offset, step, source, (offset, 2))
+        out = torch.full((3, 10, 14, channels), 9.0, device=device, dtype=torch.float16)
+        spread(phases, bias, out, source, (half, 2))
         outs.append(out)
     assert torch.equal(*outs)
 

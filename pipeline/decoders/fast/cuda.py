@@ -89,8 +89,6 @@ def depth_to_space(
     phases: torch.Tensor,
     bias: torch.Tensor,
     out: torch.Tensor,
-    offset: int,
-    step: int,
     shortcut: torch.Tensor | None,
     shortcut_phase: tuple[int, int],
 ) -> None:
@@ -100,7 +98,7 @@ def depth_to_space(
     k, factor_t = shortcut_phase
     in_channels = channels if shortcut is None else shortcut.shape[-1]
     repeats = channels * factor_t * 4 // in_channels
-    numbers = [vectors, height, width, in_channels, offset, step, k, factor_t, repeats, int(shortcut is not None)]
+    numbers = [vectors, height, width, in_channels, k, factor_t, repeats, int(shortcut is not None)]
     tensors = [phases, bias, out, phases if shortcut is None else shortcut]
     _launch("depth_to_space", vectors, [*tensors, *numbers], CHANNELS=channels)
 

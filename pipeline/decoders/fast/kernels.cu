@@ -248,7 +248,7 @@ extern "C" __global__ void norm_silu_points(const half_bits *s0, const half_bits
 // A vector of channels of one pixel of the large frame.
 #ifdef DEPTH_TO_SPACE
 extern "C" __global__ void depth_to_space(const half_bits *phases, const float *bias, half_bits *out, const half_bits *shortcut,
-                               int vectors, int height, int width, int in_channels, int offset, int step, int k,
+                               int vectors, int height, int width, int in_channels, int k,
                                int factor_t, int repeats, int has_shortcut) {
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= vectors) return;
@@ -270,7 +270,7 @@ extern "C" __global__ void depth_to_space(const half_bits *phases, const float *
         for (int v = 0; v < V; ++v)
             value[v] += to_float(shortcut[source + (((channel + v) * factor_t + k) * 4 + phase) / repeats]);
     }
-    long long to = ((offset + t * step) * 2 * height + y) * 2 * width + x;
+    long long to = (t * 2 * height + y) * 2 * width + x;
     store(out + to * C + channel, value);
 }
 

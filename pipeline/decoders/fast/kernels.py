@@ -75,8 +75,6 @@ def depth_to_space(
     phases: torch.Tensor,
     bias: torch.Tensor,
     out: torch.Tensor,
-    offset: int,
-    step: int,
     shortcut: torch.Tensor | None,
     shortcut_phase: tuple[int, int],
 ) -> None:
@@ -86,14 +84,14 @@ def depth_to_space(
         phases: (T, H + 1, W + 1, 4 * C): what a 2x2 convolution with a padding of 1 gives.
             Large pixel (2 i + y, 2 j + x) is found at (i + y, j + x), in the channels of phase 2 y + x.
         bias: (C,) float32.
-        out: (T_out, 2 H, 2 W, C); frame t of `phases` goes to frame offset + t * step.
+        out: (T, 2 H, 2 W, C), contiguous.
         shortcut: (T, H, W, C_in) input of Wan 2.2's upsampling block, or None.
         shortcut_phase: (k, factor_t): which of the `factor_t` frames made of one this is.
     Stream: the caller's current stream.
     Source of the shortcut: Wan-Video/Wan2.2 wan/modules/vae2_2.py, DupUp3D: output channel c at time phase k and
         space phase (y, x) is input channel ((c * factor_t + k) * 4 + 2 y + x) // (C * factor_t * 4 / C_in).
     """
-    _on(phases).depth_to_space(phases, bias, out, offset, step, shortcut, shortcut_phase)
+    _on(phases).depth_to_space(phases, bias, out, shortcut, shortcut_phase)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

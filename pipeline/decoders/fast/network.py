@@ -379,8 +379,8 @@ class WanDecoder:
             phase = (k if step == factor_t else factor_t - 1, factor_t)
             for t in range(frames):  # of all of them at once, phases would be much of what a decode takes
                 phases = _conv2d(half[t : t + 1], layer.space.weight)
-                of_frame = None if shortcut is None else shortcut[t : t + 1]
-                depth_to_space(phases, layer.space.bias, out, k + t * step, step, of_frame, phase)
+                at, of_frame = k + t * step, None if shortcut is None else shortcut[t : t + 1]
+                depth_to_space(phases, layer.space.bias, out[at : at + 1], of_frame, phase)
         return out
 
     # -- causal convolutions and what they remember -----------------------------------------------

@@ -60,8 +60,6 @@ def depth_to_space(
     phases: torch.Tensor,
     bias: torch.Tensor,
     out: torch.Tensor,
-    offset: int,
-    step: int,
     shortcut: torch.Tensor | None,
     shortcut_phase: tuple[int, int],
 ) -> None:
@@ -79,8 +77,7 @@ def depth_to_space(
         for y in range(2):
             for x in range(2):
                 spread[..., y, x, :] += shortcut[..., ((c * factor_t + k) * 4 + 2 * y + x) // repeats].float()
-    spread = spread.permute(0, 1, 3, 2, 4, 5).reshape(frames, 2 * height, 2 * width, channels)
-    out[offset : offset + frames * step : step].copy_(spread)
+    out.copy_(spread.permute(0, 1, 3, 2, 4, 5).reshape(frames, 2 * height, 2 * width, channels))
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
