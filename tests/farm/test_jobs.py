@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import os
 import re
+import shutil
 import socket
 import struct
 import time
@@ -91,18 +92,13 @@ async def test_who_watches_hears_of_what_is_deleted(ground):
 @in_a_loop
 async def test_a_client_that_lives_long_remembers_few_hashes(ground, monkeypatch):
     hashed = []
-
-    def counted(path):
-        hashed.append(path)
-        return sha256_of(path)
-
-    monkeypatch.setattr(client_module, "sha256_of", counted)
+    monkeypatch.setattr(client_module, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     monkeypatch.setattr(client_module, "MOST_HASHED", 3)
     await ground.prepare()
     async with ground.client() as client:
         for number in range(5):
             await ground.submit(client, number=number)
-        assert len(client._hashed) == 3 and hashed.count(ground.vae) == 1 and len(hashed) == 6
+        assert len(client._hashed) == 3 and hashed == [ground.vae]  # latents are hashed on their way
 
 
 @in_a_loop
@@ -334,6 +330,23 @@ async def test_over_the_network(make_ground):
         await ground.nothing_is_left(client)
         vae = await client._blobs.get("vaes", job.job.vae.sha256, 2_100_000, ground.folder / "vae")
         assert hashlib.sha256(vae.read_bytes()).hexdigest() == job.job.vae.sha256
+
+
+@in_a_loop
+async def test_over_the_network_a_client_copies_nothing_and_sends_nothing_twice(make_ground, monkeypatch):
+    """Latents come from their own file, and the video goes to its own."""
+    ground = make_ground(network=True)
+    await ground.prepare()
+    monkeypatch.setattr(shutil, "copyfile", lambda *paths: pytest.fail(f"copied: {paths}"))
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        latent = ground.folder / "0.latent"
+        stored = await client._blobs.names("latents")
+        await client.submit(latent, ground.vae, job_id=job.id)
+        state = (await client.broker.jetstream.stream_info("OBJ_latents")).state
+        assert latent.exists() and stored[0][0] == sha256_of(latent) and state.messages == 2  # a piece and its entry
+        ground.worker("a")
+        await ground.whole(client, job.id)
 
 
 @in_a_loop
