@@ -156,8 +156,12 @@ class Client:
         await self._fetched(RESULTS, result.name, Blob(result.sha256, result.bytes), target)
 
     async def delivered(self, job_id: str) -> None:
-        """Note that its client has what became of a job."""
-        await self.broker.change(job_id, lambda now: None if now.delivered else {"delivered": time.time()})
+        """Note that its client has what became of a job, unless it was queued again since."""
+
+        def note(now: Record) -> dict | None:
+            return {"delivered": time.time()} if now.state in ENDED and not now.delivered else None
+
+        await self.broker.change(job_id, note)
 
     async def retry(self, job_id: str) -> Record | None:
         """Queue a job once more that failed or was cancelled; None where it is not known any more.
