@@ -30,7 +30,7 @@ from .messages import InvalidJob
 
 LATENTS, VAES, AUDIO, RESULTS = "latents", "vaes", "audio", "results"
 KINDS = (LATENTS, VAES, AUDIO, RESULTS)
-_NAME = re.compile(r"[0-9a-f]{32,64}(\.[0-9]{1,6})?\Z")
+_NAME = re.compile(r"[0-9a-f]{32,64}(\.[0-9]{1,19}){0,2}\Z")
 _PIECE = re.compile(r"[0-9a-f]{32}\Z")
 # Of one message of the broker, whose limit is 1 MB with its headers; half as many take a quarter more time.
 CHUNK_BYTES = 1000 * 1024

@@ -398,7 +398,7 @@ class Worker:
         attempt.check()
         self._at("encoded")
         sha256, size = await asyncio.to_thread(sha256_of, target), target.stat().st_size
-        name = f"{job.id}.{attempt.record.attempt}"
+        name = attempt.record.result_name(attempt.record.attempt)
         await self._blobs.put(RESULTS, name, target)
         return Result(name, sha256, size, made.frames, made.width, made.height, round(made.seconds, 3), made.how)
 
@@ -451,13 +451,13 @@ class Worker:
         """What attempts before this one stored and could not commit."""
         with contextlib.suppress(Exception):  # it is swept later
             for attempt in range(1, record.attempt):
-                await self._blobs.delete(RESULTS, f"{record.id}.{attempt}")
+                await self._blobs.delete(RESULTS, record.result_name(attempt))
 
     # -- how an attempt ends other than well ------------------------------------------------------
 
     async def _fenced(self, attempt: Attempt, now: Record | None) -> None:
         """Somebody else has it (R1), or it was committed and the answer was lost."""
-        name = f"{attempt.record.id}.{attempt.record.attempt}"
+        name = attempt.record.result_name(attempt.record.attempt)
         if now is not None and now.result is not None and now.result.name == name:
             await self._completed(attempt, now.result)
             return

@@ -1,10 +1,11 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
     name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256]
-    [--clock seconds] [--carry seconds] [--patience times] [--full]
+    [--clock seconds] [--carry seconds] [--patience times] [--full] [--endless]
 
 Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
 `--carry` is how long each file takes to come or go, and `--full` that the disk is.
+`--endless` makes every job so.
 What the stand-in does is told by the job's name_prefix: "poison" kills the process, "trap" does when it is made ready,
 "bad" fails as a GPU in a bad state does, "large" wants more memory, "huge" more than there is, "slow" takes 3 s,
 "brief" one, "endless" until it is told to stop; all else a moment.
@@ -51,7 +52,7 @@ class StandIn:
 
     def __init__(self, given):
         self.free_mb, self.hang, self.warm, self.patience = given.free, given.hang, given.warm, given.patience
-        self.full = given.full
+        self.full, self.endless = given.full, given.endless
 
     def memory_mb(self):
         return self.free_mb, 40_000
@@ -61,7 +62,7 @@ class StandIn:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def __call__(self, work):
-        behaviour = work.job.name_prefix
+        behaviour = "endless" if self.endless else work.job.name_prefix
         if behaviour == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
         if behaviour == "bad":
@@ -155,6 +156,7 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--warm", nargs="*", default=[])
     parser.add_argument("--clock", type=float, default=0.0)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--endless", action="store_true")
     parser.add_argument("--carry", type=float, default=0.0)
     parser.add_argument("--patience", type=float, default=1.0)
     return parser.parse_args(given)
