@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import nats.js.errors
 import psutil
 
 from .blobs import KINDS, Objects
@@ -45,6 +46,8 @@ STOP_SECONDS = 10
 # Of workers and server together, and some more.
 MOST_STOP_SECONDS = STOP_SECONDS + 10
 ENDED = "the farm at {} has ended; what waits stays, for the next `python -m farm up`"
+# The broker's numbers for: there is a stream of that name, and what it is set to cannot become this.
+UNCHANGEABLE = (10052, 10058)
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -199,10 +202,17 @@ async def _up(
     server.start()
     try:
         async with Broker.connect(address, name="supervisor") as broker:
-            await broker.prepare(settings)
-            if network:
-                await Objects.prepare(broker.jetstream)
-
+            try:
+                await broker.prepare(settings)
+                if network:
+                    await Objects.prepare(broker.jetstream)
+            except nats.js.errors.APIError as error:
+                if error.err_code not in UNCHANGEABLE:
+                    raise
+                raise NoFarm(
+                    f"another version of the farm made {folder / 'jetstream'}, and it cannot be changed "
+                    f"({error.description}): delete that folder, with the jobs in it, and run this again"
+                ) from error
             await hear_down(broker, token, stopping)
             values = {"url": address.url, "token": token, "ca": address.ca, "port": port}
             write_private(folder / "farm.json", json.dumps(values))

@@ -10,11 +10,13 @@ import sys
 
 import psutil
 import pytest
+from nats.js.api import StreamConfig
 
 from ...farm import commands, supervisor
+from ...farm.broker import RECORDS, Broker
 from ...farm.client import farm
 from ...farm.server import Listen, Server, free_port
-from ...farm.settings import NoFarm
+from ...farm.settings import Address, NoFarm, Settings
 from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import PATIENCE_SECONDS, until
@@ -119,6 +121,21 @@ def test_a_server_that_does_not_start_says_why_in_a_line(tmp_path):
     with pytest.raises(NoFarm, match="did not start: .*certificate") as refused:
         server.start()
     assert "\n" not in str(refused.value) and "[INF]" not in str(refused.value)
+
+
+@in_a_loop
+async def test_what_another_version_left_is_told_and_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    server = Server(tmp_path, Listen(port=free_port("127.0.0.1", 0)), "secret")
+    server.start()
+    async with Broker.connect(Address(server.url, "secret")) as broker:
+        # Records had a time to live once.
+        kept = StreamConfig(name=f"KV_{RECORDS}", subjects=[f"$KV.{RECORDS}.>"], allow_msg_ttl=True)
+        await broker.jetstream.add_stream(kept)
+    server.stop()
+    with pytest.raises(NoFarm, match=f"another version of the farm made {tmp_path / 'jetstream'}.*: delete"):
+        await supervisor.up(Listen(), Settings(), [], [], network=False)
+    assert (tmp_path / "jetstream").is_dir() and not (tmp_path / "nats.pid").exists()
 
 
 def test_without_tls_others_are_not_let_in(command):
