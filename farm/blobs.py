@@ -164,7 +164,8 @@ class Folder:
 
     def _put(self, target: Path, path: Path) -> None:
         if target.exists():
-            os.utime(target)
+            with contextlib.suppress(OSError):
+                os.utime(target)
             path.unlink()
         else:
             os.replace(path, target)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -34,6 +35,7 @@ T = TypeVar("T", int, float)
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a reason may hold anything
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         import_nats()
@@ -44,7 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         if error.name not in (*NEEDED, *OF_WORKERS):
             raise
         print(NEEDED.get(error.name, f"A worker needs {error.name}: see docs/farm.md"), file=sys.stderr)
-    except BrokenPipeError:  # `farm jobs | head`
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and (os.name != "nt" or error.errno != errno.EINVAL):
+            raise
+        # `farm jobs | head`; on Windows it is an argument that is not valid.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python says so once more, at its end
         return BROKEN_PIPE
     except NoFarm as error:

@@ -235,4 +235,4 @@ def apart() -> dict:
 
 
 def _quoted(value: object) -> str:
-    return json.dumps(str(value))
+    return json.dumps(str(value), ensure_ascii=False)  # it knows no \u, and homes are named like their users

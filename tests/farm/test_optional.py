@@ -1,6 +1,7 @@
 """A farm is optional: nothing else needs it, and its own sides need no more than they say."""
 
 import ast
+import os
 import socket
 import subprocess
 import sys
@@ -104,6 +105,14 @@ def test_without_a_farm_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("AFP_FARM", raising=False)
     done = run("status")
     assert done.returncode == 1 and "farm up" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_python_that_looks_nowhere_runs_it_by_its_file(tmp_path):
+    """As the one of the portable ComfyUI, which takes no module from the folder that it is started in."""
+    command = [sys.executable, "-I", Path("farm", "__main__.py"), "status"]
+    env = {**os.environ, "AFP_FARM_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "farm" in done.stderr
 
 
 def test_of_a_farm_that_is_down_it_says_so(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from ...farm import commands, supervisor
 from ...farm.broker import RECORDS, Broker
 from ...farm.client import farm
 from ...farm.server import Listen, Server, free_port
-from ...farm.settings import Address, NoFarm, Settings
+from ...farm.settings import Address, NoFarm, Settings, write_private
 from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import PATIENCE_SECONDS, until
@@ -108,6 +108,28 @@ def test_one_supervisor_at_a_time_whatever_their_numbers(tmp_path):
     with supervisor.only_one(tmp_path), pytest.raises(NoFarm, match="up already, at nats://127.0.0.1:4222"):
         supervisor.only_one(tmp_path)
     supervisor.only_one(tmp_path).close()
+
+
+def test_a_home_may_have_any_name(tmp_path):
+    server = Server(tmp_path / 'Jörg "J" 李', Listen(port=free_port("127.0.0.1", 0)), "secret")
+    server.start()
+    server.stop()
+    assert (server.folder / "nats.log").is_file()
+
+
+def test_the_address_is_written_once_nobody_reads_it_any_more(tmp_path, monkeypatch):
+    """As on Windows, where no file is replaced that somebody has open."""
+    replace, refused = os.replace, []
+
+    def refuse_twice(*paths):
+        if len(refused) < 2:
+            refused.append(paths)
+            raise PermissionError("it is used by another process")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", refuse_twice)
+    write_private(tmp_path / "farm.json", "{}")
+    assert (tmp_path / "farm.json").read_text() == "{}" and len(refused) == 2
 
 
 def test_a_server_that_does_not_start_says_why_in_a_line(tmp_path):
