@@ -303,7 +303,7 @@ class Objects:
 
     async def _chunks(self, kind: str, info: dict) -> AsyncIterator[bytes]:
         left = info["chunks"]
-        async for message in self._all(kind, f"$O.{kind}.C.{info['nuid']}", 32):
+        async for message in self._all(kind, f"$O.{kind}.C.{info['nuid']}", 16):
             left -= 1
             yield message.data
             if not left:

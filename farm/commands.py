@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from .roles import ADMIN, CLIENT, DOWN, WORKER, token_of
 from .settings import NoFarm, Settings, address, home
@@ -86,7 +87,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         return each
 
     def add_server(each: argparse.ArgumentParser) -> None:
-        each.add_argument("--server", help="nats://token@host:port; default: AFP_FARM, else the farm of this machine")
+        each.add_argument(
+            "--server", help="nats:// or tls://token@host:port; default: AFP_FARM, else the farm of this machine"
+        )
 
     def add_workers(each: argparse.ArgumentParser) -> None:
         each.add_argument(
@@ -201,8 +204,14 @@ async def up(given: argparse.Namespace) -> None:
 
 
 async def token(given: argparse.Namespace) -> None:
+    from .server import is_loopback
+
     there = address(role=given.role)
     print(f"AFP_FARM={there.url}\nAFP_FARM_TOKEN={there.token}")
+    if is_loopback(str(urlsplit(there.url).hostname)):
+        print(
+            "this farm is for this machine alone: other machines need `up --listen`, see docs/farm.md", file=sys.stderr
+        )
 
 
 async def worker(given: argparse.Namespace) -> None:

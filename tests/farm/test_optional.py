@@ -107,6 +107,16 @@ def test_without_a_farm_it_says_what_to_do(tmp_path, monkeypatch):
     assert done.returncode == 1 and "farm up" in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "10.0.0.5"])
+def test_a_token_says_where_it_is_of_no_use(host, tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    monkeypatch.delenv("AFP_FARM", raising=False)
+    (tmp_path / "farm.json").write_text(f'{{"token": "secret", "url": "nats://{host}:4222"}}')
+    done = run("token", "worker")
+    assert done.returncode == 0 and f"AFP_FARM=nats://{host}:4222\n" in done.stdout
+    assert ("--listen" in done.stderr) == (host != "10.0.0.5")
+
+
 def test_a_python_that_looks_nowhere_runs_it_by_its_file(tmp_path):
     """As the one of the portable ComfyUI, which takes no module from the folder that it is started in."""
     command = [sys.executable, "-I", Path("farm", "__main__.py"), "status"]
