@@ -1,7 +1,7 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
     name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256]
-    [--clock seconds] [--carry seconds] [--patience times] [--full] [--endless]
+    [--clock seconds] [--carry seconds] [--patience times] [--full]
 
 Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
 `--carry` is how long each file takes to come or go, and `--full` that the disk is.
@@ -51,8 +51,9 @@ class StandIn:
     name, decoders = "stand-in", ("fast",)
 
     def __init__(self, given):
+        self.endless = given.endless
         self.free_mb, self.hang, self.warm, self.patience = given.free, given.hang, given.warm, given.patience
-        self.full, self.endless = given.full, given.endless
+        self.full = given.full
 
     def memory_mb(self):
         return self.free_mb, 40_000
