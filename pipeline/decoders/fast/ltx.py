@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from .kernels import norm_silu_groups, patches, spread_groups
-from .ltx_weights import EPS, Conv, Weights
+from .ltx_weights import EPS, Conv, Upsample, Weights
+from .plan import GAPS_WHOLE, GAPS_WHOLE_UNJOINED, WORKSPACES
+from .room import _Counter, _on_meta
 
 GROUP = 4
 HISTORY = 2  # frames back that a kernel of three in time sees, itself late by one
@@ -144,28 +146,54 @@ class LtxDecoder:
             del x
             yield from self._head(inputs, span)
             return
-        layer = level.upsample
-        products, inner = self._convolved(layer.conv, inputs, inner)
+        # Few groups at a time: of these there are up to eight times as many pixels.
+        layer, groups = level.upsample, len(inputs[0])
         x_history = self._history.get(id(layer))
-        if not products:
+        skipped = max(0, -inner.start) // GROUP
+        if skipped >= groups:
             _keep(x_history, x)
             return
-        residual, before = self._delayed(x, x_history, inner.start + self._late - span.start)
-        time, space = layer.factors
-        phases, (_, height, width, channels) = time * space * space, products[0].shape
-        frames = inner.frames(len(products[0]))
-        out = x.new_empty((time * frames, space * height, space * width, channels // phases))
-        spread_groups(products, layer.conv.bias, layer.factors, residual if layer.shortcut else None, before, out)
-        _keep(x_history, x)
-        del x, residual, before, products, inputs
-        # The first frame of what is doubled is left out: it is one before the video.
-        span = inner if time == 1 else Span(2 * inner.start - 1, None if inner.stop is None else 2 * inner.stop - 1)
-        skipped = GROUP * (max(0, -span.start) // GROUP)
-        size = FRAMES if at + 2 < len(self._weights.levels) or span.stop is not None else LAST_FRAMES
-        for begin in range(skipped, len(out), size):
-            ends = begin + size >= len(out)
+        for begin in range(skipped, groups, FRAMES // GROUP):
+            some = slice(begin, begin + FRAMES // GROUP)
+            ends = some.stop >= groups
+            part = Span(inner.start + GROUP * begin, inner.stop if ends else None)
+            products = [self._conv2d(points[some], weight) for points, weight in zip(inputs, layer.conv.points)]
+            if ends:
+                inputs.clear()
+            residual, before = self._delayed(x, x_history, GROUP * begin)
+            out, part = self._spread(layer, products, part, residual, before)
+            del residual, before, products
+            if ends:
+                _keep(x_history, x)
+                del x
+            yield from self._in_pieces(at + 1, out, part)
+            del out
+
+    def _in_pieces(self, at: int, frames: torch.Tensor, span: Span) -> Iterator[torch.Tensor]:
+        """The levels from this one on, of frames that an upsampling made."""
+        size = FRAMES if at + 1 < len(self._weights.levels) or span.stop is not None else LAST_FRAMES
+        for begin in range(GROUP * (max(0, -span.start) // GROUP), len(frames), size):
+            ends = begin + size >= len(frames)
             piece = Span(span.start + begin, span.stop if ends else None)
-            yield from self._through(at + 1, out[begin : begin + size], None, piece)
+            yield from self._through(at, frames[begin : begin + size], None, piece)
+
+    def _spread(
+        self,
+        layer: Upsample,
+        products: list[torch.Tensor],
+        span: Span,
+        residual: torch.Tensor,
+        before: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Span]:
+        """Products of an upsampling's convolution, which lie in `span` -> the frames, and where they lie."""
+        (time, space), (_, height, width, outputs) = layer.factors, products[0].shape
+        frames, channels = span.frames(len(products[0])), outputs // (time * space * space)
+        out = residual.new_empty((time * frames, space * height, space * width, channels))
+        spread_groups(products, layer.conv.bias, layer.factors, residual if layer.shortcut else None, before, out)
+        if time == 1:
+            return out, span
+        # Of what is doubled the first frame is left out: here it is one before the video.
+        return out, Span(2 * span.start - 1, None if span.stop is None else 2 * span.stop - 1)
 
     def _enter(
         self,
@@ -307,3 +335,24 @@ def _keep(history: torch.Tensor | None, frames: torch.Tensor) -> None:
     """The last of the frames; at the end of a video there may be fewer, and nothing follows."""
     if history is not None and len(frames) >= len(history):
         history.copy_(frames[-len(history) :])
+
+
+# Long enough for every kind of batch to follow every other, in latent frames.
+LONG = 40
+
+
+def needed(weights: Weights, height: int, width: int, joins: bool) -> int:
+    """How many bytes a decode takes at most on the GPU, weights left out, of a long video.
+
+    Args:
+        weights: on any device; only shapes are looked at.
+        height, width: of the latent.
+        joins: whether torch's allocator joins what is free.
+    """
+    meta = _on_meta(weights)
+    with torch.device("meta"), _Counter() as counter:
+        latent = torch.empty((1, len(meta.mean), LONG, height, width))
+        counter.peak = counter.held = 0
+        for _ in LtxDecoder(meta).push(latent, last=True):
+            pass
+    return int(counter.peak * (GAPS_WHOLE if joins else GAPS_WHOLE_UNJOINED)) + WORKSPACES
