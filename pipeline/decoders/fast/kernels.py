@@ -147,7 +147,7 @@ def norm_silu_groups(
             video began earlier.
         end: how many frames of the source are of the video: what is behind them counts as the last one.
         points_out: six tensors (G', H', W', C) for the points of history and y; may be `source` where sizes agree.
-        y_out: (end, H', W', C) for y; `first` does not count.
+        y_out: (end, H', W', C) for y.
         padded: whether these have a pixel more all around, as reflected.
     Stream: the caller's current stream.
     """

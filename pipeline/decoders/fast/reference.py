@@ -135,15 +135,14 @@ def norm_silu_groups(
     if eps is not None:
         y = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
         y = F.silu(y if affine is None else y * affine[0] + affine[1])
+    if first > 0:
+        y = torch.cat((y[first].expand(first, -1, -1, -1), y[first:]))
     if y_out is not None:
         y_out.copy_(_reflected(y, padded))
     if points_out is None:
         return
     assert history is not None, "points are made of history and y"
-    begins = history.float()
-    if first >= 0:
-        begins = y[first].expand(2, -1, -1, -1)
-        y = torch.cat((y[first].expand(first, -1, -1, -1), y[first:]))
+    begins = history.float() if first < 0 else y[first].expand(2, -1, -1, -1)
     missing = 4 * len(points_out[0]) - len(y)
     seen = torch.cat((begins, y, y[-1:].expand(missing, -1, -1, -1) if missing else y[:0]))
     groups = torch.stack([seen[4 * g : 4 * g + 6] for g in range(len(points_out[0]))])
