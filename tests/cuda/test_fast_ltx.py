@@ -132,7 +132,9 @@ def inference():
 
 
 def random_vae(device, version, width, layers):
-    return stock_ltx.module(version, width, layers, device).to(torch.bfloat16)
+    vae = stock_ltx.module(version, width, layers, device).to(torch.bfloat16)
+    vae.decode_noise_scale = 0.0  # which some versions add to the latent
+    return vae
 
 
 def decoder_of(vae, device) -> LtxDecoder:

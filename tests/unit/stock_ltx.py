@@ -26,11 +26,12 @@ VERSIONS = {
     "reflects": {},
     "2.3": {"decoder_blocks": _split, "spatial_padding_mode": "zeros"},
     "causal": {"causal_decoder": True},
+    "0.9.5": {"timestep_conditioning": True},
 }
 
 
 def config(version: str, width: int, layers: int) -> dict:
-    """Of a VAE whose decoder is `width` channels wide at its end, with so many layers to a block (published: 128, 5)."""
+    """Of a VAE whose decoder is `width` channels wide at its end, so many layers in a block (published: 128, 5)."""
     more = dict(VERSIONS[version])
     return {
         "dims": 3,
@@ -51,11 +52,18 @@ def module(version: str, width: int, layers: int = 1, device: torch.device | Non
     with device or torch.device("cpu"):
         vae = stock.VideoVAE(config=config(version, width, layers))
     generator = torch.Generator(device or "cpu").manual_seed(width)
-    for name, weight in vae.named_parameters():
-        weight.data.normal_(0, weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1, generator=generator)
-    for name, values in vae.per_channel_statistics.named_buffers():
+    for weight in vae.parameters():
+        if weight.ndim > 0:  # what the timestep is multiplied with
+            weight.data.normal_(0, weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1, generator=generator)
+    for values in vae.per_channel_statistics.buffers():
         values.copy_(1.0 + 0.1 * torch.randn(values.shape, generator=generator, device=values.device))
     return vae.eval().requires_grad_(False)
+
+
+def stock_decode(vae: torch.nn.Module, latents: torch.Tensor) -> torch.Tensor:
+    """(3, T, H, W), without the noise that some versions add to the latent."""
+    vae.decode_noise_scale = 0.0
+    return vae.decode(latents)[0]
 
 
 def latents(frames: int, height: int, width: int) -> torch.Tensor:

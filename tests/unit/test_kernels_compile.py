@@ -59,7 +59,10 @@ def test_what_compiles_is_only_there_to_compile():
 
 @functools.cache
 def launches(version: str) -> list[tuple[str, tuple[tuple[str, int], ...], list]]:
-    """What Wan's decoder launches in its first three steps, or LTX's for a video: (kernel, what it is made for, arguments)."""
+    """What Wan's decoder launches in its first three steps, or LTX's for a video.
+
+    Returns: (kernel, what it is made for, arguments) of each.
+    """
     seen, bmm = [], torch.bmm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_on", lambda tensor: cuda)

@@ -139,8 +139,8 @@ def norm_silu_groups(
     padded: bool,
 ) -> None:
     from_products = isinstance(source, list)
-    sources, points = list(source) if from_products else [source], list(points_out or [])
-    like = sources[0]
+    sources = source if isinstance(source, list) else [source]
+    like, points = sources[0], list(points_out or [])
     height, width, channels = like.shape[-3:]
     groups = len(points[0]) if points else -(-end // 4)
     flags = _flags(bias, residual, x_out, y_out) | (points_out is not None) * POINTS | (eps is not None) * SILU

@@ -130,7 +130,7 @@ def norm_silu_groups(
     y_out: torch.Tensor | None = None,
     padded: bool = False,
 ) -> None:
-    """x = source * scale + bias + residual; y = silu(x / sqrt(mean(x^2) + eps) * gamma + beta), for the next convolution.
+    """x = source * scale + bias + residual; y = silu(x / sqrt(mean(x^2) + eps) * gamma + beta), as frames or points.
 
     Args:
         source: six tensors (G, H, W, C), products of which each six make four frames; or frames (>= end, H, W, C).
@@ -142,7 +142,7 @@ def norm_silu_groups(
         x_history: (2, H, W, C) for the last two frames of `residual`; given where `before` is, and may be it.
         eps: None: y is x.
         affine: (gamma, beta), each (C,) float32; None: 1 and 0.
-        history: (2, H, W, C) the last two frames of y before these; overwritten by the last two that points are made of.
+        history: (2, H, W, C) the last two frames of y before these; overwritten by the last two that are in points.
         first: the video's first frame in the source, at most 3: what is before it, history too, counts as it. -1: the
             video began earlier.
         end: how many frames of the source are of the video: what is behind them counts as the last one.

@@ -1,11 +1,13 @@
 """LTX's decoder, in groups of four frames, with everything it remembers in one place.
 
-Its convolutions mostly see one frame back and one ahead, so a convolution's output is a frame late: of four frames that
-come in, it makes the four that begin a frame before. After many of them frames come out long after the latent went in,
-but groups stay whole, and each is made by six products (`winograd`). What is late is counted: frames below 0, before the
-video's first, are made where they fill a group, and what would be read of them is the first frame; groups of nothing
-else are left out. A video's end is the same, mirrored. Several groups go through a convolution in one call: so many
-latent frames at a time, whatever the caller's pieces, that any pieces give the same bits.
+Its convolutions mostly see one frame back and one ahead. So what they put out is a frame late: of four frames that come
+in, the four are made that begin a frame before. After many convolutions frames come out long after their latent went
+in, but groups stay whole, and each is made by six products (`winograd`). Frames below 0, before the video, are made
+where they fill a group, and are read as the first frame; groups of nothing else are left out. The end of a video is the
+same, mirrored.
+
+Several groups go through a convolution in one call. How many does not depend on the pieces in which a caller gives the
+latent, so any pieces give the same bits.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ class LtxDecoder:
         """Decode the next latent frames. After an error only `reset` helps; after the last ones nothing has to be done.
 
         Args:
-            latents_bcthw: (1, C, T, h, w), any dtype, on the weights' device.
+            latents_bcthw: (1, C, T, h, w), any dtype, on the weights' device; with noise, where the VAE wants some.
             last: whether the video ends with these.
         Yields:
             (3, T, H, W) about [-1, 1], float32; what is ready.
@@ -124,7 +126,8 @@ class LtxDecoder:
         level = self._weights.levels[at]
         # At 720p each of these tensors is up to 0.4 GB: no name may hold one for longer than it is needed.
         x = source if isinstance(source, torch.Tensor) else self._like(source[0], span.frames(len(source[0])))
-        following = [*(block.conv1 for block in level.blocks), level.upsample and level.upsample.conv]
+        upsample = level.upsample
+        following = [*(block.conv1 for block in level.blocks), None if upsample is None else upsample.conv]
         inputs, inner = self._enter(following[0], source, made_by, span, x_out=x if made_by else None)
         del source
         for block, then in zip(level.blocks, following[1:]):
@@ -142,13 +145,12 @@ class LtxDecoder:
             span = inner
             inputs, inner = self._enter(then, products, block.conv2, span, residual, before, x, x_history)
             del products, residual, before
-        if level.upsample is None:
+        if upsample is None:
             del x
             yield from self._head(inputs, span)
             return
         # Few groups at a time: of these there are up to eight times as many pixels.
-        layer, groups = level.upsample, len(inputs[0])
-        x_history = self._history.get(id(layer))
+        groups, x_history = len(inputs[0]), self._history.get(id(upsample))
         skipped = max(0, -inner.start) // GROUP
         if skipped >= groups:
             _keep(x_history, x)
@@ -157,11 +159,11 @@ class LtxDecoder:
             some = slice(begin, begin + FRAMES // GROUP)
             ends = some.stop >= groups
             part = Span(inner.start + GROUP * begin, inner.stop if ends else None)
-            products = [self._conv2d(points[some], weight) for points, weight in zip(inputs, layer.conv.points)]
+            products = [self._conv2d(points[some], weight) for points, weight in zip(inputs, upsample.conv.points)]
             if ends:
                 inputs.clear()
             residual, before = self._delayed(x, x_history, GROUP * begin)
-            out, part = self._spread(layer, products, part, residual, before)
+            out, part = self._spread(upsample, products, part, residual, before)
             del residual, before, products
             if ends:
                 _keep(x_history, x)
@@ -239,7 +241,7 @@ class LtxDecoder:
             x_out,
             x_history,
             EPS if conv is None or conv.normalised else None,
-            None,
+            self._weights.head.affine if conv is None else conv.affine,
             history,
             span.first,
             frames,

@@ -5,11 +5,13 @@ Knows the names in LTX's checkpoints; nothing else does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 
 from .weights import LARGEST_INPUT, STREAM_SCALE
 from .winograd import WEIGHT, fit, matrix, weight_points
@@ -18,6 +20,9 @@ from .winograd import WEIGHT, fit, matrix, weight_points
 EPS = 1e-8 * STREAM_SCALE**2
 # Of what enlarges, (of time, of width and height).
 FACTORS = {"compress_all": (2, 2), "compress_time": (2, 1), "compress_space": (1, 2)}
+
+
+Affine: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 
 
 @dataclass(slots=True)
@@ -29,12 +34,14 @@ class Conv:
         bias: (out,) float32.
         scale: what products are to be multiplied by before the bias is added.
         normalised: whether its input is, and went through SiLU.
+        affine: (gamma, beta), (in,) float32 each, between the two; None: 1 and 0.
     """
 
     points: list[torch.Tensor]
     bias: torch.Tensor
     scale: float
     normalised: bool
+    affine: Affine | None
 
 
 @dataclass(slots=True)
@@ -77,12 +84,14 @@ class Head:
         bias: (out,) float32.
         scale: what outputs are to be multiplied by before the bias is added.
         patch: rows and columns.
+        affine: as of `Conv`.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
     scale: float
     patch: int
+    affine: Affine | None
 
 
 @dataclass(slots=True)
@@ -93,6 +102,7 @@ class Weights:
         mean, std: (C,) float32, of the latent.
         causal: whether convolutions see two frames back, and not one back and one ahead.
         reflects: whether beyond a frame's edge there is its mirror image, and not zeros.
+        noise: how much of the latent is to be replaced by noise before it is decoded.
     """
 
     mean: torch.Tensor
@@ -102,12 +112,15 @@ class Weights:
     head: Head
     causal: bool
     reflects: bool
+    noise: float
 
 
 def load(
     state: Mapping[str, torch.Tensor], config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
 ) -> Weights:
-    """Read an LTX VAE, 0.9.7 or 2 and of any width, that takes neither noise nor a timestep.
+    """Read the decoder of an LTX VAE of 0.9.5 or newer, of any width.
+
+    Those that know a timestep are always given the same one, so that what they make of it is worked out here.
 
     Args:
         state: its state dict, as in the published files and in ComfyUI's modules; only the decoder is read.
@@ -145,7 +158,6 @@ class _Reader:
             "dims": (None, 3),
             "out_channels": (3, 3),
             "norm_layer": ("group_norm", "pixel_norm"),
-            "timestep_conditioning": (False, False),
         }
         for name, (default, value) in wanted.items():
             if config.get(name, default) != value:
@@ -153,15 +165,20 @@ class _Reader:
         padding = config.get("spatial_padding_mode", "reflect")
         if padding not in ("zeros", "reflect"):
             raise ValueError(f"there is no fast decoder for LTX VAEs of spatial_padding_mode {padding}")
+        timed = bool(config.get("timestep_conditioning", False))
+        self._timestep: torch.Tensor | None = None
+        if timed:
+            self._timestep = config.get("decode_timestep", 0.05) * self._float32("decoder.timestep_scale_multiplier")
         statistics = "per_channel_statistics.{}-of-means"
         return Weights(
             mean=self._float32(statistics.format("mean")),
             std=self._float32(statistics.format("std")),
-            conv_in=self._conv("decoder.conv_in", None, STREAM_SCALE),
+            conv_in=self._conv_in(),
             levels=self._levels(),
             head=self._head(),
             causal=bool(config.get("causal_decoder", False)),
             reflects=padding == "reflect",
+            noise=config.get("decode_noise_scale", 0.025) if timed else 0.0,
         )
 
     def _levels(self) -> list[Level]:
@@ -175,7 +192,8 @@ class _Reader:
                 if given.get("inject_noise", False):
                     raise ValueError("there is no fast decoder for LTX VAEs that draw noise in their blocks")
                 count = given["num_layers"] if given else options
-                levels[-1].blocks += [self._block(f"{name}.res_blocks.{layer}") for layer in range(count)]
+                seen = self._embedded(f"{name}.time_embedder")
+                levels[-1].blocks += [self._block(f"{name}.res_blocks.{layer}", seen) for layer in range(count)]
             elif kind in FACTORS:
                 # Only what doubles everything has a shortcut, whatever is said of the others.
                 shortcut = kind == "compress_all" and bool(given.get("residual", False))
@@ -185,42 +203,61 @@ class _Reader:
                 raise ValueError(f"there is no fast decoder for LTX VAEs with a block of kind {kind}")
         return levels
 
-    def _block(self, name: str) -> Block:
-        convs = [self._conv(f"{name}.conv{number}", self._largest_input, STREAM_SCALE) for number in (1, 2)]
-        return Block(*convs)
+    def _conv_in(self) -> Conv:
+        weight, bias = self._pair("decoder.conv_in")
+        return self._raw(weight, STREAM_SCALE * bias, STREAM_SCALE)
+
+    def _block(self, name: str, timestep: torch.Tensor | None) -> Block:
+        affines = self._affines(f"{name}.scale_shift_table", timestep, 2)
+        return Block(*(self._conv(f"{name}.conv{number}", affine) for number, affine in zip((1, 2), affines)))
 
     def _upsample(self, name: str, factors: tuple[int, int], shortcut: bool) -> Upsample:
         weight, bias = self._pair(name)
         phases = factors[0] * factors[1] ** 2
         weight, bias = (part.unflatten(0, (-1, phases)).transpose(0, 1).flatten(0, 1) for part in (weight, bias))
-        return Upsample(self._laid_out(weight, STREAM_SCALE * bias, None, 1.0), factors, shortcut)
+        return Upsample(self._raw(weight, STREAM_SCALE * bias, 1.0), factors, shortcut)
 
     def _head(self) -> Head:
+        [affine] = self._affines("decoder.last_scale_shift_table", self._embedded("decoder.last_time_embedder"), 1)
         weight, bias = self._pair("decoder.conv_out")
         patch = self._config.get("patch_size", 1)
         # Of a patch the columns come first.
         weight, bias = (part.unflatten(0, (3, patch, patch)).transpose(1, 2).flatten(0, 2) for part in (weight, bias))
-        weight, scale = fit(weight, 9**0.5 * self._largest_input(weight))
+        weight, scale = fit(weight, 9**0.5 * _largest_input(weight, affine))
         by_tap = weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
-        return Head(self._channels_last(by_tap), bias, scale, patch)
+        return Head(self._channels_last(by_tap), bias, scale, patch, affine)
 
-    def _conv(self, name: str, largest_input: Any, scale: float) -> Conv:
+    def _conv(self, name: str, affine: Affine | None) -> Conv:
+        """A block's convolution, of normalised input."""
         weight, bias = self._pair(name)
-        return self._laid_out(weight, scale * bias, largest_input, scale)
+        points, scale = weight_points(weight, 4, _largest_input(weight, affine))
+        points = [self._channels_last(point) for point in points]
+        return Conv(points, STREAM_SCALE * bias, STREAM_SCALE * scale, True, affine)
 
-    def _laid_out(self, weight: torch.Tensor, bias: torch.Tensor, largest_input: Any, scale: float) -> Conv:
-        """Where the input is not bounded by a norm, weights stay as they are."""
-        if largest_input is None:
-            points, fitted = torch.einsum("pk,oikyx->poiyx", matrix(WEIGHT[4], weight), weight), 1.0
-        else:
-            points, fitted = weight_points(weight, 4, largest_input(weight))
-        return Conv([self._channels_last(point) for point in points], bias, scale * fitted, largest_input is not None)
+    def _raw(self, weight: torch.Tensor, bias: torch.Tensor, scale: float) -> Conv:
+        """One whose input no norm bounds: its weights stay as they are."""
+        points = torch.einsum("pk,oikyx->poiyx", matrix(WEIGHT[4], weight), weight)
+        return Conv([self._channels_last(point) for point in points], bias, scale, False, None)
 
-    def _largest_input(self, weight: torch.Tensor) -> float:
-        """A bound on the length of a normalised pixel; SiLU makes nothing larger."""
-        largest = float(weight.shape[1] ** 0.5)
-        assert largest < LARGEST_INPUT
-        return largest
+    def _embedded(self, name: str) -> torch.Tensor | None:
+        """What two layers make of the timestep."""
+        if self._timestep is None:
+            return None
+        frequencies = torch.exp(-math.log(10000.0) * torch.arange(128, device=self._device) / 128)
+        angles = self._timestep * frequencies
+        seen = torch.cat((angles.cos(), angles.sin()))
+        for layer in ("linear_1", "linear_2"):
+            weight, bias = (self._float32(f"{name}.timestep_embedder.{layer}.{part}") for part in ("weight", "bias"))
+            seen = F.linear(seen if layer == "linear_1" else F.silu(seen), weight, bias)
+        return seen
+
+    def _affines(self, table: str, timestep: torch.Tensor | None, count: int) -> list[Affine | None]:
+        """So many pairs of (gamma, beta): a table plus what was made of the timestep, first beta, then gamma less 1."""
+        if timestep is None:
+            return [None] * count
+        values = self._float32(table)
+        rows = values + timestep.view_as(values)
+        return [(1.0 + rows[2 * pair + 1], rows[2 * pair].clone()) for pair in range(count)]
 
     def _pair(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias in float32, on the device: folding is quick there."""
@@ -232,3 +269,18 @@ class _Reader:
 
     def _channels_last(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.to(self._dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _largest_input(weight: torch.Tensor, affine: Affine | None) -> float:
+    """A bound on the length of a normalised pixel; SiLU makes nothing larger.
+
+    Raises:
+        ValueError: it is too large for float16, sums of frames considered; NaN is.
+    """
+    largest = float(weight.shape[1] ** 0.5)
+    if affine is not None:
+        gamma, beta = affine
+        largest = largest * gamma.abs().max().item() + beta.norm().item()
+    if not largest < LARGEST_INPUT:
+        raise ValueError(f"the weights allow activations of {largest:.3g}, too large for float16")
+    return largest

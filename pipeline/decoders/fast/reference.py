@@ -182,7 +182,7 @@ def patches(
     highest: int,
     out: torch.Tensor,
 ) -> None:
-    frames, height, width = out.shape[1], *taps.shape[1:3]
+    frames, height, width = out.shape[1], taps.shape[1], taps.shape[2]
     patch = out.shape[2] // height
     seen = torch.cat((history, taps)).float().unflatten(-1, (3, -1)) * scale
     at = torch.arange(frames, device=taps.device)[:, None] + shift + torch.arange(3, device=taps.device)
