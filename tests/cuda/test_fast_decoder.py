@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 from async_frame_pipeline.pipeline.decoders.away import Away
-from async_frame_pipeline.pipeline.decoders.fast import kernels, reference, weights
+from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, reference, weights
 from async_frame_pipeline.pipeline.decoders.fast.network import Bands, WanDecoder
 
 from ..unit import stock_wan
@@ -41,6 +41,17 @@ def on_both(kernel, device, make_arguments):
     kernel(**arguments)
     kernel(**reference)
     return zip([output.cpu() for output in outputs], wanted)
+
+
+@pytest.mark.parametrize("channels", [12, 384])
+@pytest.mark.parametrize("pixels", [1, 127, 128, 131, 3520])
+def test_attention_is_its_reference(device, monkeypatch, channels, pixels):
+    """In several pieces, with scores large enough for one pixel to outweigh the others, and far below zero."""
+    monkeypatch.setattr(cuda, "SCORES_BYTES", 4 * pixels * 40)
+    q, k, v = (noise(device, pixels, 3 * channels) * 2).chunk(3, dim=-1)
+    k[:, 0] -= 30
+    wanted = kernels.attention(q.cpu(), k.cpu(), v.cpu())
+    torch.testing.assert_close(kernels.attention(q, k, v).cpu(), wanted, atol=5e-3, rtol=STEP)
 
 
 @CHANNELS

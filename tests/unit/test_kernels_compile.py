@@ -63,12 +63,13 @@ def launches(version: str) -> list[tuple[str, tuple[tuple[str, int], ...], list]
 
     Returns: (kernel, what it is made for, arguments) of each.
     """
-    seen, bmm = [], torch.bmm
+    seen, bmm, mm = [], torch.bmm, torch.mm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_on", lambda tensor: cuda)
         patch.setattr(cuda, "_launch", lambda name, threads, args, **made_for: seen.append((name, made_for, args)))
         # The CPU has no product of two float16 in float32.
         patch.setattr(torch, "bmm", lambda a, b, out_dtype: bmm(a.float(), b.float()).to(out_dtype))
+        patch.setattr(torch, "mm", lambda a, b, out_dtype: mm(a.float(), b.float()).to(out_dtype))
         if version in LTX_VERSIONS:
             vae = stock_ltx.module(version, RECORDED_WIDTH)
             state = ltx_weights.load(vae.state_dict(), vae.config, torch.device("cpu"), torch.float16)

@@ -19,11 +19,13 @@ from ...text import Text
 # Turing's compute capability: the first with tensor cores that newer CUDAs compile for.
 OLDEST_GPU = (7, 5)
 SOURCE = Path(__file__).with_name("kernels.cu")
-THREADS = 256
+THREADS = 128
 # As in kernels.cu.
 BIAS, RESIDUAL, X_OUT, Y_OUT, POINTS, SILU = 1, 2, 4, 8, 16, 32
 # Of the products with the head's taps, which are made for some rows at a time.
 HEAD_BYTES = 128 * 1024**2
+# Of the scores of the attention, which are made for some pixels at a time.
+SCORES_BYTES = 256 * 1024**2
 
 
 @functools.cache
@@ -101,6 +103,22 @@ def depth_to_space(
     numbers = [vectors, height, width, in_channels, offset, step, k, factor_t, repeats, int(shortcut is not None)]
     tensors = [phases, bias, out, phases if shortcut is None else shortcut]
     _launch("depth_to_space", vectors, [*tensors, *numbers], CHANNELS=channels)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """By matrix products: torch's kernels for a head this wide are those of older GPUs."""
+    pixels, channels = q.shape
+    out = torch.empty_like(v)
+    rows = max(1, SCORES_BYTES // (4 * pixels))
+    for of_rows in (slice(first, min(pixels, first + rows)) for first in range(0, pixels, rows)):
+        scores = torch.mm(q[of_rows], k.t(), out_dtype=torch.float32)
+        sums = scores.new_empty(len(scores))
+        _launch("exponentials", len(scores) * THREADS, [scores, sums, pixels, _bits(channels**-0.5)])
+        # Shares of a sum over all pixels would be too small for float16: they are divided by it afterwards.
+        mixed = torch.mm(scores.view(torch.float16)[:, :pixels], v, out_dtype=torch.float32)
+        torch.div(mixed, sums[:, None], out=mixed)
+        out[of_rows].copy_(mixed)
+    return out
 
 
 def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

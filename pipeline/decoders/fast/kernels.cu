@@ -27,6 +27,18 @@ __device__ __forceinline__ float of_lane(float value, int other) {
 }
 #endif
 
+struct alignas(4) Pair { half_bits first, second; };
+
+__device__ __forceinline__ Pair to_halves(float first, float second) {
+#if __CUDA_ARCH__ >= 800  // one instruction, which all cores have; a single number is one for a quarter of them
+    Pair pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(reinterpret_cast<unsigned &>(pair)) : "f"(second), "f"(first));
+    return pair;
+#else
+    return {to_half(first), to_half(second)};
+#endif
+}
+
 #ifdef CHANNELS
 constexpr int C = CHANNELS;
 constexpr int V = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : C % 2 == 0 ? 2 : 1;                  // channels of a vector
@@ -49,11 +61,17 @@ __device__ __forceinline__ void load(float *values, const float *from) {
     for (int v = 0; v < V; ++v) values[v] = floats.at[v];
 }
 
+struct alignas(V > 1 ? 2 * V : 4) Pairs { Pair at[V > 1 ? V / 2 : 1]; };
+
 __device__ __forceinline__ void store(half_bits *to, const float *values) {
-    Halves bits;
+    if constexpr (V == 1) {
+        *to = to_half(values[0]);
+        return;
+    }
+    Pairs pairs;
 #pragma unroll
-    for (int v = 0; v < V; ++v) bits.at[v] = to_half(values[v]);
-    *reinterpret_cast<Halves *>(to) = bits;
+    for (int v = 0; v + 1 < V; v += 2) pairs.at[v / 2] = to_halves(values[v], values[v + 1]);
+    *reinterpret_cast<Pairs *>(to) = pairs;
 }
 
 __device__ __forceinline__ float sum_of_lanes(float value) {
@@ -80,7 +98,7 @@ __device__ __forceinline__ void norm(float x[I][V], const float *gamma, int lane
 #pragma unroll
         for (int v = 0; v < V; ++v) {
             float y = x[i][v] * factor * weights[v];
-            x[i][v] = silu ? y / (1.0f + __expf(-y)) : y;
+            x[i][v] = silu ? __fdividef(y, 1.0f + __expf(-y)) : y;
         }
     }
 }
@@ -286,6 +304,44 @@ extern "C" __global__ void add_taps(const float *products, const float *bias, fl
 }
 #endif
 
+// For the softmax of rows of `columns` scores, a block a row: exp(scale * (score - largest)) as float16 in the first half
+// of the row's own memory, and the sum of those.
+#ifdef EXPONENTIALS
+__device__ __forceinline__ float of_block(float value, bool largest) {
+    __shared__ float of_warp[32];
+    for (int other = 16; other > 0; other /= 2) {
+        float more = of_lane(value, other);
+        value = largest ? fmaxf(value, more) : value + more;
+    }
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = of_warp[0];
+    for (int warp = 1; warp < blockDim.x / 32; ++warp)
+        value = largest ? fmaxf(value, of_warp[warp]) : value + of_warp[warp];
+    __syncthreads();
+    return value;
+}
+
+extern "C" __global__ void exponentials(float *scores, float *sums, int columns, int scale_bits) {
+    float *row = scores + (long long)blockIdx.x * columns;
+    half_bits *out = reinterpret_cast<half_bits *>(row);
+    float top = row[0];
+    for (int at = threadIdx.x; at < columns; at += blockDim.x) top = fmaxf(top, row[at]);
+    top = of_block(top, true);
+    float sum = 0;
+    for (int first = 0; first < columns; first += blockDim.x) {
+        int at = first + threadIdx.x;
+        float value = at < columns ? __expf(__int_as_float(scale_bits) * (row[at] - top)) : 0;
+        // What is written lies where this turn and those before it have read.
+        __syncthreads();
+        half_bits bits = to_half(value);
+        if (at < columns) out[at] = bits;
+        sum += to_float(bits);
+    }
+    sum = of_block(sum, false);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+#endif
+
 // The steps of LTX's decoder: several groups of four frames one after the other, each by six products.
 #ifdef CHANNELS
 // y = x / sqrt(mean(x^2) + eps), times gamma plus beta if AFFINE, and its silu.
@@ -310,7 +366,7 @@ __device__ __forceinline__ void norm_affine(float x[I][V], const float *gamma, c
         for (int v = 0; v < V; ++v) {
             float y = x[i][v] * factor;
             if (affine) y = y * weights[v] + more[v];
-            x[i][v] = y / (1.0f + __expf(-y));
+            x[i][v] = __fdividef(y, 1.0f + __expf(-y));
         }
     }
 }

@@ -96,6 +96,18 @@ def depth_to_space(
     _on(phases).depth_to_space(phases, bias, out, offset, step, shortcut, shortcut_phase)
 
 
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """softmax(q @ k.T / sqrt(C)) @ v, of one head.
+
+    Args:
+        q, k, v: (pixels, C), rows contiguous.
+    Returns:
+        (pixels, C) in their dtype.
+    Stream: the caller's current stream.
+    """
+    return _on(q).attention(q, k, v)
+
+
 def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The last convolution, to so few channels that cuDNN's kernels would mostly compute padding.
 

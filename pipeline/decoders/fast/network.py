@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..away import Away
-from .kernels import depth_to_space, head, norm_silu, norm_silu_points
+from .kernels import attention, depth_to_space, head, norm_silu, norm_silu_points
 from .weights import AnyConv, Attention, Conv, PointsConv, Residual, RowConv, Upsample, Weights
 
 # What a step puts out; the first one frame only.
@@ -352,8 +352,8 @@ class WanDecoder:
         frames, height, width, channels = x.shape
         normed = torch.empty_like(x)
         norm_silu(x, 1.0, None, None, layer.gamma, None, normed, silu=False)
-        q, k, v = F.linear(normed, *layer.qkv).view(frames, 1, height * width, 3 * channels).chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(q, k, v).view(frames, height, width, channels)
+        qkv = F.linear(normed, *layer.qkv).view(frames, height * width, 3 * channels)
+        mixed = torch.stack([attention(*frame.chunk(3, dim=-1)) for frame in qkv]).view_as(x)
         return F.linear(mixed, *layer.proj).add_(x)
 
     def _upsample(self, layer: Upsample, x: torch.Tensor, shortcut: torch.Tensor | None) -> torch.Tensor:

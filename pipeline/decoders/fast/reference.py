@@ -83,6 +83,10 @@ def depth_to_space(
     out[offset : offset + frames * step : step].copy_(spread)
 
 
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q.float()[None], k.float()[None], v.float()[None])[0].to(v.dtype)
+
+
 def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     return F.conv3d(window.permute(3, 0, 1, 2)[None].float(), weight.float(), bias, padding=(0, 1, 1))[0]
 
