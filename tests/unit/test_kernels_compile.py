@@ -17,7 +17,7 @@ from ..conftest import ROOT
 from . import stock_ltx, stock_wan
 
 # Turing lacks most: there each width is tried. 12: the bundled VAE's; 9: vectors of one, two and four channels.
-WIDTHS = {"2.1": (96, 12, 9), "2.2": (256,), "2": (128, 12), "2.3": (128,), "reflects": (128,), "causal": (8,)}
+WIDTHS = {"2.1": (96, 12, 9), "2.2": (256,), "2": (128,), "2.3": (12,), "reflects": (12,), "causal": (8,)}
 OLDEST, NEWER = "75", ("80", "86", "89", "90", "100", "120")
 CASES = [(OLDEST, version, width) for version, widths in WIDTHS.items() for width in widths]
 CASES += [(arch, "2.1", 96) for arch in NEWER]

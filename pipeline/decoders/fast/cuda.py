@@ -169,7 +169,7 @@ def norm_silu_groups(
     numbers = [height, width, residuals, groups, first, end, _bits(scale), _bits(eps or 0.0), int(affine is not None)]
     _launch(
         "norm_silu_groups",
-        height * width * _lanes(channels),
+        height * width * _lanes(channels, most=128),
         [*tensors, *numbers, flags],
         CHANNELS=channels,
         PRODUCTS=int(from_products),
@@ -275,7 +275,7 @@ def _vector(channels: int) -> int:
     return next(size for size in (8, 4, 2, 1) if channels % size == 0)
 
 
-def _lanes(channels: int) -> int:
-    """L of kernels.cu."""
+def _lanes(channels: int, most: int = 32) -> int:
+    """L of kernels.cu, with 128 GL."""
     vectors = channels // _vector(channels)
-    return min(32, 1 << (vectors - 1).bit_length())
+    return min(most, 1 << (vectors - 1).bit_length())

@@ -344,18 +344,38 @@ extern "C" __global__ void exponentials(float *scores, float *sums, int columns,
 
 // The steps of LTX's decoder: several groups of four frames one after the other, each by six products.
 #ifdef CHANNELS
+// Lanes of a pixel, up to several warps: what is kept of a pixel has to fit into registers.
+constexpr int GL = N > 64 ? 128 : N > 32 ? 64 : L;
+constexpr int GI = (N + GL - 1) / GL;
+
+__device__ __forceinline__ float sum_of_group(float value) {
+#pragma unroll
+    for (int other = (GL > 32 ? 32 : GL) / 2; other > 0; other /= 2) value += of_lane(value, other);
+    if constexpr (GL > 32) {
+        __shared__ float of_warp[32];
+        __syncthreads();  // until all have read what was there
+        if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
+        __syncthreads();
+        int first = threadIdx.x / GL * (GL / 32);
+        value = of_warp[first];
+#pragma unroll
+        for (int warp = 1; warp < GL / 32; ++warp) value += of_warp[first + warp];
+    }
+    return value;
+}
+
 // y = x / sqrt(mean(x^2) + eps), times gamma plus beta if AFFINE, and its silu.
-__device__ __forceinline__ void norm_affine(float x[I][V], const float *gamma, const float *beta, bool affine, float eps,
+__device__ __forceinline__ void norm_affine(float x[GI][V], const float *gamma, const float *beta, bool affine, float eps,
                                             int lane) {
     float squares = 0;
 #pragma unroll
-    for (int i = 0; i < I; ++i)
+    for (int i = 0; i < GI; ++i)
 #pragma unroll
         for (int v = 0; v < V; ++v) squares += x[i][v] * x[i][v];
-    float factor = rsqrtf(sum_of_lanes(squares) / C + eps);
+    float factor = rsqrtf(sum_of_group(squares) / C + eps);
 #pragma unroll
-    for (int i = 0; i < I; ++i) {
-        int vector = lane + i * L;
+    for (int i = 0; i < GI; ++i) {
+        int vector = lane + i * GL;
         if (vector >= N) continue;
         float weights[V] = {}, more[V] = {};
         if (affine) {
@@ -416,17 +436,17 @@ extern "C" __global__ void norm_silu_groups(const half_bits *s0, const half_bits
     const half_bits *sources[6] = {s0, s1, s2, s3, s4, s5};
     half_bits *points[6] = {p0, p1, p2, p3, p4, p5};
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    int pixels = height * width, lane = (int)(thread % L), pixel = (int)(thread / L);
+    int pixels = height * width, lane = (int)(thread % GL), pixel = (int)(thread / GL);
     bool inside = pixel < pixels;
     int row = pixel / width, column = pixel % width;
     long long frame = (long long)pixels * C;
     long long padded_frame = (long long)(height + 2 * PADDED) * (width + 2 * PADDED) * C;
     float scale = __int_as_float(scale_bits);
-    float h[2][I][V] = {};
-    Halves late[2][I] = {};
+    float h[2][GI][V] = {};
+    Halves late[2][GI] = {};
 #pragma unroll
-    for (int i = 0; i < I; ++i) {
-        int vector = lane + i * L;
+    for (int i = 0; i < GI; ++i) {
+        int vector = lane + i * GL;
         if (!inside || vector >= N) continue;
         long long at = (long long)pixel * C + vector * V;
 #pragma unroll
@@ -436,10 +456,10 @@ extern "C" __global__ void norm_silu_groups(const half_bits *s0, const half_bits
         }
     }
     for (int g = 0; g < groups; ++g) {
-        float y[4][I][V] = {};
+        float y[4][GI][V] = {};
 #pragma unroll
-        for (int i = 0; i < I; ++i) {
-            int vector = lane + i * L;
+        for (int i = 0; i < GI; ++i) {
+            int vector = lane + i * GL;
             if (!inside || vector >= N || 4 * g >= end) continue;
             long long at = (long long)pixel * C + vector * V;
             if constexpr (PRODUCTS) {
@@ -484,13 +504,13 @@ extern "C" __global__ void norm_silu_groups(const half_bits *s0, const half_bits
                 continue;
             }
 #pragma unroll
-            for (int i = 0; i < I; ++i)
+            for (int i = 0; i < GI; ++i)
 #pragma unroll
                 for (int v = 0; v < V; ++v) y[t][i][v] = t > 0 ? y[t > 0 ? t - 1 : 0][i][v] : h[1][i][v];
         }
         if (g == 0 && first >= 0) {
 #pragma unroll
-            for (int i = 0; i < I; ++i)
+            for (int i = 0; i < GI; ++i)
 #pragma unroll
                 for (int v = 0; v < V; ++v) {
                     if (first > 2) y[2][i][v] = y[3][i][v];
@@ -500,8 +520,8 @@ extern "C" __global__ void norm_silu_groups(const half_bits *s0, const half_bits
                 }
         }
 #pragma unroll
-        for (int i = 0; i < I; ++i) {
-            int vector = lane + i * L;
+        for (int i = 0; i < GI; ++i) {
+            int vector = lane + i * GL;
             if (!inside || vector >= N) continue;
             if (flags & Y_OUT)
 #pragma unroll
@@ -530,8 +550,8 @@ extern "C" __global__ void norm_silu_groups(const half_bits *s0, const half_bits
         }
     }
 #pragma unroll
-    for (int i = 0; i < I; ++i) {
-        int vector = lane + i * L;
+    for (int i = 0; i < GI; ++i) {
+        int vector = lane + i * GL;
         if (!inside || vector >= N) continue;
         long long at = (long long)pixel * C + vector * V;
 #pragma unroll
