@@ -18,9 +18,9 @@ from ...pipeline.decoders.fast.plan import NoRoom, Plan
 from ...pipeline.decoders.fast.weights import DTYPES
 from ...pipeline.text import Text, gib
 from ..comfyui import memory, vaes
-from .family import Family, Job
-from .wan import Fast, FastModel, loaded, planned, said
-from .ways import Buffered, all_exact, spec_of
+from .family import Family, Job, Way
+from .wan import FastModel, loaded, planned, said, why_not_fast, why_not_wanted
+from .ways import Buffered, all_exact, spec_of, why_not_streamed
 
 
 def caching(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -88,22 +88,24 @@ class FastLtx(FastModel):
         return Plan((), self._needed[size], 0)
 
 
-class FastInGroups(Fast):
+class FastInGroups(Way):
     """Our own decoder, where all of what it takes fits into the GPU's memory."""
 
-    into_buffer = True
+    name = "fast"
 
     def why_not(self, job: Job) -> str | None:
-        if job.decoder != "exact" and job.vae.device.type in LEFT_AS_THEY_ARE:
-            return Text("there is no fast decoder for %device%", device="LTX on a CPU")
-        return super().why_not(job) or (vaes.REPLACED if _is_set_otherwise(job.vae.first_stage_model) else None)
+        reason = why_not_wanted(job)
+        if reason is None and job.vae.device.type in LEFT_AS_THEY_ARE:
+            reason = Text("there is no fast decoder for %device%", device="LTX on a CPU")
+        reason = reason or why_not_streamed(job, into_buffer=True) or why_not_fast(job.vae)
+        return reason or (vaes.REPLACED if _is_set_otherwise(job.vae.first_stage_model) else None)
 
-    def run(self, job: Job, below: int | None = None) -> None:
+    def decode(self, job: Job) -> None:
         def decode(submit):
             vae, latent = job.vae, job.latent
             model = loaded(vae, FastLtx)
             there = memory.room(vae, model.patcher)
-            chosen = job.plan = planned(model, latent, there)
+            chosen = planned(model, latent, there)
             if chosen.needed > there.emptied:
                 raise NoRoom(
                     Text(

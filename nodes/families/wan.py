@@ -103,20 +103,24 @@ def verdict(vae) -> float | str | None:
     return known.difference if isinstance(known, FastModel) else known
 
 
+def why_not_wanted(job: Job) -> str | None:
+    """Why a fast decoder is not what the user wants; None if it is."""
+    if job.decoder == "exact":
+        return Text("exact was asked for")
+    if job.decoder == "auto" and job.vae.device.type == "cuda" and memory.float32_was_asked_for():
+        return Text("float32 was asked for (--fp32-vae), and on a GPU fast is float16")
+    return None
+
+
 class Fast(Way):
     """Our own decoder: where it can run, with a tenth of the stock error; in bands and with main memory's help where
     the GPU has little.
     """
 
     name = "fast"
-    into_buffer = False
 
     def why_not(self, job: Job) -> str | None:
-        if job.decoder == "exact":
-            return Text("exact was asked for")
-        if job.decoder == "auto" and job.vae.device.type == "cuda" and memory.float32_was_asked_for():
-            return Text("float32 was asked for (--fp32-vae), and on a GPU fast is float16")
-        return why_not_streamed(job, self.into_buffer) or why_not_fast(job.vae)
+        return why_not_wanted(job) or why_not_streamed(job) or why_not_fast(job.vae)
 
     def decode(self, job: Job) -> None:
         job.plan = None
