@@ -8,6 +8,10 @@ from async_frame_pipeline.pipeline.decoders.fast.ltx import LtxDecoder
 
 from ..unit import in_comfyui, stock_ltx  # noqa: F401
 
+from async_frame_pipeline.nodes import decoding
+from async_frame_pipeline.nodes.comfyui import vaes
+from ..server.pack.vaes import ltx as tiny_ltx
+
 # A step of float16 at the largest values here: kernel and reference round the same float32 up or down.
 CLOSE = dict(atol=2e-2, rtol=2**-9)
 CHANNELS = pytest.mark.parametrize("channels", [3, 12, 384, 1024])
@@ -205,3 +209,16 @@ def test_what_is_counted_is_what_it_takes(device, version, frames, height, width
     assert 0.8 * counted <= taken <= counted
     if (frames, height, width) == (16, 22, 40):  # the stock modules: an H100 took 2.94 GB
         assert taken <= 2.94e9
+
+
+@pytest.mark.parametrize("version", ["2", "2.3", "0.9.5", "causal"])
+def test_the_node_decodes_so(device, version):
+    """With the noise that the stock node would draw."""
+    vae = tiny_ltx(1, version, dtype=torch.bfloat16)
+    samples = {"samples": stock_ltx.latents(5, 6, 9)}
+    torch.manual_seed(7)
+    stock = vaes.stock_decode(vae, samples)
+    torch.manual_seed(7)
+    image, report = decoding.decode_image_with_report(vae, samples)
+    assert report.decoded.decoder == "fast"
+    assert image.shape == stock.shape and (image - stock).square().mean().sqrt() < 0.01

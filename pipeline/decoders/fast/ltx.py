@@ -13,7 +13,7 @@ latent, so any pieces give the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -159,7 +159,7 @@ class LtxDecoder:
             some = slice(begin, begin + FRAMES // GROUP)
             ends = some.stop >= groups
             part = Span(inner.start + GROUP * begin, inner.stop if ends else None)
-            products = [self._conv2d(points[some], weight) for points, weight in zip(inputs, upsample.conv.points)]
+            products = self._conv2d([point[some] for point in inputs], upsample.conv.points)
             if ends:
                 inputs.clear()
             residual, before = self._delayed(x, x_history, GROUP * begin)
@@ -257,7 +257,8 @@ class LtxDecoder:
         there = Span(span.start + GROUP * skipped, span.stop)
         if skipped >= len(points[0]):
             return [], there
-        return [self._conv2d(points.pop(0)[skipped:], weight) for weight in conv.points], there
+        used_up = (points.pop(0)[skipped:] for _ in conv.points)
+        return self._conv2d(used_up, conv.points), there
 
     def _delayed(
         self, x: torch.Tensor, history: torch.Tensor | None, skipped: int
@@ -270,7 +271,7 @@ class LtxDecoder:
     def _head(self, y: torch.Tensor, span: Span) -> Iterator[torch.Tensor]:
         layer = self._weights.head
         history = self._history[id(layer)]
-        taps = self._conv2d(y, layer.weight)
+        [taps] = self._conv2d([y], [layer.weight])
         del y
         start = max(0, span.start - self._late)
         stop = span.start + len(taps) - self._late if span.stop is None else span.stop
@@ -284,16 +285,12 @@ class LtxDecoder:
             del taps
             yield out
 
-    def _conv2d(self, frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """(T, H, W, C), padded where the edges are reflected -> (T, H, W, out)."""
+    def _conv2d(self, inputs: Iterable[torch.Tensor], weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Each (T, H, W, C), padded where the edges are reflected, by its weight -> (T, H, W, out)."""
         padding = 0 if self._weights.reflects else 1
-        if frames.is_meta:  # whose convolutions do not keep channels last
-            count, height, width, _ = frames.shape
-            return frames.new_empty((count, height - 2 + 2 * padding, width - 2 + 2 * padding, len(weight)))
         # cuDNN's first guess is good for these.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-            out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=padding)
-        return out.permute(0, 2, 3, 1).contiguous()
+            return [_conv2d(frames, weight, padding) for frames, weight in zip(inputs, weights)]
 
     # -- what is remembered ------------------------------------------------------------------------
 
@@ -321,6 +318,14 @@ class LtxDecoder:
 
     def _like(self, frame: torch.Tensor, frames: int) -> torch.Tensor:
         return frame.new_empty((frames, *frame.shape[1:]))
+
+
+def _conv2d(frames: torch.Tensor, weight: torch.Tensor, padding: int) -> torch.Tensor:
+    if frames.is_meta:  # whose convolutions do not keep channels last
+        count, height, width, _ = frames.shape
+        return frames.new_empty((count, height - 2 + 2 * padding, width - 2 + 2 * padding, len(weight)))
+    out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=padding)
+    return out.permute(0, 2, 3, 1).contiguous()
 
 
 def _input(conv: Conv, height: int, width: int) -> tuple[int, int, int, int]:
