@@ -265,7 +265,7 @@ class LtxDecoder:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x without its first frames, and those before them that a sum still needs, as convolutions are late."""
         if history is None:
-            return x, None
+            return x[skipped:], None
         return x[skipped:], x[skipped - len(history) : skipped] if skipped else history
 
     def _head(self, y: torch.Tensor, span: Span) -> Iterator[torch.Tensor]:
