@@ -40,6 +40,16 @@ def test_as_deep_as_the_published_ones(version, frames):
     assert_stock(decode(fast_decoder(vae), latents), vae, latents)
 
 
+@pytest.mark.parametrize("version", ["2", "2.3", "causal"])
+@pytest.mark.parametrize(("frames", "last_frames"), [(4, 4), (16, 8)])
+def test_other_batches_give_the_same_frames(version, frames, last_frames, monkeypatch):
+    """The smallest begin and end wherever a batch can."""
+    monkeypatch.setattr(ltx, "FRAMES", frames)
+    monkeypatch.setattr(ltx, "LAST_FRAMES", last_frames)
+    vae, latents = stock_ltx.module(version, 8), stock_ltx.latents(10, 2, 2)
+    assert_stock(decode(fast_decoder(vae), latents), vae, latents)
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 3)])
 def test_odd_sizes(height, width):
     vae, latents = stock_ltx.module("2", 16), stock_ltx.latents(2, height, width)

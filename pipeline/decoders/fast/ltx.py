@@ -273,16 +273,16 @@ class LtxDecoder:
         history = self._history[id(layer)]
         [taps] = self._conv2d([y], [layer.weight])
         del y
+        _, height, width, _ = taps.shape
         start = max(0, span.start - self._late)
         stop = span.start + len(taps) - self._late if span.stop is None else span.stop
-        if stop > start:
-            _, height, width, _ = taps.shape
-            out = torch.empty((3, stop - start, layer.patch * height, layer.patch * width), device=taps.device)
-            shift = start - HISTORY + self._late - span.start
-            lowest = span.first if span.first >= 0 else -HISTORY
+        out = torch.empty((3, max(0, stop - start), layer.patch * height, layer.patch * width), device=taps.device)
+        if out.shape[1]:
+            shift, lowest = start - HISTORY + self._late - span.start, max(-HISTORY, -span.start)
             patches(taps, history, layer.scale, layer.bias, shift, lowest, len(taps) - 1, out)
-            _keep(history, taps)
-            del taps
+        _keep(history, taps)
+        del taps
+        if out.shape[1]:
             yield out
 
     def _conv2d(self, inputs: Iterable[torch.Tensor], weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
