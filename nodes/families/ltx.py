@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 
 from ...pipeline.decoders.fast import ltx, ltx_weights
-from ...pipeline.decoders.fast.ltx import LAST_FRAMES, LtxDecoder
+from ...pipeline.decoders.fast.ltx import LtxDecoder
 from ...pipeline.decoders.fast.plan import NoRoom, Plan
 from ...pipeline.decoders.fast.weights import DTYPES
 from ...pipeline.text import Text, gib
@@ -50,6 +50,8 @@ def needed(model: torch.nn.Module, size: tuple[int, int, int], itemsize: int) ->
     return int(min(at_once, in_pieces))
 
 
+# A piece is 9 frames of 1280x704 of *exact*, and mostly 16 of *fast*.
+FRAMES_PER_SLOT = 4
 # Devices on which it is not given: on a CPU nobody has looked at whether it is faster.
 LEFT_AS_THEY_ARE = ("cpu",)
 
@@ -122,11 +124,10 @@ class FastInGroups(Way):
             for frames_cthw in model.frames(latent.to(vae.device)):
                 submit(frames_cthw)
 
-        job.output.stream(decode, spec_of(job), LAST_FRAMES // 2, None)
+        job.output.stream(decode, spec_of(job), FRAMES_PER_SLOT, None)
 
 
-# A piece is 9 frames of 1280x704.
-EXACT = Buffered(frames_per_slot=4, caching=caching, needed=needed, pausing=(WORKING + LAST_LAYER) // 2)
+EXACT = Buffered(frames_per_slot=FRAMES_PER_SLOT, caching=caching, needed=needed, pausing=(WORKING + LAST_LAYER) // 2)
 FAMILIES = (
     Family(
         "LTX",
