@@ -340,6 +340,7 @@ extern "C" __global__ void exponentials(float *scores, float *sums, int columns,
     }
     sum = of_block(sum, false);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
 #endif
 
 // The steps of LTX's decoder: several groups of four frames one after the other, each by six products.
@@ -412,18 +413,17 @@ __device__ __forceinline__ void frames_of(float y[4][V], const half_bits *const 
 #ifdef NORM_SILU_GROUPS
 __device__ __forceinline__ void store_around(half_bits *frame, const float *values, int row, int column, int height,
                                              int width, int channel) {
-    if constexpr (!PADDED) {
-        store(frame + ((long long)row * width + column) * C + channel, values);
-        return;
+    int across = width + 2 * PADDED;
+    store(frame + ((long long)(row + PADDED) * across + column + PADDED) * C + channel, values);
+    if (!PADDED || (row != 1 && row != height - 2 && column != 1 && column != width - 2)) return;
+    // -1, this one, or what is beyond the last; few come here, so that it need not be quick.
+#pragma unroll 1
+    for (int at = 0; at < 9; ++at) {
+        int to_row = at / 3 == 0 ? -1 : at / 3 == 1 ? row : height, to_column = at % 3 == 0 ? -1 : at % 3 == 1 ? column : width;
+        if (at == 4 || (to_row < 0 && row != 1) || (to_row == height && row != height - 2)) continue;
+        if ((to_column < 0 && column != 1) || (to_column == width && column != width - 2)) continue;
+        store(frame + ((long long)(to_row + 1) * across + to_column + 1) * C + channel, values);
     }
-    int rows[3] = {row + 1, row == 1 ? 0 : -1, row == height - 2 ? height + 1 : -1};
-    int columns[3] = {column + 1, column == 1 ? 0 : -1, column == width - 2 ? width + 1 : -1};
-#pragma unroll
-    for (int a = 0; a < 3; ++a)
-#pragma unroll
-        for (int b = 0; b < 3; ++b)
-            if (rows[a] >= 0 && columns[b] >= 0)
-                store(frame + ((long long)rows[a] * (width + 2) + columns[b]) * C + channel, values);
 }
 
 extern "C" __global__ void norm_silu_groups(const half_bits *s0, const half_bits *s1, const half_bits *s2, const half_bits *s3,
