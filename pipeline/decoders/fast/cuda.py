@@ -89,8 +89,6 @@ def depth_to_space(
     phases: torch.Tensor,
     bias: torch.Tensor,
     out: torch.Tensor,
-    offset: int,
-    step: int,
     shortcut: torch.Tensor | None,
     shortcut_phase: tuple[int, int],
 ) -> None:
@@ -100,7 +98,7 @@ def depth_to_space(
     k, factor_t = shortcut_phase
     in_channels = channels if shortcut is None else shortcut.shape[-1]
     repeats = channels * factor_t * 4 // in_channels
-    numbers = [vectors, height, width, in_channels, offset, step, k, factor_t, repeats, int(shortcut is not None)]
+    numbers = [vectors, height, width, in_channels, k, factor_t, repeats, int(shortcut is not None)]
     tensors = [phases, bias, out, phases if shortcut is None else shortcut]
     _launch("depth_to_space", vectors, [*tensors, *numbers], CHANNELS=channels)
 
@@ -121,21 +119,23 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     return out
 
 
-def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """One matrix product of every pixel with all taps, some rows at a time, and a sum over neighbours."""
-    count, (height, width, channels) = window.shape[0], window.shape[1:]
-    outputs, frames = len(bias), count - 2
-    taps = weight.permute(2, 3, 4, 0, 1).reshape(1, 27 * outputs, channels).expand(count, -1, -1)
-    out = torch.empty((outputs, frames, height, width), device=window.device)
-    rows = max(1, HEAD_BYTES // (count * 27 * outputs * width * 4))
+    count, height, width, channels = frames.shape
+    outputs = len(bias)
+    taps = weight.permute(2, 3, 4, 0, 1).reshape(1, 27 * outputs, channels)
+    out = torch.empty((outputs, count, height, width), device=frames.device)
+    rows = max(1, HEAD_BYTES // ((len(history) + count) * 27 * outputs * width * 4))
     for first in range(0, height, rows):
         wanted = min(rows, height - first)
         start, stop = max(0, first - 1), min(height, first + wanted + 1)
-        seen = window[:, start:stop].reshape(count, (stop - start) * width, channels)
-        # float32: rounding what is summed up would be most of the decoder's error.
-        products = torch.bmm(taps, seen.transpose(1, 2), out_dtype=torch.float32)
-        numbers = [frames, stop - start, width, first - start, first, wanted, height]
-        _launch("add_taps", frames * wanted * width, [products, bias, out, *numbers], OUTPUTS=outputs)
+        products = []
+        for part in (history, frames):
+            seen = part[:, start:stop].reshape(len(part), (stop - start) * width, channels).transpose(1, 2)
+            # float32: rounding what is summed up would be most of the decoder's error.
+            products.append(torch.bmm(taps.expand(len(part), -1, -1), seen, out_dtype=torch.float32))
+        numbers = [count, stop - start, width, first - start, first, wanted, height]
+        _launch("add_taps", count * wanted * width, [*products, bias, out, *numbers], OUTPUTS=outputs)
     return out
 
 
@@ -218,8 +218,7 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
     if device.type == "meta":
         return
     kernel = _kernel(name, device.index, tuple(made_for.items()))
-    with torch.cuda.device(device):
-        kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
+    kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
 
 
 @functools.cache

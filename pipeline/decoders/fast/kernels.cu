@@ -248,7 +248,7 @@ extern "C" __global__ void norm_silu_points(const half_bits *s0, const half_bits
 // A vector of channels of one pixel of the large frame.
 #ifdef DEPTH_TO_SPACE
 extern "C" __global__ void depth_to_space(const half_bits *phases, const float *bias, half_bits *out, const half_bits *shortcut,
-                               int vectors, int height, int width, int in_channels, int offset, int step, int k,
+                               int vectors, int height, int width, int in_channels, int k,
                                int factor_t, int repeats, int has_shortcut) {
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= vectors) return;
@@ -270,34 +270,39 @@ extern "C" __global__ void depth_to_space(const half_bits *phases, const float *
         for (int v = 0; v < V; ++v)
             value[v] += to_float(shortcut[source + (((channel + v) * factor_t + k) * 4 + phase) / repeats]);
     }
-    long long to = ((offset + t * step) * 2 * height + y) * 2 * width + x;
+    long long to = (t * 2 * height + y) * 2 * width + x;
     store(out + to * C + channel, value);
 }
 
 #endif
 #endif
 
-// Sums up for each pixel, in OUTPUTS channels, what its neighbours in space and time give: products
-// (2 + T, 27 * OUTPUTS, rows, W) of each tap, of which the first row is `top` rows above the first that is wanted.
+// Sums up for each pixel, in OUTPUTS channels, what its neighbours in space and time give: products of each tap with the
+// two frames before, (2, 27 * OUTPUTS, rows, W), and with these, (T, ...). Their first row is `top` rows above the first
+// that is wanted.
 #ifdef ADD_TAPS
-extern "C" __global__ void add_taps(const float *products, const float *bias, float *out, int frames, int rows, int width, int top,
-                         int first, int wanted, int height) {
+extern "C" __global__ void add_taps(const float *before, const float *these, const float *bias, float *out, int frames,
+                         int rows, int width, int top, int first, int wanted, int height) {
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= (long long)frames * wanted * width) return;
     int x = (int)(thread % width), y = (int)(thread / width % wanted), t = (int)(thread / width / wanted);
     float sums[OUTPUTS];
 #pragma unroll
     for (int n = 0; n < OUTPUTS; ++n) sums[n] = bias[n];
-    for (int dt = 0; dt < 3; ++dt)
+    for (int dt = 0; dt < 3; ++dt) {
+        int frame = t + dt;
+        const float *products = frame < 2 ? before : these;
+        if (frame >= 2) frame -= 2;
         for (int dy = -1; dy < 2; ++dy)
             for (int dx = -1; dx < 2; ++dx) {
                 int row = y + top + dy, column = x + dx;
                 if (row < 0 || row >= rows || column < 0 || column >= width) continue;
                 int tap = dt * 9 + (dy + 1) * 3 + dx + 1;
-                long long at = (((long long)(t + dt) * 27 + tap) * OUTPUTS * rows + row) * width + column;
+                long long at = (((long long)frame * 27 + tap) * OUTPUTS * rows + row) * width + column;
 #pragma unroll
                 for (int n = 0; n < OUTPUTS; ++n) sums[n] += products[at + (long long)n * rows * width];
             }
+    }
 #pragma unroll
     for (int n = 0; n < OUTPUTS; ++n)
         out[(((long long)n * frames + t) * height + first + y) * width + x] = sums[n];

@@ -38,7 +38,7 @@ def norm_silu(
         residual: (T, H, W, C), or None.
         gamma: (C,) float32; None where y is not wanted.
         x_out: (T, H, W, C) for x, or None; may be `residual`.
-        y_out: (T, H, W, C) for y, or None; may be part of the next convolution's input.
+        y_out: (T, H, W, C) for y, or None; may be part of the next convolution's input, or `residual`.
         silu: False leaves the activation out.
     Stream: the caller's current stream.
     Source: Wan-Video/Wan2.1 wan/modules/vae.py, RMS_norm and ResidualBlock: x / max(|x|, 1e-12) * sqrt(C) * gamma.
@@ -75,8 +75,6 @@ def depth_to_space(
     phases: torch.Tensor,
     bias: torch.Tensor,
     out: torch.Tensor,
-    offset: int,
-    step: int,
     shortcut: torch.Tensor | None,
     shortcut_phase: tuple[int, int],
 ) -> None:
@@ -86,14 +84,14 @@ def depth_to_space(
         phases: (T, H + 1, W + 1, 4 * C): what a 2x2 convolution with a padding of 1 gives.
             Large pixel (2 i + y, 2 j + x) is found at (i + y, j + x), in the channels of phase 2 y + x.
         bias: (C,) float32.
-        out: (T_out, 2 H, 2 W, C); frame t of `phases` goes to frame offset + t * step.
+        out: (T, 2 H, 2 W, C), contiguous.
         shortcut: (T, H, W, C_in) input of Wan 2.2's upsampling block, or None.
         shortcut_phase: (k, factor_t): which of the `factor_t` frames made of one this is.
     Stream: the caller's current stream.
     Source of the shortcut: Wan-Video/Wan2.2 wan/modules/vae2_2.py, DupUp3D: output channel c at time phase k and
         space phase (y, x) is input channel ((c * factor_t + k) * 4 + 2 y + x) // (C * factor_t * 4 / C_in).
     """
-    _on(phases).depth_to_space(phases, bias, out, offset, step, shortcut, shortcut_phase)
+    _on(phases).depth_to_space(phases, bias, out, shortcut, shortcut_phase)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -108,18 +106,19 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     return _on(q).attention(q, k, v)
 
 
-def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The last convolution, to so few channels that cuDNN's kernels would mostly compute padding.
 
     Args:
-        window: (2 + T, H, W, C), the input with its history.
-        weight: (n <= 16, C, 3, 3, 3), in the window's dtype.
+        history: (2, H, W, C), the two frames before.
+        frames: (T, H, W, C), the input.
+        weight: (n <= 16, C, 3, 3, 3), in the frames' dtype.
         bias: (n,) float32.
     Returns:
         (n, T, H, W) float32: rounding the pixels to bfloat16 would be most of the decoder's error.
     Stream: the caller's current stream.
     """
-    return _on(window).head(window, weight, bias)
+    return _on(frames).head(history, frames, weight, bias)
 
 
 # For decoders that make several groups of four frames in a call, and look a frame ahead: see `ltx`.

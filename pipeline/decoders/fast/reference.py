@@ -60,8 +60,6 @@ def depth_to_space(
     phases: torch.Tensor,
     bias: torch.Tensor,
     out: torch.Tensor,
-    offset: int,
-    step: int,
     shortcut: torch.Tensor | None,
     shortcut_phase: tuple[int, int],
 ) -> None:
@@ -79,15 +77,15 @@ def depth_to_space(
         for y in range(2):
             for x in range(2):
                 spread[..., y, x, :] += shortcut[..., ((c * factor_t + k) * 4 + 2 * y + x) // repeats].float()
-    spread = spread.permute(0, 1, 3, 2, 4, 5).reshape(frames, 2 * height, 2 * width, channels)
-    out[offset : offset + frames * step : step].copy_(spread)
+    out.copy_(spread.permute(0, 1, 3, 2, 4, 5).reshape(frames, 2 * height, 2 * width, channels))
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return F.scaled_dot_product_attention(q.float()[None], k.float()[None], v.float()[None])[0].to(v.dtype)
 
 
-def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    window = torch.cat((history, frames))
     return F.conv3d(window.permute(3, 0, 1, 2)[None].float(), weight.float(), bias, padding=(0, 1, 1))[0]
 
 
