@@ -139,6 +139,80 @@ def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias
     return out
 
 
+def norm_silu_groups(
+    source: list[torch.Tensor] | torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    before: torch.Tensor | None,
+    x_out: torch.Tensor | None,
+    x_history: torch.Tensor | None,
+    eps: float | None,
+    affine: tuple[torch.Tensor, torch.Tensor] | None,
+    history: torch.Tensor | None,
+    first: int,
+    end: int,
+    points_out: list[torch.Tensor] | None,
+    y_out: torch.Tensor | None,
+    padded: bool,
+) -> None:
+    from_products = isinstance(source, list)
+    sources = source if isinstance(source, list) else [source]
+    like, points = sources[0], list(points_out or [])
+    height, width, channels = like.shape[-3:]
+    groups = len(points[0]) if points else -(-end // 4)
+    flags = _flags(bias, residual, x_out, y_out) | (points_out is not None) * POINTS | (eps is not None) * SILU
+    gamma, beta = affine or (None, None)
+    given = [*_six(sources), bias, residual, before, x_out, x_history, gamma, beta, history, *_six(points), y_out]
+    tensors = [tensor if tensor is not None else like for tensor in given]
+    residuals = 0 if residual is None else len(residual)
+    numbers = [height, width, residuals, groups, first, end, _bits(scale), _bits(eps or 0.0), int(affine is not None)]
+    _launch(
+        "norm_silu_groups",
+        height * width * _lanes(channels, most=128),
+        [*tensors, *numbers, flags],
+        CHANNELS=channels,
+        PRODUCTS=int(from_products),
+        DELAYED=int(before is not None),
+        PADDED=int(padded),
+    )
+
+
+def spread_groups(
+    products: list[torch.Tensor],
+    bias: torch.Tensor,
+    factors: tuple[int, int],
+    residual: torch.Tensor | None,
+    before: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    (time, space), (groups, height, width, _) = factors, products[0].shape
+    channels = out.shape[-1]
+    threads = groups * time * space**2 * height * width * (channels // _vector(channels))
+    tensors = [tensor if tensor is not None else out for tensor in (*products, bias, residual, before, out)]
+    in_channels, residuals = (channels, 0) if residual is None else (residual.shape[-1], len(residual))
+    delay = 0 if before is None else len(before)
+    numbers = [threads, height, width, residuals, in_channels, delay, len(out) // time]
+    flags = _flags(None, residual, None, None)
+    _launch("spread_groups", threads, [*tensors, *numbers, flags], CHANNELS=channels, TIME=time, SPACE=space)
+
+
+def patches(
+    taps: torch.Tensor,
+    history: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor,
+    shift: int,
+    lowest: int,
+    highest: int,
+    out: torch.Tensor,
+) -> None:
+    frames, (height, width) = out.shape[1], taps.shape[1:3]
+    patch = out.shape[2] // height
+    numbers = [frames, height, width, shift, lowest, highest, _bits(scale)]
+    _launch("patches", 3 * frames * patch * height * width, [taps, history, bias, out, *numbers], PATCH=patch)
+
+
 def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
     device = args[0].device
     if device.type == "meta":
@@ -200,7 +274,7 @@ def _vector(channels: int) -> int:
     return next(size for size in (8, 4, 2, 1) if channels % size == 0)
 
 
-def _lanes(channels: int) -> int:
-    """L of kernels.cu."""
+def _lanes(channels: int, most: int = 32) -> int:
+    """L of kernels.cu, with 128 GL."""
     vectors = channels // _vector(channels)
-    return min(32, 1 << (vectors - 1).bit_length())
+    return min(most, 1 << (vectors - 1).bit_length())
