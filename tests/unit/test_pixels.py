@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from async_frame_pipeline.pipeline import pixels
 from async_frame_pipeline.pipeline.pixels import PixelFormat, convert
 
 from .streams import as_image, clip
@@ -103,6 +104,21 @@ def test_odd_sizes_repeat_their_last_row_and_column(height, width):
     assert even_height % 2 == even_width % 2 == 0 and even_height - height <= 1 and even_width - width <= 1
     padded = frames[:, :, [*range(height), height - 1][:even_height]][..., [*range(width), width - 1][:even_width]]
     assert torch.equal(converted(frames, PixelFormat.YUV420P), converted(padded, PixelFormat.YUV420P))
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("dither", [False, True])
+@pytest.mark.parametrize("layout", ["yuv420", "yuv422", "yuv444", "rgb", "gbr", "linear"])
+def test_a_frame_in_bands_is_the_frame_in_one_piece(monkeypatch, layout, dither, alpha):
+    """On the CPU. 37 rows are several bands, and chroma shares the last one with a row that is repeated."""
+    pixel_format = PixelFormat(layout, 16 if layout in ("rgb", "linear") else 10, alpha, dither=dither)
+    for channels in (3, 4):
+        frames = torch.cat((clip(2, 37, 51), clip(2, 37, 51)))[:channels]
+        monkeypatch.setattr(pixels, "BAND_VALUES", 10**9)
+        whole = converted(frames, pixel_format)
+        monkeypatch.setattr(pixels, "BAND_VALUES", 1)
+        bands = converted(frames, pixel_format)
+        assert torch.equal(bands.view(torch.uint8), whole.view(torch.uint8)), channels  # as bits
 
 
 def test_nan_stays_in_float_and_is_black_in_integers():
