@@ -1,4 +1,5 @@
-"""Nodes that measure this pack inside a real server; loaded by benchmarks/run, saving, little_memory and families.
+"""Nodes that measure this pack inside a real server; loaded by benchmarks/run, saving, encoders, little_memory and
+families.
 
 Real Wan architectures with random weights. Noise compresses like nothing a user saves, so the decoder's
 output is replaced, on the GPU and at the last layer, by frames of a natural clip: the decoder does all
@@ -23,7 +24,7 @@ from .families import BenchFamily
 from .little_memory import BenchLittleMemory, BenchRoom
 from .measured import decoding, measured, ours
 from .prompts import BenchDecode, BenchMade, BenchModel, BenchUse, BenchVAE
-from .saving import BenchPSNR
+from .saving import BenchClip, BenchPeer, BenchPSNR
 from .trace import profiled
 from .turns import TURNS, in_turns
 from .wan import latent_shape, plain_module, random_samples, random_vae
@@ -305,6 +306,8 @@ NODE_CLASS_MAPPINGS = {
     "BenchRivals": BenchRivals,
     "BenchMemory": BenchMemory,
     "BenchPSNR": BenchPSNR,
+    "BenchClip": BenchClip,
+    "BenchPeer": BenchPeer,
     "BenchFamily": BenchFamily,
     "BenchRoom": BenchRoom,
     "BenchLittleMemory": BenchLittleMemory,
