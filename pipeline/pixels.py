@@ -11,8 +11,9 @@ import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 # Luma weights of R, G and B. ITU-R BT.709-6, section 3; ITU-R BT.601-7, section 2.5.1; ITU-R BT.2020-2, table 4.
@@ -23,6 +24,9 @@ SUBSAMPLING = {"yuv420": (1, 1), "yuv422": (1, 0), "yuv444": (0, 0)}
 ORDERS = {"rgb": (0, 1, 2), "bgr": (2, 1, 0), "gbr": (1, 2, 0)}
 
 HALF_MAX = 65504.0
+
+Plane = Any  # a torch.Tensor or a NumPy array
+Planes = Any  # several
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,60 +149,36 @@ def convert(
     Stream: runs on the caller's current stream; never synchronises.
     """
     frames_cthw = frames_cthw[: 4 if pixel_format.alpha else 3]
+    if frames_cthw.device.type == "cpu" and pixel_format.layout not in ("image", "linear"):
+        _write_bands(frames_cthw, zero_centred, pixel_format, out)
+        return
+    if frames_cthw.device.type == "cpu" and frames_cthw.shape[1] > 1:
+        # The intermediate values of one frame stay in the caches; those of four do not.
+        for i in range(frames_cthw.shape[1]):
+            convert(frames_cthw[:, i : i + 1], zero_centred, pixel_format, out[i : i + 1], clamped)
+        return
     if pixel_format.layout == "image":
-        if frames_cthw.device.type == "cpu" and frames_cthw.shape[1] > 1:
-            # The intermediate values of one frame stay in the caches; those of four do not.
-            for i in range(frames_cthw.shape[1]):
-                convert(frames_cthw[:, i : i + 1], zero_centred, pixel_format, out[i : i + 1], clamped)
-            return
         unit = _unit(frames_cthw, zero_centred, pixel_format.dtype, clamped=clamped).permute(1, 2, 3, 0)
         out[..., : unit.shape[-1]].copy_(unit)
         out[..., unit.shape[-1] :] = 1.0
         return
-    clamped = clamped or pixel_format.layout != "linear"
-    if frames_cthw.device.type == "cpu":
-        _write_bands(frames_cthw, zero_centred, pixel_format, out, clamped)
+    planes = pixel_format.planes(out, *frames_cthw.shape[-2:])
+    if pixel_format.layout == "linear":
+        unit_cthw = _unit(frames_cthw, zero_centred, torch.float32, torch.contiguous_format, clamped).nan_to_num_(0.0)
+        _write_linear(unit_cthw, planes)
         return
     # Plane by plane: those of an IMAGE lie pixel by pixel.
-    unit_cthw = _unit(frames_cthw, zero_centred, torch.float32, torch.contiguous_format, clamped).nan_to_num_(nan=0.0)
-    _write(unit_cthw, pixel_format, pixel_format.planes(out, *unit_cthw.shape[-2:]))
-
-
-def _write_bands(
-    frames_cthw: torch.Tensor, zero_centred: bool, pixel_format: PixelFormat, out: torch.Tensor, clamped: bool
-) -> None:
-    """`_write` on the CPU: see Note [Bands on the CPU]."""
-    frames, height, width = frames_cthw.shape[1:]
-    # The dither repeats after 8 rows, and chroma has one for two.
-    step = 16 if pixel_format.dither else 2
-    rows = max(step, BAND_VALUES // width // step * step)
-    planes = pixel_format.planes(out, height, width)
-    down = SUBSAMPLING.get(pixel_format.layout, (0, 0))[1]
-    shared = (0, down, down, 0) if pixel_format.is_yuv else (0,) * len(planes)
-
-    def write(at: tuple[int, int]) -> None:
-        frame, top = at
-        bottom = top + rows if top + rows < height else height + 1  # the last one's with the row that odd sizes grow by
-        own = tuple(plane[frame : frame + 1, top >> by : bottom >> by] for plane, by in zip(planes, shared))
-        with torch.inference_mode():  # a thread's own; the buffers of slots are of it
-            band_cthw = frames_cthw[:, frame : frame + 1, top : top + rows]
-            colours = [
-                _unit(band_cthw[i : i + 1], zero_centred and i < 3, torch.float32, torch.contiguous_format, clamped)
-                for i in range(len(band_cthw))
-            ]
-            _write([colour[0].nan_to_num_(nan=0.0) for colour in colours], pixel_format, own)
-
-    bands = [(frame, top) for frame in range(frames) for top in range(0, height, rows)]
-    for _ in _threads().map(write, bands):
-        pass
+    unit_cthw = _unit(frames_cthw, zero_centred, torch.float32, torch.contiguous_format).nan_to_num_(nan=0.0)
+    _write(unit_cthw, pixel_format, planes)
 
 
 # Note [Bands on the CPU]
-#     A frame is written in bands of rows, several at a time. What is between the steps stays in a core's cache, and in
-#     memory that glibc keeps: a plane of 3840x2160 it maps anew at every step, 160 ms of CPU for a frame that takes 80
-#     in bands (EPYC 9xx4, 2026-11-26). A band's planes are smaller than what torch shares out among threads of its own
-#     (32768 values): those wait for each other after every step, and for long beside an encoder on all cores.
-BAND_VALUES = 32767
+#     There, a frame is written in bands of rows, several at a time, and by NumPy. What is between the steps stays in a
+#     core's cache and in memory that the allocator keeps, where a plane of 3840x2160 is mapped anew at every step. And
+#     torch would share every step out among threads of its own, which wait for each other after each, and for long
+#     beside an encoder on all cores; below what it shares out (32768 values) calling it takes longer than the work.
+#     For 3840x2160 to 4:2:0 that is 54 ms of CPU a frame, before it was 160 (EPYC 9xx4, 2026-11-26).
+BAND_VALUES = 1 << 17
 MOST_THREADS = 4
 
 
@@ -207,14 +187,47 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "async-frame-pipeline pixels")
 
 
-def _write(
-    colours: torch.Tensor | list[torch.Tensor], pixel_format: PixelFormat, planes: tuple[torch.Tensor, ...]
-) -> None:
-    """Write R, G, B and perhaps alpha, (T, H, W) float32 each, which are spent; all layouts but "image"."""
+def _write_bands(frames_cthw: torch.Tensor, zero_centred: bool, pixel_format: PixelFormat, out: torch.Tensor) -> None:
+    """`convert` to integers on the CPU: see Note [Bands on the CPU]."""
+    frames, height, width = frames_cthw.shape[1:]
+    # The dither repeats after 8 rows, and chroma has one for two.
+    step = 16 if pixel_format.dither else 2
+    rows = max(step, BAND_VALUES // width // step * step)
+    source = frames_cthw.detach()
+    source_cthw = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
+    planes = [plane.numpy() for plane in pixel_format.planes(out, height, width)]
+    down = SUBSAMPLING.get(pixel_format.layout, (0, 0))[1]
+    shared = (0, down, down, 0) if pixel_format.is_yuv else (0,) * len(planes)
+
+    def write(at: tuple[int, int]) -> None:
+        frame, top = at
+        bottom = top + rows if top + rows < height else height + 1  # the last one's with the row that odd sizes grow by
+        colours = []
+        for i, plane_thw in enumerate(source_cthw[:, frame : frame + 1, top : top + rows]):
+            unit_thw = plane_thw.astype(np.float32)
+            if zero_centred and i < 3:
+                unit_thw += 1.0
+                unit_thw /= 2.0
+            np.fmax(unit_thw, 0.0, out=unit_thw)  # NaN becomes 0
+            colours.append(np.minimum(unit_thw, 1.0, out=unit_thw))
+        own = tuple(plane[frame : frame + 1, top >> by : bottom >> by] for plane, by in zip(planes, shared))
+        _write(colours, pixel_format, own)
+
+    bands = [(frame, top) for frame in range(frames) for top in range(0, height, rows)]
+    try:
+        written = _threads().map(write, bands)
+    except RuntimeError:  # at the end of the process, when no thread begins anything: a run still ends as it should
+        written = map(write, bands)
+    for _ in written:
+        pass
+
+
+def _write(colours: Planes, pixel_format: PixelFormat, planes: Planes) -> None:
+    """R, G, B and perhaps alpha in [0, 1], float32 (T, H, W) each and spent -> codes, of torch or all of NumPy.
+
+    Written in what both have, which gives the same bits.
+    """
     alpha_thw = colours[3] if len(colours) == 4 else None
-    if pixel_format.layout == "linear":
-        _write_linear(colours, planes)
-        return
     if pixel_format.is_yuv:
         _write_yuv(colours, pixel_format, planes)
         alpha_plane = planes[3] if pixel_format.alpha else None
@@ -231,7 +244,7 @@ def _write(
         return
     if alpha_thw is None:
         # All bits set: 16-bit codes are held in int16.
-        alpha_plane.fill_(-1 if pixel_format.bits == 16 else int(_full(pixel_format)))
+        alpha_plane[...] = -1 if pixel_format.bits == 16 else int(_full(pixel_format))
     else:
         rows, columns = alpha_plane.shape[-2:]
         padded = _grow(alpha_thw, rows, columns)
@@ -258,17 +271,28 @@ def _full(pixel_format: PixelFormat) -> float:
     return float((1 << pixel_format.bits) - 1)
 
 
-def _store(values: torch.Tensor, scale: float, offset: float, pixel_format: PixelFormat, out: torch.Tensor) -> None:
+def _store(values: Plane, scale: float, offset: float, pixel_format: PixelFormat, out: Plane) -> None:
     """values * scale + offset, rounded, as codes into `out`; spends `values`."""
-    codes = values.mul_(scale).add_(offset)
+    values *= scale
+    values += offset
     if pixel_format.dither:
-        height, width = codes.shape[-2:]
-        codes.add_(_dither(codes.device).repeat(-(-height // 8), -(-width // 8))[:height, :width])
-    codes.round_()
+        values += _dithered(values)
+    codes = values.round()
     if offset and pixel_format.full_range:
-        codes.clamp_(0.0, _full(pixel_format))  # chroma would end half a code beyond the largest
-    # Above 32767 a float does not convert to int16; an int32 wraps, which leaves the bits as they are.
-    out.copy_(codes.to(torch.int32) if pixel_format.bits == 16 else codes)
+        codes = codes.clip(0.0, _full(pixel_format))  # chroma would end half a code beyond the largest
+    if pixel_format.bits == 16:
+        # Above 32767 a float does not convert to int16; an int32 wraps, which leaves the bits as they are.
+        codes = codes.to(torch.int32) if isinstance(codes, torch.Tensor) else codes.astype(np.int32)
+    out[...] = codes
+
+
+def _dithered(values: Plane) -> Plane:
+    """What is added to a plane of this size."""
+    height, width = values.shape[-2:]
+    across, down = -(-width // 8), -(-height // 8)
+    if isinstance(values, torch.Tensor):
+        return _dither(values.device).repeat(down, across)[:height, :width]
+    return np.tile(_dither(torch.device("cpu")).numpy(), (down, across))[:height, :width]
 
 
 @functools.cache  # made once: copying it to the GPU would wait for the GPU
@@ -283,18 +307,17 @@ def _dither(device: torch.device) -> torch.Tensor:
     return ((ranks + 0.5) / 64 - 0.5).to(device)
 
 
-def _grow(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(..., T, H, W) with its last row and column repeated up to this size."""
-    if planes.shape[-2:] == (height, width):
-        return planes
-    pad = (0, width - planes.shape[-1], 0, height - planes.shape[-2])
-    flat = planes.reshape(1, -1, *planes.shape[-2:])  # `pad` wants (N, C, H, W)
-    return torch.nn.functional.pad(flat, pad, mode="replicate").view(*planes.shape[:-2], height, width)
+def _grow(plane_thw: Plane, height: int, width: int) -> Plane:
+    """(T, H, W) with its last row and column repeated up to this size."""
+    if plane_thw.shape[-2:] == (height, width):
+        return plane_thw
+    below, right = height - plane_thw.shape[-2], width - plane_thw.shape[-1]
+    if isinstance(plane_thw, torch.Tensor):
+        return torch.nn.functional.pad(plane_thw[None], (0, right, 0, below), mode="replicate")[0]
+    return np.pad(plane_thw, ((0, 0), (0, below), (0, right)), mode="edge")
 
 
-def _write_yuv(
-    colours: torch.Tensor | list[torch.Tensor], pixel_format: PixelFormat, planes: tuple[torch.Tensor, ...]
-) -> None:
+def _write_yuv(colours: Planes, pixel_format: PixelFormat, planes: Planes) -> None:
     """RGB in [0, 1] -> Y, U, V codes.
 
     Source: ITU-R BT.709-6 sections 3.2-3.5, BT.601-7 section 2.5 and BT.2020-2 table 4 (matrix, quantisation); full
@@ -305,33 +328,37 @@ def _write_yuv(
     out_y, out_u, out_v = planes[:3]
     red, green, blue = (_grow(colour, *out_y.shape[-2:]) for colour in colours[:3])
     kr, kg, kb = MATRICES[pixel_format.matrix]
-    luma = red.mul(kr).add_(green.mul(kg)).add_(blue.mul(kb))
+    luma = red * kr
+    luma += green * kg
+    luma += blue * kb
     step = float(1 << (pixel_format.bits - 8))  # one 8-bit code in codes of this depth
     full = _full(pixel_format)
     luma_scale, luma_offset = (full, 0.0) if pixel_format.full_range else (219.0 * step, 16.0 * step)
     chroma_scale = full if pixel_format.full_range else 224.0 * step
     across, down = SUBSAMPLING[pixel_format.layout]
     for colour, weight, out_chroma in ((blue, kb, out_u), (red, kr, out_v)):
-        chroma = (colour - luma).mul_(1.0 / (2.0 * (1.0 - weight)))
+        chroma = colour - luma
+        chroma *= 1.0 / (2.0 * (1.0 - weight))
         if down:
-            chroma = chroma[:, 0::2].add(chroma[:, 1::2]).mul_(0.5)
+            chroma = chroma[:, 0::2] + chroma[:, 1::2]
+            chroma *= 0.5
         if across:
             chroma = _halve_across(chroma)
         _store(chroma, chroma_scale, 128.0 * step, pixel_format, out_chroma)
     _store(luma, luma_scale, luma_offset, pixel_format, out_y)
 
 
-def _write_linear(colours: torch.Tensor | list[torch.Tensor], planes: tuple[torch.Tensor, ...]) -> None:
+def _write_linear(unit_cthw: torch.Tensor, planes: tuple[torch.Tensor, ...]) -> None:
     """RGB, and perhaps alpha, as for a display of sRGB -> linear light, times alpha.
 
     Source: IEC 61966-2-1, section 5.2; below 0 mirrored, as in scRGB (IEC 61966-2-2). OpenEXR's colours have the
     primaries of BT.709, as sRGB's, where nothing is said, and are premultiplied.
     """
-    alpha_thw = colours[3].clamp_(0.0, 1.0) if len(colours) == 4 else None
+    alpha_thw = unit_cthw[3].clamp_(0.0, 1.0) if unit_cthw.shape[0] == 4 else None
     for plane, colour in zip(planes, ORDERS["gbr"]):
-        size = colours[colour].abs()
+        size = unit_cthw[colour].abs()
         light = torch.where(size <= 0.04045, size / 12.92, ((size + 0.055) / 1.055) ** 2.4)
-        light.copysign_(colours[colour]).clamp_(-HALF_MAX, HALF_MAX)
+        light.copysign_(unit_cthw[colour]).clamp_(-HALF_MAX, HALF_MAX)
         plane.copy_(light if alpha_thw is None else light.mul_(alpha_thw))
     if len(planes) == 4:
         planes[3].copy_(alpha_thw) if alpha_thw is not None else planes[3].fill_(1.0)
@@ -356,8 +383,11 @@ def _displayed() -> torch.Tensor:
     return (code * 255).round().to(torch.uint8)
 
 
-def _halve_across(rows: torch.Tensor) -> torch.Tensor:
+def _halve_across(rows: Plane) -> Plane:
     """(T, H, W) -> (T, H, W/2), sited on the left column of each pair (see `_write_yuv`)."""
-    centre, right = rows[..., 0::2], rows[..., 1::2]
-    left = torch.cat((rows[..., :1], right[..., :-1]), dim=-1)  # the first column repeats beyond the edge
-    return left.add_(right).mul_(0.25).add_(centre.mul(0.5))
+    sides = rows[..., 1::2] * 1.0  # on the right of each; the one on the left of the first is the first itself
+    sides[..., 1:] += rows[..., 1:-1:2]
+    sides[..., :1] += rows[..., :1]
+    sides *= 0.25
+    sides += rows[..., 0::2] * 0.5
+    return sides
