@@ -182,11 +182,6 @@ BAND_VALUES = 1 << 17
 MOST_THREADS = 4
 
 
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "async-frame-pipeline pixels")
-
-
 def _write_bands(frames_cthw: torch.Tensor, zero_centred: bool, pixel_format: PixelFormat, out: torch.Tensor) -> None:
     """`convert` to integers on the CPU: see Note [Bands on the CPU]."""
     frames, height, width = frames_cthw.shape[1:]
@@ -214,12 +209,19 @@ def _write_bands(frames_cthw: torch.Tensor, zero_centred: bool, pixel_format: Pi
         _write(colours, pixel_format, own)
 
     bands = [(frame, top) for frame in range(frames) for top in range(0, height, rows)]
-    try:
-        written = _threads().map(write, bands)
-    except RuntimeError:  # at the end of the process, when no thread begins anything: a run still ends as it should
-        written = map(write, bands)
-    for _ in written:
-        pass
+    threads = min(MOST_THREADS, os.cpu_count() or 1, len(bands))
+    if threads == 1:
+        for at in bands:
+            write(at)
+        return
+    # Of this call only, so that nothing of a run outlives it: 1 ms for four frames, which take 28 (1280x720).
+    with ThreadPoolExecutor(threads, "async-frame-pipeline pixels") as pool:
+        try:
+            written = pool.map(write, bands)
+        except RuntimeError:  # at the end of the process no thread begins anything: the run still ends as it should
+            written = map(write, bands)
+        for _ in written:
+            pass
 
 
 def _write(colours: Planes, pixel_format: PixelFormat, planes: Planes) -> None:
