@@ -17,6 +17,7 @@ import av
 import safetensors.torch
 import torch
 
+from ..pipeline.decoders.families import facts
 from ..pipeline.sinks.audio import Audio, AudioTrack, CleanSound
 from ..pipeline.text import Text
 from . import families, rescue
@@ -44,7 +45,7 @@ def why_not(vae, samples: dict) -> str | None:
         ValueError: it cannot be decoded at all, see `families.check`.
     """
     families.check(vae, samples)
-    family, known = families.of(vae), wan.FAMILIES
+    family, known = families.of(vae), [each for each in families.FAMILIES if each.name in families.FASTER]
     if family not in known:
         return Text(
             "only VAEs of %families% are decoded elsewhere, and this is %family%",
@@ -58,7 +59,7 @@ def why_not(vae, samples: dict) -> str | None:
         )
     if vae.patcher.patches:
         return Text("the VAE's weights are patched")
-    if vaes.is_wrapped(vaes.decoder_of(vae)):
+    if facts.is_wrapped(facts.decoder_of(vae)):
         return Text("another node or pack replaced the VAE's decoder")
     verdict = wan.verdict(vae)
     return verdict if isinstance(verdict, str) else None

@@ -6,11 +6,13 @@ half of it: on an H100, beside the weights, 2.9 GB in the place of 6.2 for 121 f
 
 from __future__ import annotations
 
+import json
+
 import torch
 
-from ..comfyui import vaes
+from . import facts
 from .family import Family
-from .ways import Buffered, all_exact
+from .recipe import Buffered
 
 
 def caching(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -30,7 +32,7 @@ WORKING, LAST_LAYER, REMEMBERED, FIRST_LAYERS = 1_242_000_000, 123_000_000, 1500
 
 
 def needed(model: torch.nn.Module, size: tuple[int, int, int], itemsize: int) -> int:
-    """See `Buffered`; with its caches in copies. ComfyUI's own estimate, 17 GB for the first of these, unloads other
+    """See `Recipe`; with its caches in copies. ComfyUI's own estimate, 17 GB for the first of these, unloads other
     models in vain.
     """
     frames, height, width = size
@@ -45,10 +47,12 @@ EXACT = Buffered(frames_per_slot=4, caching=caching, needed=needed, pausing=(WOR
 FAMILIES = (
     Family(
         "LTX",
-        lambda vae: vaes.model_name(vae) == "comfy.ldm.lightricks.vae.causal_video_autoencoder.VideoVAE",
-        all_exact(EXACT),
-        size=vaes.size_of_buffer,
+        lambda vae: facts.model_name(vae) == "comfy.ldm.lightricks.vae.causal_video_autoencoder.VideoVAE",
+        EXACT,
+        size=facts.size_of_buffer,
         channels=128,
         models={"LTX-Video": 24, "LTX-2": 25, "LTX-2.3": 25},
+        # Its versions differ in it, and have weights of the same names.
+        config=lambda model: {"config": json.dumps({"vae": model.config}, sort_keys=True)},
     ),
 )

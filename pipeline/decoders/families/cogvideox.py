@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from ..comfyui import vaes
+from . import facts
 from .family import Family
-from .ways import Exact, all_exact
+from .recipe import Hooked
 
 
-def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
+def _size(vae: Any, latent: torch.Tensor) -> tuple[int, int, int] | None:
     """Of an even number of latent frames none is dropped, other than ComfyUI's ratio says."""
-    size = vaes.size_by_ratios(vae, latent)
+    size = facts.size_by_ratios(vae, latent)
     if size is None or latent.ndim != 5 or latent.shape[2] % 2:
         return size
     return latent.shape[0] * latent.shape[2] * 4, *size[1:]
 
 
 # The layer gives its frames and what its convolution remembers.
-EXACT = Exact(lambda model: model.decoder.conv_out, frames_per_slot=4, tried_frames=3)
+EXACT = Hooked(lambda model: model.decoder.conv_out, frames_per_slot=4, tried_frames=3)
 FAMILIES = (
     Family(
         "CogVideoX",
-        lambda vae: vaes.model_name(vae) == "comfy.ldm.cogvideo.vae.AutoencoderKLCogVideoX",
-        all_exact(EXACT),
+        lambda vae: facts.model_name(vae) == "comfy.ldm.cogvideo.vae.AutoencoderKLCogVideoX",
+        EXACT,
         size=_size,
     ),
 )

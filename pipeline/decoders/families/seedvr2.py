@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ..comfyui import vaes
+from . import facts
 from .family import Family
-from .ways import Exact, all_exact
+from .recipe import Hooked
 
 # The model then crops its frames to even sizes, which those that it makes are already.
-EXACT = Exact(lambda model: model.decoder.conv_out, frames_per_slot=4, tried_frames=4)
+EXACT = Hooked(lambda model: model.decoder.conv_out, frames_per_slot=4, tried_frames=4)
 FAMILIES = (
     Family(
         "SeedVR2",
-        lambda vae: vaes.model_name(vae) == "comfy.ldm.seedvr.vae.VideoAutoencoderKLWrapper",
-        all_exact(EXACT),
+        lambda vae: facts.model_name(vae) == "comfy.ldm.seedvr.vae.VideoAutoencoderKLWrapper",
+        EXACT,
     ),
 )
