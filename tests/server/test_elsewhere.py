@@ -298,6 +298,7 @@ def test_what_cannot_go_elsewhere_is_decoded_here(comfyui, given):
     outcome = run(comfyui, graph)
     job = job_of(outcome.ui(saver)[JOB])
     assert job["state"] == "here" and job["reason"].startswith("decoded here")
+    assert ("needs a worker with a ComfyUI" in job["reason"]) == (given == "taehv")
     [image] = outcome.ui(saver)["images"]
     assert read(comfyui.output_dir / image["filename"]).pts
     assert sum("decoded here" in line for line in outcome.our_log) == 1
