@@ -29,13 +29,15 @@ from ..pipeline.sinks.formats import Choice
 from ..pipeline.sources.file_sound import FileSound
 from ..pipeline.video_spec import VideoSpec
 from .decode import SLOTS, Decoder, Stored, ran_out
-from .messages import MOST_VAE_BYTES, InvalidJob, Job
+from .messages import InvalidJob, Job
 from .work import Made, Work
 
 # Of a frame; that of the largest latent of Wan 2.2.
 MOST_PIXELS = 1 << 26
 # The sum of all numbers in a list of a model's blocks; of published ones it is below 100.
 MOST_BLOCKS = 1000
+# A file may lack the encoder, and whatever ComfyUI's model has beside: so much more than is in it a model may have.
+MOST_TIMES, SPARED = 4, 100_000_000
 # Of main memory that is free; the rest is for what else goes on meanwhile, such as the encoder.
 MAIN_MEMORY_SHARE = 0.8
 # An error that names one of them may be of a GPU in a bad state.
@@ -111,8 +113,7 @@ class ExactDecoder(Decoder):
     def _load(self, stored: Stored) -> Stock:
         given = set(stored.tensors)
         try:
-            if "config" in stored.says:
-                self._check_config(stored)
+            self._check_size(stored)
             vae = self._comfy.sd.VAE(sd=stored.tensors, metadata=stored.says)
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
             # Of names that look like a VAE's, and are not all there.
@@ -134,20 +135,27 @@ class ExactDecoder(Decoder):
             raise ValueError(reason)
         return Stock(vae, family)
 
-    def _check_config(self, stored: Stored) -> None:
-        """What its file says of how a model is built, before memory is taken for that.
+    def _check_size(self, stored: Stored) -> None:
+        """Whether the model that a file asks for is one of its size, before memory is taken for it.
 
         Raises:
-            ValueError: the model is larger than any may be.
+            ValueError: it is larger.
+            Whatever else its making raises.
         """
-        config = json.loads(stored.says["config"])["vae"]
+        config = json.loads(stored.says["config"])["vae"] if "config" in stored.says else {}
         if any(_sum(value) > MOST_BLOCKS for value in config.values() if isinstance(value, list)):
             raise ValueError("the model has more layers than may be")
-        with torch.device("meta"):
-            empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in stored.tensors.items()}
-            model = self._comfy.sd.VAE(sd=empty, metadata=stored.says).first_stage_model
-        if model is not None and 4 * sum(weight.numel() for weight in model.parameters()) > MOST_VAE_BYTES:
-            raise ValueError("the model is larger than may be")
+        try:
+            with torch.device("meta"):
+                empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in stored.tensors.items()}
+                model = self._comfy.sd.VAE(sd=empty, metadata=stored.says).first_stage_model
+        except RuntimeError as error:
+            if "meta" in str(error):  # one that is made with data; its size is always the same
+                return
+            raise
+        there = sum(tensor.numel() for tensor in stored.tensors.values())
+        if model is not None and sum(weight.numel() for weight in model.parameters()) > MOST_TIMES * there + SPARED:
+            raise ValueError("the model is larger than its file")
 
     def _slots(self, model: Stock, below: int | None) -> tuple[int, int]:
         return (SLOTS, model.family.recipe.frames_per_slot) if below is None else (2, 1)
