@@ -107,6 +107,16 @@ class ExactDecoder(Decoder):
 
         self._comfy = comfy
 
+    def memory_mb(self) -> tuple[int, int]:
+        """(free, all): VAEs that are warm can go, and what a job needs is with its own."""
+        free, total = super().memory_mb()
+        return free + (sum(self._loaded_bytes()) >> 20), total
+
+    def _loaded_bytes(self) -> list[int]:
+        """On the GPU, of each that is warm; any thread may ask."""
+        models = list(self._warm.values()) if self.device.type == "cuda" else []
+        return [each.vae.patcher.loaded_size() for each in models]
+
     def _check(self, job: Job) -> None:
         """All that can be said is said of the VAE, once it is there."""
 
@@ -206,10 +216,9 @@ class ExactDecoder(Decoder):
 
     def _room(self, model: Stock) -> Room:
         """Beside the VAE itself; the others that are warm can go."""
-        patcher = model.vae.patcher
-        free = (self.memory_mb()[0] << 20) - (patcher.model_size() - patcher.loaded_size())
-        others = sum(each.vae.patcher.loaded_size() for each in self._warm.values() if each is not model)
-        return Room(free, free + others, int(psutil.virtual_memory().available * MAIN_MEMORY_SHARE))
+        emptied = (self.memory_mb()[0] << 20) - model.vae.patcher.model_size()
+        free = emptied - sum(self._loaded_bytes()) + model.vae.patcher.loaded_size()
+        return Room(free, emptied, int(psutil.virtual_memory().available * MAIN_MEMORY_SHARE))
 
     def _decodes(self, model: Stock) -> bool:
         """Whether it does with a latent that nothing is wrong with."""

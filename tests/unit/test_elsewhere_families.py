@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import types
 from fractions import Fraction
 from unittest import mock
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from async_frame_pipeline.farm import exact
 from async_frame_pipeline.farm.blobs import sha256_of
 from async_frame_pipeline.farm.decode import stored_in
 from async_frame_pipeline.farm.exact import ExactDecoder
@@ -20,6 +22,7 @@ from async_frame_pipeline.farm.supervisor import workers_for
 from async_frame_pipeline.farm.work import OutOfMemory, Work
 from async_frame_pipeline.pipeline import engine
 from async_frame_pipeline.pipeline.decoders import families
+from async_frame_pipeline.pipeline.decoders.histories import Histories
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 from async_frame_pipeline.pipeline.sinks.video_file import VideoFileSink, VideoOptions
 
@@ -233,11 +236,11 @@ def test_normalised_latents_are_known_of_wan_alone(decoder, sent):
         decoder(dataclasses.replace(work, job=dataclasses.replace(work.job, params=params)))
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("kind", "times"), [("ltx", 1), ("ltx", 2), ("wan 2.1", 1)])
 def test_out_of_memory_it_is_tried_with_less_and_then_left_to_a_larger_card(
-    tmp_path, monkeypatch, decoder, sent, times
+    tmp_path, monkeypatch, decoder, sent, kind, times
 ):
-    vae, tries = tiny.ltx(1), []
+    vae, tries, away = ALL[kind](1), [], []
     latent = noise(vae)
     work, run = sent(vae, latent), engine.run
 
@@ -254,6 +257,7 @@ def test_out_of_memory_it_is_tried_with_less_and_then_left_to_a_larger_card(
         return run(fails if len(tries) <= times else decode, *args, **how, **more)
 
     monkeypatch.setattr(engine, "run", runs)
+    monkeypatch.setattr(exact, "Histories", lambda there: away.append(there) or Histories(there))
     if times == 1:
         decoder(work)
         monkeypatch.undo()
@@ -261,4 +265,26 @@ def test_out_of_memory_it_is_tried_with_less_and_then_left_to_a_larger_card(
     else:
         with pytest.raises(OutOfMemory):
             decoder(work)
-    assert tries == [(4, 4), (2, 1)]
+    assert tries == [(4, families.of(vae).recipe.frames_per_slot), (2, 1)]
+    assert len(away) == (kind == "wan 2.1")
+
+
+def test_a_vae_that_waits_on_the_gpu_is_not_in_the_way_of_the_next(monkeypatch):
+    """Its memory counts as free, once; for a decode with itself, too."""
+
+    class Patcher:
+        def __init__(self, loaded, size):
+            self.loaded_size, self.model_size = lambda: loaded << 20, lambda: size << 20
+
+    decoder = ExactDecoder("cpu", stock_wan.ROOT)
+    decoder.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5000 << 20, 12_000 << 20))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    for name, patcher in {"one": Patcher(2000, 2000), "other": Patcher(1000, 3000)}.items():
+        vae = types.SimpleNamespace(patcher=patcher)
+        decoder._warm[name] = types.SimpleNamespace(vae=vae)
+    assert decoder.memory_mb() == (8000, 12_000)
+    room = decoder._room(decoder._warm["other"])
+    # Of the other 2000 MB are still to be loaded.
+    assert (room.free >> 20, room.emptied >> 20) == (3000, 5000)
