@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import time
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 
 from .pixels import PixelFormat, convert
@@ -48,6 +50,12 @@ def page_lock(host: torch.Tensor) -> bool:
 def page_unlock(host: torch.Tensor) -> None:
     """Undo `page_lock`, before the tensor is freed."""
     torch.cuda.cudart().cudaHostUnregister(host.data_ptr())
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Main memory that is quick to page-lock: numpy's, since numpy asks Linux for huge pages."""
+    numbers = math.prod(shape)
+    return torch.from_numpy(np.empty(numbers * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
 
 
 class Instant:
@@ -86,7 +94,7 @@ class Slot:
         self.device: dict[PixelFormat, torch.Tensor] = {}
         for pixel_format in formats:
             shape = (capacity, *pixel_format.frame_shape(spec.height, spec.width))
-            host = torch.empty(shape, dtype=pixel_format.dtype)
+            host = _empty(shape, pixel_format.dtype)
             self.host[pixel_format] = host
             # On the CPU the two halves are one: there is nothing to copy.
             self.device[pixel_format] = (
@@ -97,6 +105,8 @@ class Slot:
         self.copied = make_event(spec.device)
         # Where the decoder waited for this slot: (its output was ready, the slot was there), for a timeline.
         self.stall: tuple | None = None
+        # Whether page-locking was tried.
+        self.was_pinned = spec.device.type != "cuda"
 
     def fill(self, frames_cthw: torch.Tensor, zero_centred: bool, clamped: bool = True) -> None:
         """Convert a chunk into `device` on the current stream and record `decoded` behind it."""
@@ -140,8 +150,8 @@ class Ring:
         formats: the pixel formats the sinks asked for; each slot holds one buffer pair for each.
         slots: how many, >= 2.
         frames_per_slot: the most frames a chunk may have, >= 1.
-        pin: page-locks a host tensor, returns whether it did. A slot that could not be pinned still
-            works; its copies are then slower and hold up the launching thread.
+        pin: page-locks a host tensor, returns whether it did; called when a slot is first acquired. A slot that could
+            not be pinned still works; its copies are then slower and hold up the launching thread.
         unpin: undoes `pin`; called once for each tensor that was pinned.
 
     Raises:
@@ -162,20 +172,12 @@ class Ring:
         if frames_per_slot < 1:
             raise ValueError(f"a slot needs room for at least 1 frame, got {frames_per_slot}")
         formats = list(dict.fromkeys(formats))
-        self._unpin = unpin
+        self._pin, self._unpin = pin, unpin
         self._pinned: list[torch.Tensor] = []
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         self._slots = [Slot(spec, formats, frames_per_slot) for _ in range(slots)]
-        try:
-            for slot in self._slots:
-                if spec.device.type == "cuda":
-                    for host in slot.host.values():
-                        if pin(host):
-                            self._pinned.append(host)
-                self._free.put(slot)
-        except BaseException:
-            self.close()
-            raise
+        for slot in self._slots:
+            self._free.put(slot)
 
     @property
     def host_bytes(self) -> int:
@@ -184,7 +186,7 @@ class Ring:
     def try_acquire(self) -> Slot | None:
         """A free slot if there is one now."""
         try:
-            return self._free.get_nowait()
+            return self._page_locked(self._free.get_nowait())
         except queue.Empty:
             return None
 
@@ -195,9 +197,18 @@ class Ring:
         """
         while True:
             try:
-                return self._free.get(timeout=POLL_SECONDS)
+                return self._page_locked(self._free.get(timeout=POLL_SECONDS))
             except queue.Empty:
                 check()
+
+    def _page_locked(self, slot: Slot) -> Slot:
+        # Not before it is used: by then the GPU has frames to decode, and does so meanwhile.
+        if not slot.was_pinned:
+            slot.was_pinned = True
+            for host in slot.host.values():
+                if self._pin(host):
+                    self._pinned.append(host)
+        return slot
 
     def release(self, slot: Slot) -> None:
         """Give a slot back; the sinks are done with `slot.host`."""

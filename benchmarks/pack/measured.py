@@ -1,5 +1,6 @@
 """What a call takes on this machine's GPU, and this pack's modules as ComfyUI loaded them."""
 
+import gc
 import sys
 import time
 
@@ -15,6 +16,12 @@ def ours(node_id):
 
 def decoding():
     return ours("AsyncVAEDecodeVideo").decoding
+
+
+def allocated():
+    """Bytes of GPU memory that tensors hold now."""
+    gc.collect()
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
 def measured(function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 
 TURNS = 5
@@ -11,21 +12,37 @@ TURNS = 5
 Rows = dict[str, dict[str, float]]
 
 
-def in_turns(ways: Sequence[Callable[[], Rows]], turns: int = TURNS) -> dict[str, dict]:
+def in_turns(
+    ways: Sequence[Callable[[], Rows]],
+    turns: int = TURNS,
+    until: float = float("inf"),
+    each_turn: Callable[[dict[str, dict]], object] = lambda rows: None,
+) -> dict[str, dict]:
     """Run each way once, then each once more, and so on: whatever changes with time meets all of them alike.
 
     Args:
-        ways: each runs once and returns its rows, the same names and figures every time.
+        ways: each runs once and returns its rows, the same names and figures every time; or none at all.
+        until: of `time.time()`. After the first one no turn begins that would end later, if it takes as long as
+            the longest so far.
+        each_turn: is given after each turn what would be returned then.
     Returns:
         What `spread` makes of each figure, by the rows' names.
     """
     taken: dict[str, dict[str, list[float]]] = {}
-    for _ in range(turns):
+    rows: dict[str, dict] = {}
+    longest = 0.0
+    for turn in range(turns):
+        began = time.time()
+        if turn and began + longest > until:
+            break
         for way in ways:
             for name, row in way().items():
                 for figure, value in row.items():
                     taken.setdefault(name, {}).setdefault(figure, []).append(value)
-    return {name: spread(row) for name, row in taken.items()}
+        longest = max(longest, time.time() - began)
+        rows = {name: spread(row) for name, row in taken.items()}
+        each_turn(rows)
+    return rows
 
 
 def spread(row: dict[str, list[float]]) -> dict:
@@ -36,6 +53,6 @@ def spread(row: dict[str, list[float]]) -> dict:
             figure: statistics.median(values),
             f"{figure}_min": min(values),
             f"{figure}_max": max(values),
-            f"{figure}_all": values,
+            f"{figure}_all": list(values),
         }
     return told

@@ -2,13 +2,11 @@
 
 import contextlib
 import functools
-import importlib.util
-import sys
-from pathlib import Path
 
 import nodes
 
 from .measured import decoding, measured
+from .peers import kj_vae
 from .wan import random_samples, random_vae
 
 
@@ -16,19 +14,6 @@ from .wan import random_samples, random_vae
 def vae_of(version):
     """One for all prompts, since a real one is loaded once."""
     return random_vae(version)
-
-
-@functools.cache
-def kj_vae(version, folder):
-    """A VAE of its own, patched by PatchTritonVAE of a checkout of ComfyUI-KJNodes.
-
-    Of which only that one file is loaded: the rest needs more packages than a benchmark should.
-    """
-    path = Path(folder) / "nodes" / "triton_vae.py"
-    spec = importlib.util.spec_from_file_location("kjnodes_triton_vae", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PatchTritonVAE.execute(random_vae(version)).args[0]
 
 
 class Ways:

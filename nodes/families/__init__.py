@@ -6,12 +6,14 @@ from ...pipeline.decoders import families as known
 from ...pipeline.text import Text
 from ..comfyui import vaes
 from ..comfyui.tiling import Tiling
-from . import tiled, wan
+from . import ltx, tiled, wan
 from .family import Family, Job, Output
 from .ways import LATE, STOCK, TILED, streamed
 
 # Families that have a faster way than by their own modules.
-FASTER = {family.name: wan.FASTER for family in known.wan.FAMILIES}
+FASTER = {family.name: wan.FASTER for family in known.wan.FAMILIES} | {
+    family.name: ltx.FASTER for family in known.ltx.FAMILIES
+}
 FAMILIES = tuple(streamed(family, FASTER.get(family.name, ())) for family in known.FAMILIES)
 CHUNKED = streamed(known.CHUNKED)
 # Every other VAE there is: images, sound, other video models.

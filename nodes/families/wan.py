@@ -1,6 +1,6 @@
 """Wan 2.1 and Wan 2.2: a decoder of our own over the weights of the VAE.
 
-The fast decoder's weights are a model of ComfyUI's: loaded, counted and unloaded by it. They are read once from the
+A fast decoder's weights are a model of ComfyUI's: loaded, counted and unloaded by it. They are read once from the
 VAE's own module, laid out for the kernels, and wrapped in a plain `ModelPatcher`; so ComfyUI knows how much memory
 they take and may send them back to main memory. They live as long as the VAE does, and all decodes with it share them.
 
@@ -13,6 +13,8 @@ import contextlib
 import dataclasses
 import math
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -23,12 +25,13 @@ from ...pipeline.decoders.fast.network import FRAMES_PER_STEP, WanDecoder, steps
 from ...pipeline.decoders.fast.plan import LESS, NoRoom, Plan, Room
 from ...pipeline.decoders.fast.weights import DTYPES
 from ...pipeline.text import Text, gib, seconds
+from .. import random_numbers
 from ..comfyui import memory, server
 from .family import Job, Way
 from .ways import spec_of, why_not_streamed
 
 # By the VAE's module: its fast weights, or why it cannot have any.
-_loaded: weakref.WeakKeyDictionary[torch.nn.Module, FastWan | str] = weakref.WeakKeyDictionary()
+_loaded: weakref.WeakKeyDictionary[torch.nn.Module, FastModel | str] = weakref.WeakKeyDictionary()
 
 # A setting of the frontend, see web/js/lanes.js: "keep" and "unload" stand in the place of a choice by time.
 OTHER_MODELS = "AsyncFramePipeline.OtherModels"
@@ -40,21 +43,41 @@ class _NoVerdict(ValueError):
     """The comparison has no result, which may be another one next time."""
 
 
-class FastWan(torch.nn.Module):
-    """Holds every tensor of `weights.Weights` as a parameter, so that `.to` moves them all, in place."""
+class FastModel(torch.nn.Module):
+    """Holds every tensor of a fast decoder's weights as a parameter, so that `.to` moves them all, in place."""
 
     def __init__(self, vae):
         super().__init__()
-        state = vae.first_stage_model.state_dict()
         # Laid out on the GPU, where that takes milliseconds; then ComfyUI decides where they stay.
-        self.weights = _as_parameters(weights.load(state, vae.device, DTYPES[vae.device.type]), self)
+        self.weights: Any = _as_parameters(self.read(vae), self)
         self.to("cpu")
         self.patcher = memory.static_patcher(self, vae)
         # RMS, of the comparison; see `_compared`.
         self.difference = math.nan
         # Not `device`: a ModelPatcher calls so where a model is.
         self.runs_on = vae.device
+
+    def read(self, vae):
+        """The weights, on the VAE's device."""
+        raise NotImplementedError
+
+    def frames(self, latent: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Decode (1, C, T, h, w) with all of the memory there is: (3, t, H, W) float32 pieces."""
+        raise NotImplementedError
+
+
+class FastWan(FastModel):
+    """`weights.Weights`."""
+
+    def __init__(self, vae):
+        super().__init__(vae)
         self.plan = plans.Plans(self.weights, memory.allocator_joins()).of
+
+    def read(self, vae):
+        return weights.load(vae.first_stage_model.state_dict(), vae.device, DTYPES[vae.device.type])
+
+    def frames(self, latent: torch.Tensor) -> Iterator[torch.Tensor]:
+        return steps(WanDecoder(self.weights), latent)
 
 
 def why_not_fast(vae) -> str | None:
@@ -77,7 +100,16 @@ def verdict(vae) -> float | str | None:
     where they were not compared yet, which takes time on the GPU.
     """
     known = _loaded.get(vae.first_stage_model)
-    return known.difference if isinstance(known, FastWan) else known
+    return known.difference if isinstance(known, FastModel) else known
+
+
+def why_not_wanted(job: Job) -> str | None:
+    """Why a fast decoder is not what the user wants; None if it is."""
+    if job.decoder == "exact":
+        return Text("exact was asked for")
+    if job.decoder == "auto" and job.vae.device.type == "cuda" and memory.float32_was_asked_for():
+        return Text("float32 was asked for (--fp32-vae), and on a GPU fast is float16")
+    return None
 
 
 class Fast(Way):
@@ -88,11 +120,7 @@ class Fast(Way):
     name = "fast"
 
     def why_not(self, job: Job) -> str | None:
-        if job.decoder == "exact":
-            return Text("exact was asked for")
-        if job.decoder == "auto" and job.vae.device.type == "cuda" and memory.float32_was_asked_for():
-            return Text("float32 was asked for (--fp32-vae), and on a GPU fast is float16")
-        return why_not_streamed(job) or why_not_fast(job.vae)
+        return why_not_wanted(job) or why_not_streamed(job) or why_not_fast(job.vae)
 
     def decode(self, job: Job) -> None:
         job.plan = None
@@ -137,7 +165,7 @@ class FastWithLess(Fast):
         self.run(job, below=int(job.plan.needed * LESS))
 
 
-def planned(model: FastWan, latent: torch.Tensor, there: Room, below: int | None = None) -> Plan:
+def planned(model, latent: torch.Tensor, there: Room, below: int | None = None) -> Plan:
     """How a latent is to be decoded.
 
     Raises:
@@ -161,10 +189,10 @@ def planned(model: FastWan, latent: torch.Tensor, there: Room, below: int | None
     return choose(dataclasses.replace(there, free=there.emptied) if wish == "unload" else there)
 
 
-def said(chosen: Plan, there: Room, away: Away) -> list[Text]:
+def said(chosen: Plan, there: Room, away: Away | None = None) -> list[Text]:
     """What it took to fit, for the report."""
     texts = []
-    if chosen.away:
+    if chosen.away and away is not None:
         texts.append(
             Text(
                 "To fit into the GPU, frames were decoded in %bands% bands, with %away% GiB kept in main memory; "
@@ -182,7 +210,7 @@ def said(chosen: Plan, there: Room, away: Away) -> list[Text]:
     return texts
 
 
-def loaded(vae) -> FastWan:
+def loaded(vae, kind: type[FastModel] = FastWan) -> Any:
     """The VAE's fast weights, made and compared if they are not there yet.
 
     Raises:
@@ -192,7 +220,7 @@ def loaded(vae) -> FastWan:
     module = vae.first_stage_model
     if module not in _loaded:
         try:
-            _loaded[module] = _compared(vae)
+            _loaded[module] = _compared(vae, kind)
         except _NoVerdict:
             raise
         except ValueError as error:
@@ -201,7 +229,7 @@ def loaded(vae) -> FastWan:
     return _loaded[module]
 
 
-def _compared(vae) -> FastWan:
+def _compared(vae, kind: type[FastModel]) -> FastModel:
     """The VAE's fast weights, after a comparison with its own decoder.
 
     Raises:
@@ -210,11 +238,15 @@ def _compared(vae) -> FastWan:
     """
     memory.make_room_for(LAYING_OUT * memory.size_of(vae), vae.device)
     noise = trust.noise(vae.latent_channels, vae.device)
-    model = FastWan(vae)
+    model = kind(vae)
     memory.load_for_decoding(vae, noise)
-    stock = vae.first_stage_model.decode(noise.to(vae.vae_dtype))[0].float()
+    draw_again = random_numbers.remembered(vae)
+    # Some models gather what they decoded in main memory.
+    stock = vae.first_stage_model.decode(noise.to(vae.vae_dtype))[0].to(vae.device).float()
     memory.load_whole(model.patcher, 0)
-    ours = torch.cat(list(steps(WanDecoder(model.weights), noise)), dim=1)
+    draw_again()
+    ours = torch.cat(list(model.frames(noise)), dim=1)
+    draw_again()  # as if nothing had been drawn
     difference = trust.difference(ours, stock)
     if difference <= trust.LARGEST_DIFFERENCE:
         model.difference = difference

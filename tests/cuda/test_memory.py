@@ -22,7 +22,7 @@ SIZES = {
     "2.2": [(320, 192), (832, 480), (1280, 704), (1920, 1088)],
 }
 # Nothing; in bands; with the last section's histories away; with both sections'.
-SOME_PLANS = [(), (Bands(1), Bands(4)), (Bands(2), Bands(8, 8)), (Bands(6, 6), Bands(16, 16))]
+SOME_PLANS = [(), (Bands(1), Bands(4)), (Bands(1), Bands(8, 8)), (Bands(6, 6), Bands(16, 16))]
 CASES = [
     *((version, size, bands) for version, sizes in SIZES.items() for size in sizes for bands in SOME_PLANS),
     *((version, (832, 480), plan.PLANS[-1]) for version in SIZES),

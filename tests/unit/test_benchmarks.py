@@ -23,6 +23,7 @@ def load(monkeypatch):
     def load(path):
         loader = importlib.machinery.SourceFileLoader(f"benchmarks_{path}", str(ROOT / "benchmarks" / path))
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+        monkeypatch.setitem(sys.modules, loader.name, module)  # dataclasses look there
         loader.exec_module(module)
         return module
 
@@ -125,31 +126,185 @@ def test_the_commit_is_that_of_the_checkout_or_has_to_be_said(load, tmp_path, mo
     assert machine.commit(tmp_path) == f"{clean}-dirty"
 
 
-@pytest.mark.parametrize("shared", ["", "before", "after"])
-def test_a_run_that_shared_its_card_saves_nothing(load, card, tmp_path, monkeypatch, shared):
-    run = load("run")
-    says = card(run.machine)
+def test_no_turn_begins_that_would_end_too_late(load, monkeypatch):
+    turns = load("pack/turns.py")
+    now = [100.0]
+    monkeypatch.setattr(turns, "time", SimpleNamespace(time=lambda: now[0]))
+    seconds = iter([4.0, 7.0, 3.0])
+    so_far = []
+
+    def way():
+        took = next(seconds)
+        now[0] += took
+        return {"ours": {"seconds": took}}
+
+    rows = turns.in_turns([way, dict], until=117.0, each_turn=lambda rows: so_far.append(rows["ours"]["seconds_all"]))
+    assert rows["ours"]["seconds_all"] == [4.0, 7.0], "11 s are over, and a third turn may take 7"
+    assert so_far == [[4.0], [4.0, 7.0]]
+
+
+def test_a_trace_tells_copies_launch_gaps_and_waiting_apart_and_the_steady_steps_from_the_rest(load):
+    trace = load("pack/trace.py")
+    events = [
+        ("Memcpy HtoD (Pinned -> Device)", 0, 500),
+        ("convolution", 1_000, 21_000),
+        ("at::cuda::(anonymous namespace)::spin_kernel(long)", 21_000, 22_000),
+        ("Memset (Device)", 22_000, 23_000),
+        ("convolution", 123_000, 143_000),  # 100 us after the fill
+        ("spin_kernel", 143_000, 144_000),
+        # Steady from here on.
+        ("convolution", 145_000, 165_000),
+        ("another, beside it", 150_000, 160_000),
+        ("Memcpy DtoH (Device -> Pinned)", 160_000, 169_000),
+        ("Memcpy DtoD (Device -> Device)", 165_000, 168_000),
+        ("spin_kernel", 169_000, 170_000),
+        # And until here.
+        ("a conversion", 200_000, 210_000),
+    ]
+    whole = trace.traced(events)
+    assert (whole.kernels, whole.copies) == (pytest.approx(73e-6), pytest.approx(4e-6))
+    assert (whole.launch_gaps, whole.waiting) == (pytest.approx(2e-6), pytest.approx(130e-6))
+    assert whole.span == pytest.approx(209e-6)
+    steady = whole.as_dict()["steady"]
+    assert steady["span_seconds"] == pytest.approx(25e-6)
+    assert (steady["busy"], steady["copies"]) == (pytest.approx(21 / 25), pytest.approx(3 / 25))
+    assert (steady["launch_gaps"], steady["waiting"]) == (pytest.approx(1 / 25), 0)
+    assert "steady" not in trace.traced(events[:6]).as_dict(), "two steps are not steady yet"
+
+
+# -- benchmarks/run --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(load, card, monkeypatch, tmp_path):
+    """The program, with a server that answers from `answers`: rows of ways, or an error after one turn."""
+    program = load("run")
     monkeypatch.setenv("AFP_COMMIT", "abc1234")
-    out = tmp_path / "figures.json"
-    measured = []
+    told = SimpleNamespace(program=program, asked=[], answers=[], out=tmp_path / "figures.json")
+    told.card = card(program.machine)
 
-    def measure(args):
-        measured.append(args)
-        says.processes = ["7, blender"] if shared == "after" else []
-        return {"decode_save": {}}
+    def run_prompt(prompt, timeout=0):
+        [node] = prompt.values()
+        told.asked.append(node["inputs"])
+        answer = told.answers.pop(0)
+        if callable(answer):
+            answer = answer()
+        if isinstance(answer, BaseException):
+            with open(node["inputs"]["so_far"], "w") as file:
+                json.dump({"fast image": timed(0.5)}, file)
+            raise answer
+        row = {"ways": answer, "versions": {"cudnn": 91900}, "bit_equal": True, "shows_clip": {"fast": False}}
+        return {"outputs": {"1": {"figures": [row]}}}
 
-    monkeypatch.setattr(run, "measure", measure)
-    monkeypatch.setattr(sys, "argv", ["run", "--clip", "clip.mp4", "--out", str(out), "--checkout", str(tmp_path)])
-    says.processes = ["7, blender"] if shared == "before" else []
+    system = {"system": dict.fromkeys(("comfyui_version", "pytorch_version", "python_version"), "1")}
+    server = SimpleNamespace(run=run_prompt, get=lambda path: system, log_text=lambda: "DynamicVRAM is on\nelse")
+    monkeypatch.setattr(program, "server_of", lambda args, folder: contextlib.nullcontext(server))
+
+    def run(*args):
+        arguments = ["run", "--clip", "clip.mp4", "--out", str(told.out), "--checkout", str(tmp_path), *args]
+        monkeypatch.setattr(sys, "argv", arguments)
+        assert program.main() == 0
+        return json.loads(told.out.read_text())
+
+    told.run = run
+    return told
+
+
+def timed(seconds, **more):
+    spread = {"seconds": seconds, "seconds_min": seconds, "seconds_max": seconds, "seconds_all": [seconds]}
+    return spread | {"peak_bytes": 8e9} | more
+
+
+@pytest.mark.parametrize("shared", ["", "before", "after"])
+def test_a_run_that_shared_its_card_saves_nothing(run, shared):
+    def answer():
+        run.card.processes = ["7, python", "8, blender"] if shared == "after" else ["7, python"]
+        return {"fast image": timed(1.0)}
+
+    run.answers = [answer]
+    run.card.processes = ["8, blender"] if shared == "before" else []
     if not shared:
-        assert run.main() == 0
-        figures = json.loads(out.read_text())
-        assert (figures["commit"], figures["card"], figures["decode_save"]) == ("abc1234", "Some card", {})
+        figures = run.run("--sizes", "720p")
+        assert (figures["commit"], figures["card"]) == ("abc1234", "Some card")
+        assert figures["decode_save"]["720p"]["ways"]["fast image"]["seconds"] == 1.0
+        assert figures["versions"]["cudnn"] == 91900 and figures["log"] == ["DynamicVRAM is on"]
         return
     with pytest.raises(SystemExit) as ended:
-        run.main()
+        run.run("--sizes", "720p")
     assert isinstance(ended.value.code, str), "a status that is not 0"
-    assert not out.exists() and len(measured) == (shared == "after")
+    assert not run.out.exists() and len(run.asked) == (shared == "after")
+
+
+def test_peers_that_take_a_minute_or_a_folder_are_run_if_asked_for(run, capsys):
+    busy = {"busy": 0.97, "kernel_seconds": 4.0, "copies": 0.0, "launch_gaps": 0.01, "waiting": 0.02}
+    ways = {
+        "stock image": timed(4.0),
+        "fast image": timed(1.0, **busy, steady=busy | {"busy": 0.999}),
+        "decoder alone": busy,
+    }
+    run.answers = [ways, ways]
+    run.run("--sizes", "720p", "--turns", "5", "--peer-turns", "3")
+    printed = capsys.readouterr().out
+    assert "4.00" in printed and "0.250" in printed and "97.00%" in printed and "99.90%" in printed
+    assert "fast DOES NOT SHOW THE CLIP" in printed
+    run.run("--sizes", "wan22", "--ways", "kj", "torch.compile", "--compile", "--kj", "a_folder")
+    plain, asked = run.asked
+    assert plain["ways"] == "stock,tiled,channels_last,fastvae,exact,fast"
+    assert (plain["turns"], plain["peer_turns"], plain["traces"]) == (5, 3, "decoder alone,fast image,fast file")
+    assert (asked["ways"], asked["traces"], asked["version"]) == ("stock,torch.compile,kj", "decoder alone", "2.2")
+
+
+def test_sizes_can_be_added_to_a_file_of_the_same_commit_only(run, monkeypatch):
+    run.answers = [{"fast image": timed(1.0)}, {"fast image": timed(2.0)}]
+    run.run("--sizes", "720p")
+    assert list(run.run("--sizes", "wan22", "--add")["decode_save"]) == ["720p", "wan22"]
+    monkeypatch.setenv("AFP_COMMIT", "def5678")
+    with pytest.raises(SystemExit, match="commit is abc1234"):
+        run.run("--sizes", "480p", "--add")
+    assert not run.answers and len(run.asked) == 2
+
+
+def test_a_size_that_fails_keeps_the_turns_it_had_and_the_next_is_run(run):
+    failed = run.program.host.PromptFailed({"node_id": "1", "exception_message": "no"}, interrupted=False)
+    run.answers = [failed, {"fast image": timed(2.0)}]
+    sizes = run.run()["decode_save"]
+    assert "no" in sizes["720p"]["error"] and sizes["720p"]["ways"]["fast image"]["seconds"] == 0.5
+    assert sizes["wan22"]["ways"]["fast image"]["seconds"] == 2.0
+    assert [path.name for path in run.out.parent.iterdir()] == ["figures.json"]
+
+
+def test_the_tables_of_the_document_are_those_of_the_figures(load, tmp_path, monkeypatch):
+    tables = load("tables")
+    shares = {"busy": 0.97, "copies": 0.0, "launch_gaps": 0.01, "waiting": 0.02, "kernel_seconds": 3.0}
+    ways = {
+        "stock image": timed(4.0),
+        "stock file": timed(6.0),
+        "fastvae frames": timed(2.0, seconds_all=[2.0] * 3),
+        "fast file": timed(1.5, **shares, steady=shares | {"busy": 0.9991}),
+        "decoder alone": shares,
+    }
+    size = {"version": "2.1", "width": 1280, "height": 720, "frames": 81, "ways": ways}
+    said = {"card": "Some card", "date": "2026-11-30", "commit": "abc1234", "turns": 5}
+    nodes = said | {"decode_save": {"720p": size | {"rms_from_float32": {"stock": 0.0091, "fastvae": 0.0088}}}}
+    overlap = said | {name: shares | timed(9.0) for name in tables.OVERLAP}
+    del overlap["decoder alone"]["seconds"]
+    for name, figures in (("nodes", nodes), ("overlap", overlap)):
+        (tmp_path / f"h100_{name}.json").write_text(json.dumps(figures))
+    document = tmp_path / "speed.md"
+    document.write_text(tables.DOCUMENT.read_text())
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "DOCUMENT", document)
+    for _ in range(2):  # what was written can be written anew
+        assert tables.main() == 0
+    text = document.read_text()
+    assert "| Wan 2.1, 1280x720, 81 frames | 4.00 s |  |  | 6.00 s |  | **1.50 s** |" in text
+    assert "frames left on the GPU | 2.00 | 2.00, 2.00 (3 turns) | 2.00 | 0.667 | 8.00 GB | 0.0088 |" in text
+    assert "| ours, fast, to MP4 | 97.00% | 0.00% | 1.00% | 2.00% | 99.91% | 2.00% |" in text
+    assert "| Diffusers' decoder, engine | 9.00 s | 9.00, 9.00 | 97.00% |" in text
+    assert "best of two runs" not in text and "## With little memory" in text
+    document.write_text("nothing to fill in")
+    with pytest.raises(SystemExit, match="no place for short"):
+        tables.main()
 
 
 # -- benchmarks/little_memory ----------------------------------------------------------------------
@@ -366,3 +521,25 @@ def test_the_largest_row_is_measured_at_one_length_and_no_row_begins_late(famili
     figures = families.run("--rows", "hunyuan-1.5-720p", "hunyuan-1.5")
     assert [(row["width"], row["frames"]) for row in figures["rows"]] == [(1280, 121), (384, 121), (384, 361)]
     assert len(families.run("--seconds", "50")["rows"]) == 2
+
+
+# -- benchmarks/floor ------------------------------------------------------------------------------
+
+
+def test_the_floor_counts_what_a_layer_computes_and_moves(load):
+    floor = load("floor")
+    channels, pixels = 8, 32 * 48
+    calls = floor.walk("2.1", channels, 48, 32, frames=9)
+    # At the frames' size: three blocks of two convolutions; one product for the first frame, then six for four.
+    products = [call for call in calls if (call.kind, call.scale) == ("convolutions", 8)]
+    assert len(products) == 6 * (1 + 6 + 6)
+    assert {call.operations for call in products} == {2 * pixels * channels * 9 * channels}
+    plane = 2 * pixels * channels
+    assert {call.moved for call in products} == {2 * plane + 2 * 9 * channels * channels}
+    # The pass between two blocks: six products, the residual and the history are read, the sum, six points and the
+    # history written; bias and gamma are float32.
+    passes = [call.moved for call in calls if (call.kind, call.scale) == ("passes with points", 8)]
+    assert max(passes) == (6 + 4 + 2 + 4 + 6 + 2) * plane + 2 * 4 * channels
+    assert [call.scale for call in calls if call.kind == "last convolution"] == [8, 8, 8]
+    slow, fast = (sum(call.seconds(tflops, tbs=1.0) for call in calls) for tflops in (1e-3, 1e3))
+    assert fast == pytest.approx(sum(call.moved for call in calls) / 1e12) and slow > fast

@@ -99,7 +99,7 @@ def test_folded_upsampling_is_doubling_and_convolving():
     wanted = torch.nn.functional.conv2d(doubled, weight, bias, padding=1).permute(0, 2, 3, 1)
     phases = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), weights._fold_upsampling(weight), padding=1)
     got = torch.full((2, 8, 12, 5), 7.0)
-    reference.depth_to_space(phases.permute(0, 2, 3, 1).contiguous(), bias, got, 0, 1, None, (0, 1))
+    reference.depth_to_space(phases.permute(0, 2, 3, 1).contiguous(), bias, got, None, (0, 1))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
@@ -204,7 +204,7 @@ def test_enlarging_in_rows_is_its_reference(monkeypatch, shortcut, phase):
     folded = weights._fold_upsampling(weight)
     phases = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), folded, padding=1).permute(0, 2, 3, 1).contiguous()
     wanted = torch.empty(2, 10, 8, 5)
-    reference.depth_to_space(phases, bias, wanted, 0, 1, x if shortcut else None, (phase, 2))
+    reference.depth_to_space(phases, bias, wanted, x if shortcut else None, (phase, 2))
     conv = weights._RowReader({}, CPU, torch.float32)._enlarging(folded, bias)
     got, rows = torch.empty(2, 10, 5, 8), x.transpose(2, 3).contiguous()
     cpu.enlarge(rows, conv, got, rows if shortcut else None, (phase, 2))

@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.cpp_extension
-from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, weights
+from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, ltx_weights, weights
+from async_frame_pipeline.pipeline.decoders.fast.ltx import LtxDecoder
 from async_frame_pipeline.pipeline.decoders.fast.network import WanDecoder
 
 from ..conftest import ROOT
-from . import stock_wan
+from . import stock_ltx, stock_wan
 
 # Turing lacks most: there each width is tried. 12: the bundled VAE's; 9: vectors of one, two and four channels.
-WIDTHS = {"2.1": (96, 12, 9), "2.2": (256,)}
+WIDTHS = {"2.1": (96, 12, 9), "2.2": (256,), "2": (128,), "2.3": (12,), "reflects": (12,), "causal": (8,)}
 OLDEST, NEWER = "75", ("80", "86", "89", "90", "100", "120")
 CASES = [(OLDEST, version, width) for version, widths in WIDTHS.items() for width in widths]
 CASES += [(arch, "2.1", 96) for arch in NEWER]
+# What only LTX's decoder launches.
+LTX_KERNELS = {"norm_silu_groups", "spread_groups", "patches"}
+LTX_VERSIONS = ("2", "2.3", "reflects", "causal")
 RECORDED_WIDTH = 8
 SIGNATURES = {
     name: [parameter.split() for parameter in parameters.split(",")]
@@ -55,13 +59,22 @@ def test_what_compiles_is_only_there_to_compile():
 
 @functools.cache
 def launches(version: str) -> list[tuple[str, tuple[tuple[str, int], ...], list]]:
-    """What the decoder launches in its first three steps: (kernel, what it is made for, arguments)."""
-    seen, bmm = [], torch.bmm
+    """What Wan's decoder launches in its first three steps, or LTX's for a video.
+
+    Returns: (kernel, what it is made for, arguments) of each.
+    """
+    seen, bmm, mm = [], torch.bmm, torch.mm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_on", lambda tensor: cuda)
         patch.setattr(cuda, "_launch", lambda name, threads, args, **made_for: seen.append((name, made_for, args)))
         # The CPU has no product of two float16 in float32.
         patch.setattr(torch, "bmm", lambda a, b, out_dtype: bmm(a.float(), b.float()).to(out_dtype))
+        patch.setattr(torch, "mm", lambda a, b, out_dtype: mm(a.float(), b.float()).to(out_dtype))
+        if version in LTX_VERSIONS:
+            vae = stock_ltx.module(version, RECORDED_WIDTH)
+            state = ltx_weights.load(vae.state_dict(), vae.config, torch.device("cpu"), torch.float16)
+            list(LtxDecoder(state).push(stock_ltx.latents(9, 2, 2), last=True))
+            return [(name, tuple(made_for.items()), args) for name, made_for, args in seen]
         state = stock_wan.module(version, RECORDED_WIDTH).state_dict()
         decoder = WanDecoder(weights.load(state, torch.device("cpu"), torch.float16))
         latents = stock_wan.latents(version, 3, 2, 2).half()
@@ -82,7 +95,7 @@ def made_for(version: str, width: int) -> set[tuple[str, tuple[tuple[str, int], 
 @pytest.mark.parametrize(("arch", "version", "width"), CASES)
 def test_every_kernel_compiles(arch, version, width):
     wanted = made_for(version, width)
-    assert {name for name, _ in wanted} == set(SIGNATURES)
+    assert {name for name, _ in wanted} == (LTX_KERNELS if version in LTX_VERSIONS else set(SIGNATURES) - LTX_KERNELS)
     for name, macros in wanted:
         assert compiled(cuda._source(name, macros), name, arch), (name, macros)
 

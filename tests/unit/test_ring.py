@@ -13,10 +13,15 @@ def spec(monkeypatch):
     """Of a GPU, for slots with two buffers each."""
 
     def slot(spec, formats, capacity):
-        return SimpleNamespace(host={each: torch.zeros(1) for each in formats}, device={})
+        return SimpleNamespace(host={each: torch.zeros(1) for each in formats}, device={}, was_pinned=False)
 
     monkeypatch.setattr(ring, "Slot", slot)
     return SimpleNamespace(device=torch.device("cuda"))
+
+
+def all_acquired(ring):
+    ring.acquire(lambda: None)
+    ring.acquire(lambda: None)
 
 
 @pytest.mark.parametrize("refused", [1, 2, 3, 4])
@@ -35,14 +40,28 @@ def test_memory_pinned_before_pinning_fails_is_unpinned(spec, refused):
         [at] = [i for i, each in enumerate(pinned) if each is host]
         pinned.pop(at)
 
+    ring = Ring(spec, ["one", "other"], 2, 1, pin, unpin)
     with pytest.raises(MemoryError):
-        Ring(spec, ["one", "other"], 2, 1, pin, unpin)
+        all_acquired(ring)
+    ring.close()
     assert pinned == []
+
+
+def test_a_slot_is_pinned_once_and_when_it_is_acquired(spec):
+    pinned = []
+    ring = Ring(spec, ["one", "other"], 2, 1, lambda host: not pinned.append(host), lambda host: None)
+    assert pinned == []
+    for count in (2, 4, 4):
+        slot = ring.try_acquire()
+        assert len(pinned) == count
+        ring.release(slot)
+    ring.close()
 
 
 def test_what_could_not_be_pinned_is_not_unpinned(spec):
     unpinned, turn = [], iter([True, False, False, True])
     rings = Ring(spec, ["one", "other"], 2, 1, lambda host: next(turn), unpinned.append)
+    all_acquired(rings)
     assert unpinned == []
     rings.close()
     assert len(unpinned) == 2
@@ -57,5 +76,6 @@ def test_memory_that_cannot_be_unpinned_keeps_no_other_pinned(spec, caplog):
             raise RuntimeError("CUDA error")
 
     ring = Ring(spec, ["one", "other"], 2, 1, lambda host: True, unpin)
+    all_acquired(ring)
     ring.close()
     assert len(unpinned) == 4 and caplog.messages == ["async-frame-pipeline: memory could not be unpinned: CUDA error"]

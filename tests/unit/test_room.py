@@ -57,8 +57,9 @@ def taken(state, height, width, bands, monkeypatch):
 def no_kernels(monkeypatch):
     monkeypatch.setattr(kernels, "_on", lambda tensor: cuda)
     monkeypatch.setattr(cuda, "_launch", lambda name, threads, args, **made_for: None)
-    bmm = torch.bmm
-    monkeypatch.setattr(torch, "bmm", lambda a, b, out_dtype: bmm(a, b))  # it is float32 in this file
+    bmm, mm = torch.bmm, torch.mm  # float32 in this file
+    monkeypatch.setattr(torch, "bmm", lambda a, b, out_dtype: bmm(a, b))
+    monkeypatch.setattr(torch, "mm", lambda a, b, out_dtype=None: mm(a.to(b.dtype), b))
 
 
 @VERSIONS
@@ -103,5 +104,7 @@ def test_the_products_of_the_head_count(published, monkeypatch):
     version, state = published
     height, width = 192 // stock_wan.SCALE[version], 320 // stock_wan.SCALE[version]
     with_products = room.measured(state, height, width).peak
-    monkeypatch.setattr(network, "head", lambda window, weight, bias: torch.empty(len(bias), 4, *window.shape[1:3]))
+    monkeypatch.setattr(
+        network, "head", lambda history, frames, weight, bias: torch.empty(len(bias), 4, *frames.shape[1:3])
+    )
     assert with_products > 1.03 * room.measured(state, height, width).peak

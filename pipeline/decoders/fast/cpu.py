@@ -45,6 +45,7 @@ class CpuDecoder(WanDecoder):
         return self._linear(latent_bchw.transpose(1, 2), self._weights.latent)
 
     def _head(self, window: torch.Tensor) -> torch.Tensor:
+        self._remember(self._weights.head, window)
         return head(window, self._weights.head.weight, self._weights.head.bias)
 
     def _causal(self, conv: AnyConv, inputs: Frames, add_bias: bool = False) -> torch.Tensor:

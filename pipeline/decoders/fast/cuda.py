@@ -19,11 +19,13 @@ from ...text import Text
 # Turing's compute capability: the first with tensor cores that newer CUDAs compile for.
 OLDEST_GPU = (7, 5)
 SOURCE = Path(__file__).with_name("kernels.cu")
-THREADS = 256
+THREADS = 128
 # As in kernels.cu.
 BIAS, RESIDUAL, X_OUT, Y_OUT, POINTS, SILU = 1, 2, 4, 8, 16, 32
 # Of the products with the head's taps, which are made for some rows at a time.
 HEAD_BYTES = 128 * 1024**2
+# Of the scores of the attention, which are made for some pixels at a time.
+SCORES_BYTES = 256 * 1024**2
 
 
 @functools.cache
@@ -87,8 +89,6 @@ def depth_to_space(
     phases: torch.Tensor,
     bias: torch.Tensor,
     out: torch.Tensor,
-    offset: int,
-    step: int,
     shortcut: torch.Tensor | None,
     shortcut_phase: tuple[int, int],
 ) -> None:
@@ -98,27 +98,119 @@ def depth_to_space(
     k, factor_t = shortcut_phase
     in_channels = channels if shortcut is None else shortcut.shape[-1]
     repeats = channels * factor_t * 4 // in_channels
-    numbers = [vectors, height, width, in_channels, offset, step, k, factor_t, repeats, int(shortcut is not None)]
+    numbers = [vectors, height, width, in_channels, k, factor_t, repeats, int(shortcut is not None)]
     tensors = [phases, bias, out, phases if shortcut is None else shortcut]
     _launch("depth_to_space", vectors, [*tensors, *numbers], CHANNELS=channels)
 
 
-def head(window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """By matrix products: torch's kernels for a head this wide are those of older GPUs."""
+    pixels, channels = q.shape
+    out = torch.empty_like(v)
+    rows = max(1, SCORES_BYTES // (4 * pixels))
+    for of_rows in (slice(first, min(pixels, first + rows)) for first in range(0, pixels, rows)):
+        scores = torch.mm(q[of_rows], k.t(), out_dtype=torch.float32)
+        sums = scores.new_empty(len(scores))
+        _launch("exponentials", len(scores) * THREADS, [scores, sums, pixels, _bits(channels**-0.5)])
+        # Shares of a sum over all pixels would be too small for float16: they are divided by it afterwards.
+        mixed = torch.mm(scores.view(torch.float16)[:, :pixels], v, out_dtype=torch.float32)
+        torch.div(mixed, sums[:, None], out=mixed)
+        out[of_rows].copy_(mixed)
+    return out
+
+
+def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """One matrix product of every pixel with all taps, some rows at a time, and a sum over neighbours."""
-    count, (height, width, channels) = window.shape[0], window.shape[1:]
-    outputs, frames = len(bias), count - 2
-    taps = weight.permute(2, 3, 4, 0, 1).reshape(1, 27 * outputs, channels).expand(count, -1, -1)
-    out = torch.empty((outputs, frames, height, width), device=window.device)
-    rows = max(1, HEAD_BYTES // (count * 27 * outputs * width * 4))
+    count, height, width, channels = frames.shape
+    outputs = len(bias)
+    taps = weight.permute(2, 3, 4, 0, 1).reshape(1, 27 * outputs, channels)
+    out = torch.empty((outputs, count, height, width), device=frames.device)
+    rows = max(1, HEAD_BYTES // ((len(history) + count) * 27 * outputs * width * 4))
     for first in range(0, height, rows):
         wanted = min(rows, height - first)
         start, stop = max(0, first - 1), min(height, first + wanted + 1)
-        seen = window[:, start:stop].reshape(count, (stop - start) * width, channels)
-        # float32: rounding what is summed up would be most of the decoder's error.
-        products = torch.bmm(taps, seen.transpose(1, 2), out_dtype=torch.float32)
-        numbers = [frames, stop - start, width, first - start, first, wanted, height]
-        _launch("add_taps", frames * wanted * width, [products, bias, out, *numbers], OUTPUTS=outputs)
+        products = []
+        for part in (history, frames):
+            seen = part[:, start:stop].reshape(len(part), (stop - start) * width, channels).transpose(1, 2)
+            # float32: rounding what is summed up would be most of the decoder's error.
+            products.append(torch.bmm(taps.expand(len(part), -1, -1), seen, out_dtype=torch.float32))
+        numbers = [count, stop - start, width, first - start, first, wanted, height]
+        _launch("add_taps", count * wanted * width, [*products, bias, out, *numbers], OUTPUTS=outputs)
     return out
+
+
+def norm_silu_groups(
+    source: list[torch.Tensor] | torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    before: torch.Tensor | None,
+    x_out: torch.Tensor | None,
+    x_history: torch.Tensor | None,
+    eps: float | None,
+    affine: tuple[torch.Tensor, torch.Tensor] | None,
+    history: torch.Tensor | None,
+    first: int,
+    end: int,
+    points_out: list[torch.Tensor] | None,
+    y_out: torch.Tensor | None,
+    padded: bool,
+) -> None:
+    from_products = isinstance(source, list)
+    sources = source if isinstance(source, list) else [source]
+    like, points = sources[0], list(points_out or [])
+    height, width, channels = like.shape[-3:]
+    groups = len(points[0]) if points else -(-end // 4)
+    flags = _flags(bias, residual, x_out, y_out) | (points_out is not None) * POINTS | (eps is not None) * SILU
+    gamma, beta = affine or (None, None)
+    given = [*_six(sources), bias, residual, before, x_out, x_history, gamma, beta, history, *_six(points), y_out]
+    tensors = [tensor if tensor is not None else like for tensor in given]
+    residuals = 0 if residual is None else len(residual)
+    numbers = [height, width, residuals, groups, first, end, _bits(scale), _bits(eps or 0.0), int(affine is not None)]
+    _launch(
+        "norm_silu_groups",
+        height * width * _lanes(channels, most=128),
+        [*tensors, *numbers, flags],
+        CHANNELS=channels,
+        PRODUCTS=int(from_products),
+        DELAYED=int(before is not None),
+        PADDED=int(padded),
+    )
+
+
+def spread_groups(
+    products: list[torch.Tensor],
+    bias: torch.Tensor,
+    factors: tuple[int, int],
+    residual: torch.Tensor | None,
+    before: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    (time, space), (groups, height, width, _) = factors, products[0].shape
+    channels = out.shape[-1]
+    threads = groups * time * space**2 * height * width * (channels // _vector(channels))
+    tensors = [tensor if tensor is not None else out for tensor in (*products, bias, residual, before, out)]
+    in_channels, residuals = (channels, 0) if residual is None else (residual.shape[-1], len(residual))
+    delay = 0 if before is None else len(before)
+    numbers = [threads, height, width, residuals, in_channels, delay, len(out) // time]
+    flags = _flags(None, residual, None, None)
+    _launch("spread_groups", threads, [*tensors, *numbers, flags], CHANNELS=channels, TIME=time, SPACE=space)
+
+
+def patches(
+    taps: torch.Tensor,
+    history: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor,
+    shift: int,
+    lowest: int,
+    highest: int,
+    out: torch.Tensor,
+) -> None:
+    frames, (height, width) = out.shape[1], taps.shape[1:3]
+    patch = out.shape[2] // height
+    numbers = [frames, height, width, shift, lowest, highest, _bits(scale)]
+    _launch("patches", 3 * frames * patch * height * width, [taps, history, bias, out, *numbers], PATCH=patch)
 
 
 def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
@@ -126,8 +218,7 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
     if device.type == "meta":
         return
     kernel = _kernel(name, device.index, tuple(made_for.items()))
-    with torch.cuda.device(device):
-        kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
+    kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
 
 
 @functools.cache
@@ -183,7 +274,7 @@ def _vector(channels: int) -> int:
     return next(size for size in (8, 4, 2, 1) if channels % size == 0)
 
 
-def _lanes(channels: int) -> int:
-    """L of kernels.cu."""
+def _lanes(channels: int, most: int = 32) -> int:
+    """L of kernels.cu, with 128 GL."""
     vectors = channels // _vector(channels)
-    return min(32, 1 << (vectors - 1).bit_length())
+    return min(most, 1 << (vectors - 1).bit_length())

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..away import Away
-from .kernels import depth_to_space, head, norm_silu, norm_silu_points
+from .kernels import attention, depth_to_space, head, norm_silu, norm_silu_points
 from .weights import AnyConv, Attention, Conv, PointsConv, Residual, RowConv, Upsample, Weights
 
 # What a step puts out; the first one frame only.
@@ -134,7 +134,6 @@ class WanDecoder:
             self._away.close()
         self._first = True
 
-    @torch.inference_mode()
     def step(self, latent_bchw: torch.Tensor, last: bool = False) -> torch.Tensor:
         """Decode the next latent frame. After an error only `reset` helps.
 
@@ -145,6 +144,10 @@ class WanDecoder:
             (3, T, H, W) about [-1, 1], float32; T is 1 for the first latent frame of a video, then 4.
         Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
+        with torch.inference_mode(), _on_its_device(latent_bchw):
+            return self._step(latent_bchw, last)
+
+    def _step(self, latent_bchw: torch.Tensor, last: bool) -> torch.Tensor:
         w, self._last = self._weights, last
         if self._first:
             self._remember_nothing(*latent_bchw.shape[2:])
@@ -174,9 +177,8 @@ class WanDecoder:
         if section is not self._sections[-1]:
             x, _ = self._residuals(section.blocks, x, keep=keep)
             return x
-        x, window = self._residuals(section.blocks, x, then=(w.head_gamma, w.head))
-        self._remember(w.head, window)
-        return self._head(window)
+        x, inputs = self._residuals(section.blocks, x, then=(w.head_gamma, w.head))
+        return self._head(inputs)
 
     def _in_bands(
         self, at: int, section: _Section, x: torch.Tensor, shortcut: torch.Tensor | None
@@ -315,7 +317,7 @@ class WanDecoder:
         """The sum of `a`, the bias of the convolution that made it and a residual, into x_out; normalised, for `conv`.
 
         Returns:
-            `conv`'s input; None without one.
+            `conv`'s input, for the head without its history and in the place of `residual`; None without one.
         """
         assert not isinstance(conv, RowConv) and not isinstance(made_by, RowConv), "a CPU's"
         bias = made_by.bias if made_by is not None else None
@@ -332,10 +334,12 @@ class WanDecoder:
             )
             norm_silu_points(a, scale, bias, residual, gamma, x_out, history=history, points_out=points)
             return points
-        window = None if conv is None else self._empty_window(conv, (frames, height, width, channels))
-        y_out = None if window is None else window[HISTORY:]
         norm = norm_silu_points if isinstance(a, list) else norm_silu
-        norm(a, scale, bias, residual, gamma, x_out, y_out)
+        if conv is self._weights.head:  # the last sum is wanted by nobody else
+            norm(a, scale, bias, residual, gamma, None, residual)
+            return residual
+        window = None if conv is None else self._empty_window(conv, (frames, height, width, channels))
+        norm(a, scale, bias, residual, gamma, x_out, None if window is None else window[HISTORY:])
         return window
 
     def _linear(self, x: torch.Tensor, layer: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -345,15 +349,20 @@ class WanDecoder:
     def _from_latent(self, latent_bchw: torch.Tensor) -> torch.Tensor:
         return self._linear(latent_bchw.permute(0, 2, 3, 1), self._weights.latent)
 
-    def _head(self, window: torch.Tensor) -> torch.Tensor:
-        return head(window, self._weights.head.weight, self._weights.head.bias)
+    def _head(self, inputs: torch.Tensor) -> torch.Tensor:
+        conv, history = self._weights.head, self._history[id(self._weights.head)]
+        frames = head(history, inputs, conv.weight, conv.bias)
+        if len(inputs) < HISTORY:
+            history[0].copy_(history[1])
+        history[-len(inputs) :].copy_(inputs[-HISTORY:])
+        return frames
 
     def _attention(self, layer: Attention, x: torch.Tensor) -> torch.Tensor:
         frames, height, width, channels = x.shape
         normed = torch.empty_like(x)
         norm_silu(x, 1.0, None, None, layer.gamma, None, normed, silu=False)
-        q, k, v = F.linear(normed, *layer.qkv).view(frames, 1, height * width, 3 * channels).chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(q, k, v).view(frames, height, width, channels)
+        qkv = F.linear(normed, *layer.qkv).view(frames, height * width, 3 * channels)
+        mixed = torch.stack([attention(*frame.chunk(3, dim=-1)) for frame in qkv]).view_as(x)
         return F.linear(mixed, *layer.proj).add_(x)
 
     def _upsample(self, layer: Upsample, x: torch.Tensor, shortcut: torch.Tensor | None) -> torch.Tensor:
@@ -367,9 +376,11 @@ class WanDecoder:
         frames, height, width, _ = x.shape
         out = x.new_empty((frames * step, 2 * height, 2 * width, len(layer.space.bias)))
         for k, half in enumerate(halves):
-            phases = _conv2d(half, layer.space.weight)
             phase = (k if step == factor_t else factor_t - 1, factor_t)
-            depth_to_space(phases, layer.space.bias, out, k, step, shortcut, phase)
+            for t in range(frames):  # of all of them at once, phases would be much of what a decode takes
+                phases = _conv2d(half[t : t + 1], layer.space.weight)
+                at, of_frame = k + t * step, None if shortcut is None else shortcut[t : t + 1]
+                depth_to_space(phases, layer.space.bias, out[at : at + 1], of_frame, phase)
         return out
 
     # -- causal convolutions and what they remember -----------------------------------------------
@@ -445,8 +456,7 @@ def _conv2d(frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     more = 1 - kernel % 2
     if frames.is_meta:
         return frames.new_empty((frames.shape[0], frames.shape[1] + more, frames.shape[2] + more, outputs))
-    with _cudnn_flags():
-        out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=kernel // 2)
+    out = F.conv2d(frames.permute(0, 3, 1, 2), weight, padding=kernel // 2)
     return out.permute(0, 2, 3, 1).contiguous()
 
 
@@ -455,14 +465,17 @@ def _conv3d(frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     outputs, _, depth, _, kernel = weight.shape
     if frames.is_meta:
         return frames.new_empty((frames.shape[0] - depth + 1, *frames.shape[1:3], outputs))
-    with _cudnn_flags():
-        out = F.conv3d(frames.permute(3, 0, 1, 2)[None], weight, bias, padding=(0, kernel // 2, kernel // 2))
+    out = F.conv3d(frames.permute(3, 0, 1, 2)[None], weight, bias, padding=(0, kernel // 2, kernel // 2))
     return out[0].permute(1, 2, 3, 0).contiguous()
 
 
-def _cudnn_flags() -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def _on_its_device(tensor: torch.Tensor) -> Iterator[None]:
+    """For kernels to be launched. Entered once a step: for each kernel it would be a good part of launching it."""
     # cuDNN's first guess is good for these; trying out every shape would take 8 s (H100, cuDNN 9.19).
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+    with cudnn, torch.cuda.device(tensor.device if tensor.is_cuda else -1):
+        yield
 
 
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
