@@ -187,10 +187,13 @@ def test_of_another_family_than_the_job_says(decoder, sent):
 
 
 def thin(tensors, config):
-    """A Wan VAE as wide as memory is not, in a file of nothing."""
+    """A Wan VAE as wide as memory is not, of which only that is there that ComfyUI reads its width from."""
     tensors.clear()
-    tensors["decoder.middle.0.residual.0.gamma"] = tensors["decoder.head.0.gamma"] = torch.zeros(1 << 20, 0)
-    tensors["encoder.conv1.weight"], tensors["decoder.head.2.weight"] = torch.zeros(1, 3), torch.zeros(3)
+    width = 1 << 15
+    tensors["decoder.middle.0.residual.0.gamma"] = torch.zeros(4 * width, 1, 1, 1)
+    tensors["decoder.head.0.gamma"] = torch.zeros(width, 1, 1, 1)
+    tensors["encoder.conv1.weight"] = torch.zeros(width, 3, 3, 3, 3)
+    tensors["decoder.head.2.weight"] = torch.zeros(3, width, 3, 3, 3)
     return "{}"
 
 
