@@ -121,10 +121,12 @@ class ExactDecoder(Decoder):
         """All that can be said is said of the VAE, once it is there."""
 
     def _load(self, stored: Stored) -> Stock:
-        given = set(stored.tensors)
+        given, metadata = set(stored.tensors), {"config": stored.config} if stored.config else None
         try:
-            self._check_size(stored)
-            vae = self._comfy.sd.VAE(sd=stored.tensors, metadata=stored.says)
+            config = json.loads(stored.config or "{}")
+            said = config.get("vae_class")
+            self._check_size(stored.tensors, metadata, config.get("vae") or {})
+            vae = self._comfy.sd.VAE(sd=stored.tensors, metadata=metadata)
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
             # Of names that look like a VAE's, and are not all there.
             raise ValueError(f"{type(error).__name__}: {error}") from error
@@ -135,35 +137,35 @@ class ExactDecoder(Decoder):
         if vae.first_stage_model is None:
             raise ValueError("it is none that this ComfyUI knows")
         family, model = families.of(vae), facts.model_name(vae)
-        if "model" in stored.says and not vae.first_stage_model.state_dict().keys() <= given:
-            raise ValueError("some of its tensors are missing")
         if family is None:
             raise ValueError(f"{model} is none that decodes videos, as far as is known here")
-        if stored.says.get("model", model) != model:
-            raise ValueError(f"this ComfyUI makes {model} of it, and the one that it came from {stored.says['model']}")
+        if said is not None:  # by a ComfyUI, of all of its model
+            if said != model:
+                raise ValueError(f"this ComfyUI makes {model} of it, and the one that it came from {said}")
+            if not vae.first_stage_model.state_dict().keys() <= given:
+                raise ValueError("some of its tensors are missing")
         if (reason := facts.why_no_frames(vae)) is not None:
             raise ValueError(reason)
         return Stock(vae, family)
 
-    def _check_size(self, stored: Stored) -> None:
+    def _check_size(self, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None, config: dict) -> None:
         """Whether the model that a file asks for is one of its size, before memory is taken for it.
 
         Raises:
             ValueError: it is larger.
             Whatever else its making raises.
         """
-        config = json.loads(stored.says["config"])["vae"] if "config" in stored.says else {}
         if any(_sum(value) > MOST_BLOCKS for value in config.values() if isinstance(value, list)):
             raise ValueError("the model has more layers than may be")
         try:
             with torch.device("meta"):
-                empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in stored.tensors.items()}
-                model = self._comfy.sd.VAE(sd=empty, metadata=stored.says).first_stage_model
+                empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+                model = self._comfy.sd.VAE(sd=empty, metadata=metadata).first_stage_model
         except RuntimeError as error:
             if "meta" in str(error):  # one that is made with data; its size is always the same
                 return
             raise
-        there = sum(tensor.numel() for tensor in stored.tensors.values())
+        there = sum(tensor.numel() for tensor in tensors.values())
         if model is not None and sum(weight.numel() for weight in model.parameters()) > MOST_TIMES * there + SPARED:
             raise ValueError("the model is larger than its file")
 

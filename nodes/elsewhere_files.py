@@ -6,6 +6,7 @@ from it. A VAE is its weights as one safetensors file, written once for each VAE
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import uuid
@@ -34,8 +35,8 @@ MOST_NEED_MB = 32_000
 # That a job can have.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# By the VAE's module.
-_written: weakref.WeakKeyDictionary[torch.nn.Module, Path] = weakref.WeakKeyDictionary()
+# By the VAE's module, with what it says of its model.
+_written: weakref.WeakKeyDictionary[torch.nn.Module, tuple[Path, str]] = weakref.WeakKeyDictionary()
 _writing = threading.Lock()
 
 
@@ -89,18 +90,19 @@ def write_latent(samples: dict, path: Path) -> Path:
 def write_vae(vae) -> Path:
     """The VAE's weights, as its module holds them, and what a ComfyUI has to know to make the same VAE of them.
 
-    The same file for as long as the VAE lives.
+    The same file for as long as the VAE lives, and no node sets it otherwise.
     """
     module = vae.first_stage_model
     with _writing:
-        path = _written.get(module)
-        if path is None or not path.is_file():
-            family = known.of(vae)
+        family = known.of(vae)
+        config = json.dumps({"vae_class": facts.model_name(vae), **family.config(module)}, sort_keys=True)
+        path, written = _written.get(module, (None, None))
+        if written != config or not path.is_file():
             state = {name: tensor.detach().cpu().contiguous() for name, tensor in family.weights(module).items()}
-            says = family.config(module) | {"model": facts.model_name(vae)}
             path = server.temp_folder() / f"vae_{uuid.uuid4().hex}.safetensors"
-            safetensors.torch.save_file(state, path, says)
-            _written[module] = path
+            # One text, where ComfyUI looks for it: of two the file could be another one each time.
+            safetensors.torch.save_file(state, path, {"config": config})
+            _written[module] = path, config
             weakref.finalize(module, path.unlink, missing_ok=True)
         return path
 

@@ -121,6 +121,16 @@ def test_the_frames_of_a_decode_here(tmp_path, monkeypatch, decoder, sent, kind)
     assert np.array_equal(there, here) and here.std() > 10
 
 
+def test_how_much_noise_a_node_has_set_is_sent(decoder, sent):
+    vae = tiny.ltx(1, version="0.9.1")
+    vae.first_stage_model.decode_timestep, vae.first_stage_model.decode_noise_scale = 0.1, 0.5
+    work = sent(vae, noise(vae))
+    there = decoder._model(work.job, lambda: stored_in(work.vae())).vae.first_stage_model
+    assert (there.decode_timestep, there.decode_noise_scale) == (0.1, 0.5)
+    vae.first_stage_model.decode_noise_scale = 0.2
+    assert sha256_of(elsewhere_files.write_vae(vae)) != work.job.vae.sha256
+
+
 def test_every_family_is_tested():
     known = {family.name for family in (*families.FAMILIES, *families.late.FAMILIES)}
     assert known == {families.of(make(1)).name for make in ALL.values()}
@@ -157,12 +167,11 @@ async def test_a_worker_with_a_comfyui_decodes_ltx_and_others_leave_it_alone(mak
 
 
 def with_file(work, path, change):
-    """The same job, of whose VAE's tensors and texts something else is made."""
+    """The same job, of whose VAE's tensors and config something else is made."""
     with safetensors.safe_open(work.vae(), "pt") as file:
-        says = file.metadata()
+        config = file.metadata()["config"]
     tensors = safetensors.torch.load_file(work.vae())
-    change(tensors, says)
-    safetensors.torch.save_file(tensors, path, says)
+    safetensors.torch.save_file(tensors, path, {"config": change(tensors, config) or config})
     vae = dataclasses.replace(work.job.vae, sha256=sha256_of(path))
     return dataclasses.replace(work, job=dataclasses.replace(work.job, vae=vae), vae=lambda: path)
 
@@ -177,30 +186,43 @@ def test_of_another_family_than_the_job_says(decoder, sent):
             decoder(dataclasses.replace(work, job=dataclasses.replace(work.job, vae=said)))
 
 
-def thin(tensors, says):
-    """A Wan VAE as wide as memory is not, in a file of nothing."""
-    for name in [*tensors]:
-        tensors.pop(name)
-    tensors["decoder.middle.0.residual.0.gamma"] = tensors["decoder.head.0.gamma"] = torch.zeros(1 << 20, 0)
-    tensors["encoder.conv1.weight"], tensors["decoder.head.2.weight"] = torch.zeros(1, 3), torch.zeros(3)
-    says.pop("config")
+def thin(tensors, config):
+    """A Wan VAE as wide as memory is not, of which only that is there that ComfyUI reads its width from."""
+    tensors.clear()
+    width = 1 << 15
+    tensors["decoder.middle.0.residual.0.gamma"] = torch.zeros(4 * width, 1, 1, 1)
+    tensors["decoder.head.0.gamma"] = torch.zeros(width, 1, 1, 1)
+    tensors["encoder.conv1.weight"] = torch.zeros(width, 3, 3, 3, 3)
+    tensors["decoder.head.2.weight"] = torch.zeros(3, width, 3, 3, 3)
+    return "{}"
+
+
+def half(tensors, config):
+    for name in [*tensors][::2]:
+        del tensors[name]
+
+
+def as_config(**changes):
+    return lambda tensors, config: json.dumps(json.loads(config) | changes)
+
+
+def wide(tensors, config):
+    said = json.loads(config)
+    return json.dumps({**said, "vae": said["vae"] | {"decoder_base_channels": 1 << 20}})
 
 
 BROKEN = {
+    "tensors are missing": half,
+    "of another shape": lambda tensors, config: tensors.update({name: each[:1] for name, each in tensors.items()}),
+    "another model": as_config(vae_class="comfy.ldm.wan.vae.WanVAE"),
+    "no JSON": lambda tensors, config: "{",
+    "nested": lambda tensors, config: "[" * 60_000,
+    "of another kind": as_config(vae=3),
+    "no object": lambda tensors, config: "3",
+    "more than may be": lambda tensors, config: '"' + "x" * 1_100_000 + '"',
     "a model that nothing is sent of": thin,
-    "tensors are missing": lambda tensors, says: [tensors.pop(name) for name in [*tensors][::2]],
-    "of another shape": lambda tensors, says: tensors.update({name: each[:1] for name, each in tensors.items()}),
-    "another model": lambda tensors, says: says.update(model="comfy.ldm.wan.vae.WanVAE"),
-    "no JSON": lambda tensors, says: says.update(config="{"),
-    "nested": lambda tensors, says: says.update(config="[" * 60_000),
-    "of another kind": lambda tensors, says: says.update(config='{"vae": 3}'),
-    "more than may be": lambda tensors, says: says.update(config='"' + "x" * 70_000 + '"'),
-    "a model that is absurd": lambda tensors, says: says.update(
-        config=json.dumps({"vae": json.loads(says["config"])["vae"] | {"decoder_base_channels": 1 << 20}})
-    ),
-    "layers without end": lambda tensors, says: says.update(
-        config=says["config"].replace('"num_layers": 1', '"num_layers": 1000000000')
-    ),
+    "a model that is absurd": wide,
+    "layers without end": lambda tensors, config: config.replace('"num_layers": 1', '"num_layers": 1000000000'),
 }
 
 

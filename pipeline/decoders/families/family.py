@@ -23,7 +23,7 @@ class Family:
         channels: of its latents; given if a user is to be told of latents of another model.
         models: whose latents it decodes, and their frames per second: {"Wan 2.2 5B": 24}.
         weights: of the VAE's model, as a file has to hold them for ComfyUI to make the same VAE of it.
-        config: what such a file has to say beside them.
+        config: what such a file has to say beside them, as `comfy.sd.VAE` looks for it in the JSON "config".
     """
 
     name: str
@@ -33,4 +33,4 @@ class Family:
     channels: int | None = None
     models: dict[str, int] = field(default_factory=dict)
     weights: Callable[[torch.nn.Module], dict[str, torch.Tensor]] = lambda model: model.state_dict()
-    config: Callable[[torch.nn.Module], dict[str, str]] = lambda model: {}
+    config: Callable[[torch.nn.Module], dict[str, object]] = lambda model: {}

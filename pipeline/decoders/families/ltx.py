@@ -6,7 +6,7 @@ half of it: on an H100, beside the weights, 2.9 GB in the place of 6.2 for 121 f
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 import torch
 
@@ -42,6 +42,14 @@ def needed(model: torch.nn.Module, size: tuple[int, int, int], itemsize: int) ->
     return int(min(at_once, in_pieces))
 
 
+def config(model: torch.nn.Module) -> dict[str, object]:
+    """Versions differ in it, and have weights of the same names. Nodes may have set what it says of noise otherwise."""
+    own: dict[str, Any] = {**model.config}
+    for name in ("decode_timestep", "decode_noise_scale"):
+        own[name] = getattr(model, name, own.get(name))
+    return {"vae": own}
+
+
 # A piece is 9 frames of 1280x704.
 EXACT = Buffered(frames_per_slot=4, caching=caching, needed=needed, pausing=(WORKING + LAST_LAYER) // 2)
 FAMILIES = (
@@ -52,7 +60,6 @@ FAMILIES = (
         size=facts.size_of_buffer,
         channels=128,
         models={"LTX-Video": 24, "LTX-2": 25, "LTX-2.3": 25},
-        # Its versions differ in it, and have weights of the same names.
-        config=lambda model: {"config": json.dumps({"vae": model.config}, sort_keys=True)},
+        config=config,
     ),
 )
