@@ -352,19 +352,21 @@ class Broker:
         )
 
     async def retry(self, job_id: str) -> Record | None:
-        """Queue a job that failed or was cancelled once more.
+        """Queue a job that failed or was cancelled once more, as if it came now. Its attempts go on to count: they name
+        results, and fence off who still has one.
 
         Raises:
             Full: its user has too many; it stays as it was.
         """
-        before = None
+        before, new = None, {"tries": 0, "worker": "", "reason": "", "started": 0.0, "ended": 0.0, "delivered": 0.0}
 
         def again(record: Record) -> dict | None:
             nonlocal before
             before = record
             if record.state not in ENDED or record.result is not None:
                 return None
-            return {"state": QUEUED, "round": record.round + 1, "tries": 0, "reason": "", "queued": time.time()}
+            new.update(state=QUEUED, queued=time.time(), memory_class=record.job.memory_class)
+            return {**new, "round": record.round + 1}
 
         record = await self.change(job_id, again)
         if record is not None and record.state == QUEUED:
@@ -372,9 +374,8 @@ class Broker:
                 await self.enqueue(record)
             except Full:
                 if before.state in ENDED:
-                    was = {name: getattr(before, name) for name in ("state", "tries", "reason", "queued")}
                     with contextlib.suppress(Fenced):
-                        await self.replace(record, **was)
+                        await self.replace(record, **{name: getattr(before, name) for name in new})
                 raise
         return record
 

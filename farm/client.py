@@ -101,19 +101,20 @@ class Client:
             broker.Full: this user has too many jobs open.
         """
         shape, dtype = shape_of(Path(latent))
+        # Checked before anything leaves; what is the job's own is hashed on its way.
         job = Job(
             id=job_id or uuid.uuid4().hex,
             vae=Vae(**dataclasses.asdict(await self._named(vae)), family=family, verdict=verdict),
-            latent=await self._named(latent),
-            audio=None if audio is None else await self._named(audio),
+            latent=_unnamed(latent),
+            audio=None if audio is None else _unnamed(audio),
             params=Params(shape=shape, dtype=dtype, **(params or {})),
             **of_the_job,
         )
-        await self._store(VAES, job.vae.sha256, vae)
-        await self._store(LATENTS, job.latent.sha256, latent)
-        if job.audio is not None:
-            await self._store(AUDIO, job.audio.sha256, audio)
-        return await self.broker.submit(job)
+        await self._stored(VAES, vae)
+        stored = {"latent": await self._stored(LATENTS, latent)}
+        if audio is not None:
+            stored["audio"] = await self._stored(AUDIO, audio)
+        return await self.broker.submit(dataclasses.replace(job, **stored))
 
     async def wait(self, job_id: str) -> Record:
         """Until the job has ended.
@@ -152,17 +153,15 @@ class Client:
             Broken: what is there is not what was stored.
         """
         result = record.result
-        part = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
-        with self._unfinished(result.name) as unfinished, _removed(part):
-            there = await self._blobs.get(RESULTS, result.name, result.bytes, unfinished)
-            await asyncio.to_thread(checked, there, result.sha256, result.bytes)
-            _remove_left_parts(target)
-            await asyncio.to_thread(shutil.copyfile, there, part)
-            os.replace(part, target)
+        await self._fetched(RESULTS, result.name, Blob(result.sha256, result.bytes), target)
 
     async def delivered(self, job_id: str) -> None:
-        """Note that its client has what became of a job."""
-        await self.broker.change(job_id, lambda now: None if now.delivered else {"delivered": time.time()})
+        """Note that its client has what became of a job, unless it was queued again since."""
+
+        def note(now: Record) -> dict | None:
+            return {"delivered": time.time()} if now.state in ENDED and not now.delivered else None
+
+        await self.broker.change(job_id, note)
 
     async def retry(self, job_id: str) -> Record | None:
         """Queue a job once more that failed or was cancelled; None where it is not known any more.
@@ -184,33 +183,54 @@ class Client:
         record = await self.broker.record(job_id)
         if record is None:
             raise KeyError(f"there is no job {job_id}")
-        blob = record.job.latent
-        with self._unfinished(blob.sha256) as unfinished:
-            there = await self._blobs.get(LATENTS, blob.sha256, blob.bytes, unfinished)
-            await asyncio.to_thread(checked, there, blob.sha256, blob.bytes)
-            await asyncio.to_thread(shutil.copyfile, there, target)
+        await self._fetched(LATENTS, record.job.latent.sha256, record.job.latent, target)
         return target
 
-    def _unfinished(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """A file for the length of the block; several may store or fetch the same at once."""
-        return _removed(self._scratch.folder / f"{name}.{uuid.uuid4().hex[:8]}")
+    async def _fetched(self, kind: str, name: str, blob: Blob, target: Path) -> None:
+        """As a file of its own, whole or not at all; what comes over the network is written once."""
+        part = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+        _remove_left_parts(target)
+        with _removed(part):
+            there = await self._blobs.get(kind, name, blob.bytes, part)
+            if there != part:
+                await asyncio.to_thread(shutil.copyfile, there, part)
+            await asyncio.to_thread(checked, part, blob.sha256, blob.bytes)
+            os.replace(part, target)
 
     async def _named(self, path: Path | str) -> Blob:
         """Hashed once: a VAE is sent with many jobs."""
-        status = Path(path).stat()
-        key = (str(path), status.st_size, status.st_mtime_ns)
+        key = _key(path)
         if key not in self._hashed:
-            self._hashed[key] = Blob(await asyncio.to_thread(sha256_of, Path(path)), status.st_size)
+            self._note(key, await asyncio.to_thread(sha256_of, Path(path)))
+        return self._hashed[key]
+
+    async def _stored(self, kind: str, path: Path | str) -> Blob:
+        """Hashed while it is stored; what was hashed before is stored only if it is not there."""
+        key = _key(path)
+        name = self._hashed[key].sha256 if key in self._hashed else None
+        if name is None or not await self._blobs.has(kind, name):
+            # Several may store the same at once.
+            with _removed(self._scratch.folder / f"{kind}.{uuid.uuid4().hex}") as copy:
+                name = await self._blobs.put(kind, name, Path(path), copy)
+        self._note(key, name)
+        return self._hashed[key]
+
+    def _note(self, key: tuple[str, int, int], sha256: str) -> None:
+        self._hashed[key] = Blob(sha256, key[1])
         self._hashed.move_to_end(key)
         if len(self._hashed) > MOST_HASHED:
             self._hashed.popitem(last=False)
-        return self._hashed[key]
 
-    async def _store(self, kind: str, name: str, path: Path | str) -> None:
-        if not await self._blobs.has(kind, name):
-            with self._unfinished(f"{kind}-{name}") as copy:
-                await asyncio.to_thread(shutil.copyfile, path, copy)
-                await self._blobs.put(kind, name, copy)
+
+def _key(path: Path | str) -> tuple[str, int, int]:
+    """By which a file is known again: path, bytes, when it was changed."""
+    status = Path(path).stat()
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def _unnamed(path: Path | str) -> Blob:
+    """Of a file that is not hashed yet."""
+    return Blob("0" * 64, Path(path).stat().st_size)
 
 
 @contextlib.contextmanager

@@ -4,35 +4,55 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
+import math
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 from .roles import ADMIN, CLIENT, DOWN, WORKER, token_of
 from .settings import NoFarm, Settings, address, home
 
 ANSWER_SECONDS = 0.3
+LOOK_SECONDS = 0.05
 EXTRA = "python -m pip install -r farm/requirements.txt"
 # ComfyUI has aiohttp, so it is not among the farm's packages, which are pinned: a pin could replace ComfyUI's.
 NEEDED = {"nats": f"A farm needs nats-py: {EXTRA}", "aiohttp": "HTTP needs aiohttp: python -m pip install aiohttp"}
+OF_WORKERS = ("torch", "numpy", "av", "safetensors", "psutil", "PIL")
+# As of a program that wrote to a pipe that nobody reads any more.
+BROKEN_PIPE = 141
+T = TypeVar("T", int, float)
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a reason may hold anything
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         import_nats()
-        return asyncio.run(given.command(given)) or 0
+        status = asyncio.run(given.command(given)) or 0
+        sys.stdout.flush()
+        return status
     except ModuleNotFoundError as error:
-        if error.name not in NEEDED:
+        if error.name not in (*NEEDED, *OF_WORKERS):
             raise
-        print(NEEDED[error.name], file=sys.stderr)
+        print(NEEDED.get(error.name, f"A worker needs {error.name}: see docs/farm.md"), file=sys.stderr)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and (os.name != "nt" or error.errno != errno.EINVAL):
+            raise
+        # `farm jobs | head`; on Windows it is an argument that is not valid.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python says so once more, at its end
+        return BROKEN_PIPE
     except NoFarm as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:
@@ -67,39 +87,74 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         return each
 
     def add_server(each: argparse.ArgumentParser) -> None:
-        each.add_argument("--server", help="nats://token@host:port; default: AFP_FARM, else the farm of this machine")
+        each.add_argument(
+            "--server", help="nats:// or tls://token@host:port; default: AFP_FARM, else the farm of this machine"
+        )
 
     def add_workers(each: argparse.ArgumentParser) -> None:
-        each.add_argument("--gpus", default="cpu", help="a worker for each: 0,1 or cpu; or none. Default: %(default)s")
+        each.add_argument(
+            "--gpus",
+            type=_gpus,
+            default="cpu",
+            help="a worker for each: 0,1 as nvidia-smi counts, or cpu; or none. Default: %(default)s",
+        )
         each.add_argument(
             "--models",
+            metavar="FOLDER",
+            type=_folder,
             action="append",
             default=[],
             help="a folder of VAEs, for jobs of scripts and of `serve`, which name such a file: it need not be sent. "
             "ComfyUI's nodes send the VAE as they have loaded it, which is another file",
         )
-        each.add_argument("--comfyui", default="", help="a ComfyUI, whose own modules decode then, bit for bit")
+        each.add_argument(
+            "--comfyui",
+            metavar="FOLDER",
+            type=_comfyui,
+            help="a ComfyUI, whose own modules decode then, bit for bit",
+        )
+
+    def add_listen(each: argparse.ArgumentParser, needs: str, port: int, default: str) -> None:
+        each.add_argument(
+            "--listen",
+            metavar="ADDRESS",
+            default="127.0.0.1",
+            help=f"any but the loopback needs {needs}. Default: %(default)s",
+        )
+        each.add_argument("--port", type=_at_least(0, 65535), default=port, help=default)
+        each.add_argument("--tls-cert", metavar="FILE", default="", help="a certificate")
+        each.add_argument("--tls-key", metavar="FILE", default="", help="its key")
 
     each = add("up", up, "start a server and workers on this machine")
-    each.add_argument("--listen", default="127.0.0.1", help="any but the loopback needs TLS. Default: %(default)s")
-    each.add_argument("--port", type=int, default=0, help="default: the last one, or any")
-    each.add_argument("--tls-cert", default="", help="a certificate, as a file")
-    each.add_argument("--tls-key", default="", help="its key, as a file")
-    each.add_argument("--folder", default="", help="where latents and videos are; workers elsewhere must see it too")
-    each.add_argument("--network", action="store_true", help="keep them in the server instead: no folder is shared")
+    add_listen(each, "TLS", 0, "default: the last one, or any that is free")
+    where = each.add_mutually_exclusive_group()
+    where.add_argument(
+        "--folder",
+        default="",
+        help="where latents and videos are; workers elsewhere must see it too. Default: one in ~/.async-frame-pipeline",
+    )
+    where.add_argument("--network", action="store_true", help="keep them in the server instead: no folder is shared")
     defaults = Settings()
-    each.add_argument("--lease", type=float, default=defaults.lease_seconds, help="seconds. Default: %(default)s")
-    each.add_argument("--cap", type=int, default=defaults.cap, help="jobs a user may have open. Default: %(default)s")
+    each.add_argument(
+        "--lease",
+        metavar="SECONDS",
+        type=_at_least(1.0),
+        default=defaults.lease_seconds,
+        help="a job whose worker gave no sign for so long goes to another. Default: %(default)s",
+    )
+    each.add_argument(
+        "--cap", type=_at_least(1), default=defaults.cap, help="jobs a user may have open. Default: %(default)s"
+    )
     add_workers(each)
 
-    each = add("token", token, "what to set on another machine, for who submits jobs there or works for this farm")
-    each.add_argument("role", choices=(CLIENT, WORKER))
+    each = add("token", token, "what to set on another machine, where jobs are submitted or decoded for this farm")
+    each.add_argument("role", choices=(CLIENT, WORKER), help="submits jobs, or works for this farm")
 
     each = add("worker", worker, "let this machine work for a farm elsewhere")
     add_server(each)
     add_workers(each)
 
-    each = add("jobs", jobs, "list jobs")
+    each = add("jobs", jobs, "list jobs, the oldest first")
     add_server(each)
     each.add_argument("--json", action="store_true", help="whole records, one a line")
 
@@ -114,22 +169,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     each = add("status", status, "how many wait, who works on what")
     add_server(each)
     how = each.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true")
+    how.add_argument("--json", action="store_true", help="for programs")
     how.add_argument("--prometheus", action="store_true", help="for a textfile collector")
 
     each = add("serve", serve, "let programs in over HTTP: diffusers' remote_decode, /v1/videos, /metrics")
     add_server(each)
     each.add_argument("--http", action="store_true", required=True, help="what it speaks")
-    each.add_argument("--vae", action="append", type=Path, required=True, help="safetensors; one of each family")
     each.add_argument(
-        "--listen", default="127.0.0.1", help="any but the loopback needs TLS and a token. Default: %(default)s"
+        "--vae", metavar="FILE", action="append", type=Path, required=True, help="safetensors; one of each family"
     )
-    each.add_argument("--port", type=int, default=8288, help="0 for any. Default: %(default)s")
+    add_listen(each, "TLS and a token", 8288, "0 for any that is free. Default: %(default)s")
     each.add_argument(
         "--token", default="", help="default: AFP_FARM_HTTP_TOKEN, which no list of processes shows; or none"
     )
-    each.add_argument("--tls-cert", default="", help="a certificate, as a file")
-    each.add_argument("--tls-key", default="", help="its key, as a file")
 
     add_server(add("down", down, "end the farm; what waits stays, for the next `up`"))
 
@@ -148,18 +200,26 @@ async def up(given: argparse.Namespace) -> None:
 
     listen = Listen(given.listen, given.port, given.tls_cert, given.tls_key)
     settings = Settings(folder=given.folder, lease_seconds=given.lease, cap=given.cap)
-    await up(listen, settings, _gpus(given), _of_workers(given), given.network)
+    await up(listen, settings, given.gpus, _of_workers(given), given.network)
 
 
 async def token(given: argparse.Namespace) -> None:
+    from .server import is_loopback
+
     there = address(role=given.role)
     print(f"AFP_FARM={there.url}\nAFP_FARM_TOKEN={there.token}")
+    if is_loopback(str(urlsplit(there.url).hostname)):
+        print(
+            "this farm is for this machine alone: other machines need `up --listen`, see docs/farm.md", file=sys.stderr
+        )
 
 
 async def worker(given: argparse.Namespace) -> None:
     from .supervisor import join
 
-    await join(address(given.server, WORKER), _gpus(given), _of_workers(given))
+    if not given.gpus:
+        raise NoFarm("without a GPU and a CPU there is nothing to work with: --gpus 0,1 or --gpus cpu")
+    await join(address(given.server, WORKER), given.gpus, _of_workers(given))
 
 
 async def work(given: argparse.Namespace) -> None:
@@ -202,6 +262,9 @@ async def jobs(given: argparse.Namespace) -> None:
 
     async with farm(given.server) as client:
         records = await client.broker.records()
+    if not given.json:
+        head = f"{'id':12}  {'state':11}  {'prio':4}  {'age':>3}  {'user':12}  worker, frames or reason"
+        print(head if records else "no jobs")
     for record in records:
         if given.json:
             print(record.to_json().decode())
@@ -210,7 +273,7 @@ async def jobs(given: argparse.Namespace) -> None:
             worker = record.worker if record.state == IN_PROGRESS else ""
             more = record.reason or (record.result and f"{record.result.frames} frames") or worker
             user = record.job.user[:12]  # a ComfyUI's is its id
-            print(f"{record.id[:12]}  {record.state:11}  {record.job.priority}  {age:>5}  {user:12}  {more}".rstrip())
+            print(f"{record.id[:12]}  {record.state:11}  {record.job.priority:4}  {age:>3}  {user:12}  {more}".rstrip())
 
 
 async def cancel(given: argparse.Namespace) -> int:
@@ -271,25 +334,34 @@ async def serve(given: argparse.Namespace) -> None:
     async with farm(given.server) as client, serving(client, door, given.vae) as url:
         logging.info("the farm is served at %s", url)
         await stopping.wait()
+    logging.info("the farm is not served at %s any more", url)
 
 
-async def down(given: argparse.Namespace) -> int:
+async def down(given: argparse.Namespace) -> None:
     from .broker import Broker
+    from .supervisor import ENDED, MOST_STOP_SECONDS
 
     there = address(given.server, ADMIN)
     async with Broker.connect(there, name="down") as broker:
-        answered = await broker.ask_all(DOWN, ANSWER_SECONDS, {"proof": token_of(there.token, DOWN)})
-    return 0 if answered else 1
+        if not await broker.ask_all(DOWN, ANSWER_SECONDS, {"proof": token_of(there.token, DOWN)}):
+            raise NoFarm(f"whoever started the farm at {there.url} is gone: the next `python -m farm up` ends the rest")
+        deadline = time.monotonic() + MOST_STOP_SECONDS
+        while broker.is_connected and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_SECONDS)
+    print(ENDED.format(there.url))
 
 
 def _decoder(given: argparse.Namespace):
-    if given.comfyui:
-        from .exact import ExactDecoder
+    try:
+        if given.comfyui:
+            from .exact import ExactDecoder
 
-        return ExactDecoder(given.device, Path(given.comfyui))
-    from .decode import Decoder
+            return ExactDecoder(given.device, Path(given.comfyui))
+        from .decode import Decoder
 
-    return Decoder(given.device)
+        return Decoder(given.device)
+    except (RuntimeError, AssertionError) as error:  # of a torch without CUDA
+        raise NoFarm(str(error)) from error
 
 
 def _of_workers(given: argparse.Namespace) -> list[str]:
@@ -298,5 +370,34 @@ def _of_workers(given: argparse.Namespace) -> list[str]:
     return arguments + (["--comfyui", str(Path(given.comfyui).resolve())] if given.comfyui else [])
 
 
-def _gpus(given: argparse.Namespace) -> list[str]:
-    return [] if given.gpus in ("", "none") else given.gpus.split(",")
+def _gpus(given: str) -> list[str]:
+    gpus = [] if given in ("", "none") else given.split(",")
+    for each in gpus:
+        if not re.fullmatch(r"cpu|\d+|(GPU|MIG)-[\w/-]+", each):
+            raise argparse.ArgumentTypeError(f"{each!r} is no GPU: 0,1 as nvidia-smi counts, or cpu, or none")
+    return gpus
+
+
+def _folder(given: str) -> str:
+    if not Path(given).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {given}")
+    return given
+
+
+def _comfyui(given: str) -> str:
+    if not (Path(given) / "comfy" / "sd.py").is_file():
+        raise argparse.ArgumentTypeError(f"there is no ComfyUI in {given}")
+    return given
+
+
+def _at_least(least: T, most: float = math.inf) -> Callable[[str], T]:
+    """A number of the type of `least`."""
+
+    def number(given: str) -> T:
+        with contextlib.suppress(ValueError):
+            if least <= (value := type(least)(given)) <= most and math.isfinite(value):
+                return value
+        upto = "" if most == math.inf else f" to {most}"
+        raise argparse.ArgumentTypeError(f"{given!r} is no number from {least}{upto}")
+
+    return number

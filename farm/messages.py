@@ -47,7 +47,7 @@ MOST_FPS = 1000
 HEADER_BYTES = 1 << 20
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
-_RESULT = re.compile(r"[0-9a-f]{32}\.[0-9]{1,6}\Z")
+_RESULT = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,19}){2}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 # A token of a subject: no dots, wildcards or blanks.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
@@ -261,7 +261,7 @@ class Result:
     """A finished file.
 
     Args:
-        name: of the blob, "<job id>.<attempt>".
+        name: of the blob, see `Record.result_name`.
         frames, width, height: what is in it.
         seconds: decoding and encoding took.
         how: what the report says, for people.
@@ -277,7 +277,9 @@ class Result:
     how: str = ""
 
     def __post_init__(self) -> None:
-        _check(isinstance(self.name, str) and _RESULT.match(self.name), "result.name", self.name, "an id and a number")
+        _check(
+            isinstance(self.name, str) and _RESULT.match(self.name), "result.name", self.name, "an id and two numbers"
+        )
         Blob(self.sha256, self.bytes)
         for name in ("frames", "width", "height"):
             _check_int(f"result.{name}", getattr(self, name), 1, 1 << 20)
@@ -346,6 +348,12 @@ class Record:
     def message_id(self) -> str:
         """The broker keeps one message of each; of a job that was deleted and comes again it is another one."""
         return f"{self.id}.{self.round}.{self.queued}"
+
+    def result_name(self, attempt: int) -> str:
+        """Of an attempt's video, and of no other's: attempts of a job that was deleted and came again begin anew, but
+        with another number in the queue.
+        """
+        return f"{self.id}.{self.message}.{attempt}"
 
     def to_json(self) -> bytes:
         values = dataclasses.asdict(self)

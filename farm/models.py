@@ -53,7 +53,8 @@ class Models:
                 part = self._kept / f".{sha256}.{os.getpid()}.part"
                 shutil.copyfile(path, part)
                 os.replace(part, target)
-            self._make_room(target)
+            with contextlib.suppress(OSError):  # others make room, too
+                self._make_room(target)
             return target
         except OSError:
             return path
@@ -64,8 +65,9 @@ class Models:
         too_many = sum(size for _, size, _ in kept) - self._most_kept_bytes
         for _, size, path in sorted(kept):
             if too_many > 0 and path != but:
-                path.unlink(missing_ok=True)
-                too_many -= size
+                with contextlib.suppress(OSError):  # Windows deletes nothing that another worker has mapped
+                    path.unlink(missing_ok=True)
+                    too_many -= size
 
     def _in_folders(self, sha256: str, size: int) -> Path | None:
         for folder in self._folders:

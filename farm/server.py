@@ -159,6 +159,7 @@ class Server:
         Raises:
             NoFarm: it does not; with the end of its log.
         """
+        self._logged = _size(self.folder / "nats.log")
         with open(self.folder / "nats.err", "wb") as errors:  # what it says before it has a log
             self._process = subprocess.Popen(
                 [self._binary, "-c", self._config],
@@ -195,13 +196,24 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        (self.folder / "nats.pid").unlink(missing_ok=True)
 
     def _end_of_log(self) -> str:
+        """Its errors since it was started; without any, the last that it said."""
         said = ""
-        for name in ("nats.err", "nats.log"):
-            with contextlib.suppress(OSError):
-                said += (self.folder / name).read_text(encoding="utf-8", errors="replace")[-1000:]
-        return said.strip() or "it wrote no log"
+        for name, start in (("nats.err", 0), ("nats.log", self._logged)):
+            with contextlib.suppress(OSError), open(self.folder / name, "rb") as file:
+                file.seek(start)
+                said += file.read().decode(errors="replace")
+        lines = said.splitlines()
+        errors = [line for line in lines if "[INF]" not in line and "[WRN]" not in line]
+        return "\n".join(errors or lines)[-1000:].strip() or "it wrote no log"
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def apart() -> dict:
@@ -223,4 +235,4 @@ def apart() -> dict:
 
 
 def _quoted(value: object) -> str:
-    return json.dumps(str(value))
+    return json.dumps(str(value), ensure_ascii=False)  # it knows no \u, and homes are named like their users

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from .roles import ADMIN, CLIENT, role_of, token_of
+
+# To replace a file that others read.
+TRIES, AGAIN_SECONDS = 20, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,4 +117,9 @@ def write_private(path: Path, text: str) -> None:
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
+    for _ in range(TRIES):
+        with contextlib.suppress(PermissionError):  # on Windows, while somebody reads it
+            os.replace(part, path)
+            return
+        time.sleep(AGAIN_SECONDS)
     os.replace(part, path)

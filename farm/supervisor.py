@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import nats.js.errors
 import psutil
 
 from .blobs import KINDS, Objects
@@ -42,6 +43,11 @@ PROBE_SECONDS = 10.0
 # Before what ended is started again; doubled each time, from the first on once it lived for LIVED_SECONDS.
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, LIVED_SECONDS = 0.5, 30.0, 60.0
 STOP_SECONDS = 10
+# Of workers and server together, and some more.
+MOST_STOP_SECONDS = STOP_SECONDS + 10
+ENDED = "the farm at {} has ended; what waits stays, for the next `python -m farm up`"
+# The broker's numbers for: there is a stream of that name, and what it is set to cannot become this.
+UNCHANGEABLE = (10052, 10058)
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -173,8 +179,7 @@ async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequ
     Raises:
         NoFarm: there is one already, or it cannot be started.
     """
-    folder = home()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = _made(home())
     with only_one(folder):
         await _up(folder, listen, settings, gpus, more, network)
 
@@ -186,20 +191,28 @@ async def _up(
     there = _there(folder)
     token = there.get("token") or secrets.token_hex(32)
     port = free_port(listen.host, listen.port or there.get("port", 0))
+    if listen.port and port != listen.port:
+        raise NoFarm(f"port {listen.port} of {listen.host} is taken: name another one, or none")
     server = Server(folder, dataclasses.replace(listen, port=port), token)
     address = Address(server.url, token, listen.tls_cert)
     if not network:
-        files = Path(settings.folder or folder / "files")
-        files.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files = _made(Path(settings.folder or folder / "files"))
         settings = dataclasses.replace(settings, folder=str(files.resolve()))
     stopping = stopped_by_signals()
     server.start()
     try:
         async with Broker.connect(address, name="supervisor") as broker:
-            await broker.prepare(settings)
-            if network:
-                await Objects.prepare(broker.jetstream)
-
+            try:
+                await broker.prepare(settings)
+                if network:
+                    await Objects.prepare(broker.jetstream)
+            except nats.js.errors.APIError as error:
+                if error.err_code not in UNCHANGEABLE:
+                    raise
+                raise NoFarm(
+                    f"another version of the farm made {folder / 'jetstream'}, and it cannot be changed "
+                    f"({error.description}): delete that folder, with the jobs in it, and run this again"
+                ) from error
             await hear_down(broker, token, stopping)
             values = {"url": address.url, "token": token, "ca": address.ca, "port": port}
             write_private(folder / "farm.json", json.dumps(values))
@@ -219,6 +232,7 @@ async def _up(
         # The token and the port stay, so that others come back to it.
         values = {"token": token, "port": port}
         write_private(folder / "farm.json", json.dumps(values))
+    log.info(ENDED.format(server.url))
 
 
 async def hear_down(broker: Broker, token: str, stopping: asyncio.Event) -> None:
@@ -256,6 +270,7 @@ async def join(address: Address, gpus: Sequence[str], more: Sequence[str]) -> No
     async with Broker.connect(address, name="joining") as broker:
         blobs_of(await broker.settings(), broker)
     await keep(workers_for(gpus, address, more), stopping)
+    log.info("the workers here have ended; what they had under way goes to others")
 
 
 def stopped_by_signals() -> asyncio.Event:
@@ -267,6 +282,17 @@ def stopped_by_signals() -> asyncio.Event:
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
     return stopping
+
+
+def _made(folder: Path) -> Path:
+    """Raises:
+    NoFarm: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise NoFarm(f"{folder} cannot be made: {error}") from error
+    return folder
 
 
 def _there(folder: Path) -> dict:

@@ -69,8 +69,9 @@ FULL_SECONDS, FULL_BYTES = 30.0, 1 << 30
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # A record says how far it is this often at most.
 TELL_SECONDS = 0.5
-# One that has nothing to do says so each ASK_SECONDS; who did not for so long has something, or is gone.
-IDLE_SECONDS = 2 * ASK_SECONDS
+# One that has nothing to do says so each ASK_SECONDS, unless so many who can do all that it can did; who did not for so
+# long has something, or is gone. All hear it, so if each said it, that would be as many times as there are pairs.
+IDLE_SECONDS, SPEAKERS = 2 * ASK_SECONDS, 4
 # How long one that lacks a job's VAE lets others have it that have the VAE too, and nothing to do.
 AFFINITY_SECONDS = 0.2
 # How long workers have to say what card they have.
@@ -149,6 +150,13 @@ class Idle:
     classes: list[str]
     warm: list[str]
     decoders: list[str]
+
+    def can_all(self, other: Idle) -> bool:
+        return (
+            all(each in self.classes for each in other.classes)
+            and all(each in self.warm for each in other.warm)
+            and all(each in self.decoders for each in other.decoders)
+        )
 
 
 @dataclass
@@ -241,8 +249,10 @@ class Worker:
         elif (receipt := await self._broker.next(classes, ASK_SECONDS)) is not None:
             await self._handle(receipt)
         elif classes:
-            has = {"warm": list(self._decode.warm), "decoders": list(self._decode.decoders)}
-            await self._broker.tell(TELL, {"name": self._name, "classes": classes, **has})
+            mine = Idle(time.monotonic(), classes, list(self._decode.warm), list(self._decode.decoders))
+            if sum(each.can_all(mine) for each in self._idle_others()) < SPEAKERS:
+                has = {"classes": classes, "warm": mine.warm, "decoders": mine.decoders}
+                await self._broker.tell(TELL, {"name": self._name, **has})
 
     def _classes(self) -> list[str]:
         """Those that fit into the memory that is free, the largest first."""
@@ -398,7 +408,7 @@ class Worker:
         attempt.check()
         self._at("encoded")
         sha256, size = await asyncio.to_thread(sha256_of, target), target.stat().st_size
-        name = f"{job.id}.{attempt.record.attempt}"
+        name = attempt.record.result_name(attempt.record.attempt)
         await self._blobs.put(RESULTS, name, target)
         return Result(name, sha256, size, made.frames, made.width, made.height, round(made.seconds, 3), made.how)
 
@@ -451,13 +461,13 @@ class Worker:
         """What attempts before this one stored and could not commit."""
         with contextlib.suppress(Exception):  # it is swept later
             for attempt in range(1, record.attempt):
-                await self._blobs.delete(RESULTS, f"{record.id}.{attempt}")
+                await self._blobs.delete(RESULTS, record.result_name(attempt))
 
     # -- how an attempt ends other than well ------------------------------------------------------
 
     async def _fenced(self, attempt: Attempt, now: Record | None) -> None:
         """Somebody else has it (R1), or it was committed and the answer was lost."""
-        name = f"{attempt.record.id}.{attempt.record.attempt}"
+        name = attempt.record.result_name(attempt.record.attempt)
         if now is not None and now.result is not None and now.result.name == name:
             await self._completed(attempt, now.result)
             return

@@ -5,6 +5,7 @@
 
 Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
 `--carry` is how long each file takes to come or go, and `--full` that the disk is.
+`--endless` makes every job so.
 What the stand-in does is told by the job's name_prefix: "poison" kills the process, "trap" does when it is made ready,
 "bad" fails as a GPU in a bad state does, "large" wants more memory, "huge" more than there is, "slow" takes 3 s,
 "brief" one, "endless" until it is told to stop; all else a moment.
@@ -50,6 +51,7 @@ class StandIn:
     name = "stand-in"
 
     def __init__(self, given):
+        self.endless = given.endless
         self.free_mb, self.hang, self.warm, self.patience = given.free, given.hang, given.warm, given.patience
         self.full, self.decoders = given.full, tuple(given.decoders)
 
@@ -61,7 +63,7 @@ class StandIn:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def __call__(self, work):
-        behaviour = work.job.name_prefix
+        behaviour = "endless" if self.endless else work.job.name_prefix
         if behaviour == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
         if behaviour == "bad":
@@ -156,6 +158,7 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--decoders", nargs="*", default=["fast"])
     parser.add_argument("--clock", type=float, default=0.0)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--endless", action="store_true")
     parser.add_argument("--carry", type=float, default=0.0)
     parser.add_argument("--patience", type=float, default=1.0)
     return parser.parse_args(given)

@@ -59,8 +59,9 @@ async def test_texts_that_look_like_paths_make_no_files(ground):
         ground.worker("a", "--decoders", "exact")
         await ground.whole(client, job.id)
         await ground.nothing_is_left(client)
+        record = await client.broker.record(job.id)
         names = {path.name for kind in ("latents", "vaes", "results") for path in (ground.files / kind).iterdir()}
-        assert names == {job.job.latent.sha256, job.job.vae.sha256, f"{job.id}.1"}
+        assert names == {job.job.latent.sha256, job.job.vae.sha256, record.result.name}
     assert {path.name for path in ground.folder.iterdir()} == before | {"0.latent", f"{job.id}.mp4"}
 
 

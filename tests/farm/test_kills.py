@@ -117,15 +117,36 @@ async def test_a_fenced_attempt_leaves_the_job_to_the_newer_one_that_is_killed_n
         job = await ground.submit(client)
         stale = ground.worker("a", "--at", "encoded", "--do", "stop")
         await stopped(stale)
-        newer = ground.worker("b", "--at", "decoding", "--do", "stop")
-        await stopped(newer)
+        # It keeps its lease for as long as this takes.
+        newer = ground.worker("b", "--endless")
+        await until(lambda: has(client, job.id, "b"))
         stale.send_signal(signal.SIGCONT)
         stale.terminate()
         assert await ended(stale) == 0
+        assert await has(client, job.id, "b")
         newer.kill()
         ground.worker("c")
+        assert (await ground.whole(client, job.id)).worker == "c"
+        await ground.nothing_is_left(client)
+
+
+@in_a_loop
+async def test_a_fenced_attempt_of_a_job_that_was_deleted_and_came_again_touches_nothing_of_the_new_one(ground):
+    """Cancelled, deleted and submitted again under the same id, with other latents, before its worker saw any of it."""
+    await ground.prepare()
+    async with ground.client() as client:
+        job = await ground.submit(client)
+        stale = ground.worker("a", "--at", "stored", "--do", "stop")
+        await stopped(stale)
+        await client.broker.forget(await client.broker.cancel(job.id))
+        await ground.submit(client, number=1, job_id=job.id)
+        ground.worker("b")
         record = await ground.whole(client, job.id)
-        assert (record.worker, record.attempt) == ("c", 3)
+        stale.send_signal(signal.SIGCONT)
+        stale.terminate()
+        assert await ended(stale) == 0
+        assert await ground.whole(client, job.id) == await client.broker.record(job.id)
+        assert (record.worker, record.attempt) == ("b", 1)
         await ground.nothing_is_left(client)
 
 
@@ -384,6 +405,10 @@ async def chaos(ground, seed):
         assert kills > 8
     commits = log.read_text().split()
     assert len(commits) == len(set(commits)), "a job was committed twice"
+
+
+async def has(client, job_id: str, worker: str) -> bool:
+    return (await client.broker.record(job_id)).worker == worker
 
 
 async def in_state(client, job_id: str, state: str) -> bool:

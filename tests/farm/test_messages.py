@@ -118,7 +118,7 @@ def test_a_record_comes_back_as_it_was():
 
 
 RESULT = {
-    "name": f"{'0' * 32}.1",
+    "name": f"{'0' * 32}.7.1",
     "sha256": "c" * 64,
     "bytes": 5,
     "frames": 1,

@@ -1,6 +1,7 @@
 """VAEs on this machine: those that came over the network, and those in folders of models."""
 
 import os
+from pathlib import Path
 
 from ...farm.blobs import sha256_of
 from ...farm.models import Models
@@ -34,6 +35,24 @@ def test_those_used_last_stay(tmp_path):
         kept.append(models.keep(*came(tmp_path, data)))
         os.utime(kept[-1], (time, time))
     assert models(kept[0].name, 8) == kept[0]  # used now
+    kept.append(models.keep(*came(tmp_path, b"3" * 8)))
+    assert [path.exists() for path in kept] == [True, False, True]
+
+
+def test_one_that_cannot_be_deleted_stays_and_another_one_goes(tmp_path, monkeypatch):
+    """As on Windows, where another worker has it mapped."""
+    models, kept = Models([], tmp_path / "home", most_kept_bytes=20), []
+    for time, data in enumerate((b"1" * 8, b"2" * 8)):
+        kept.append(models.keep(*came(tmp_path, data)))
+        os.utime(kept[-1], (time, time))
+    unlink = Path.unlink
+
+    def refuse_the_oldest(path, missing_ok=False):
+        if path == kept[0]:
+            raise PermissionError("it is used by another process")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse_the_oldest)
     kept.append(models.keep(*came(tmp_path, b"3" * 8)))
     assert [path.exists() for path in kept] == [True, False, True]
 

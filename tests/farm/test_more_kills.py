@@ -263,7 +263,7 @@ async def test_the_clock_of_the_sweep_is_set(ground, monkeypatch, jump):
         ground.worker("a")
         await ground.whole(client, done.id)
         await ground.whole(client, waits.id)
-        (ground.files / "results" / f"{'a' * 32}.1").write_bytes(b"stored, and not committed yet")
+        (ground.files / "results" / f"{'a' * 32}.7.1").write_bytes(b"stored, and not committed yet")
         (ground.files / "latents" / ("b" * 64)).write_bytes(b"stored, and not submitted yet")
         before = {path for path in ground.files.rglob("*") if path.is_file()}
         sweep = Sweep(client.broker, client._blobs, ground.settings)

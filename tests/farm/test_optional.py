@@ -1,12 +1,15 @@
 """A farm is optional: nothing else needs it, and its own sides need no more than they say."""
 
 import ast
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ...farm import commands
 from ..conftest import ROOT
 from ..unit.test_imports import files, identify, imports, of_comfyui
 
@@ -63,11 +66,63 @@ def test_http_for_others_needs_tls():
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--tls-cert" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("up --gpus 0,", "'' is no GPU"),
+        ("worker --gpus first", "'first' is no GPU"),
+        ("up --models nowhere", "there is no folder nowhere"),
+        ("worker --comfyui nowhere", "there is no ComfyUI in nowhere"),
+        ("up --port 65536", "from 0 to 65535"),
+        ("serve --http --vae a --port -1", "from 0 to 65535"),
+        ("up --lease 0", "from 1"),
+        ("up --lease nan", "from 1"),
+        ("up --cap few", "from 1"),
+        ("up --folder a --network", "not allowed with argument --folder"),
+    ],
+)
+def test_what_is_given_wrong_is_refused_before_anything_starts(given, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        commands.parse(given.split())
+    assert ended.value.code == 2 and said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_port_that_is_named_is_that_one_or_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("up", "--gpus", "none", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "is taken" in done.stderr
+
+
+def test_a_worker_with_nothing_to_work_with_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    done = run("worker", "--gpus", "none")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--gpus" in done.stderr
+
+
 def test_without_a_farm_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
     monkeypatch.delenv("AFP_FARM", raising=False)
     done = run("status")
     assert done.returncode == 1 and "farm up" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "10.0.0.5"])
+def test_a_token_says_where_it_is_of_no_use(host, tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    monkeypatch.delenv("AFP_FARM", raising=False)
+    (tmp_path / "farm.json").write_text(f'{{"token": "secret", "url": "nats://{host}:4222"}}')
+    done = run("token", "worker")
+    assert done.returncode == 0 and f"AFP_FARM=nats://{host}:4222\n" in done.stdout
+    assert ("--listen" in done.stderr) == (host != "10.0.0.5")
+
+
+def test_a_python_that_looks_nowhere_runs_it_by_its_file(tmp_path):
+    """As the one of the portable ComfyUI, which takes no module from the folder that it is started in."""
+    command = [sys.executable, "-I", Path("farm", "__main__.py"), "status"]
+    env = {**os.environ, "AFP_FARM_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "farm" in done.stderr
 
 
 def test_of_a_farm_that_is_down_it_says_so(tmp_path, monkeypatch):

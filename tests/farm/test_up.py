@@ -1,6 +1,7 @@
 """The commands, as users type them, with the real decoder: up, a video, the supervisor killed, up again, down."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -9,10 +10,13 @@ import sys
 
 import psutil
 import pytest
+from nats.js.api import StreamConfig
 
-from ...farm import supervisor
+from ...farm import commands, supervisor
+from ...farm.broker import RECORDS, Broker
 from ...farm.client import farm
-from ...farm.settings import NoFarm
+from ...farm.server import Listen, Server, free_port
+from ...farm.settings import Address, NoFarm, Settings, write_private
 from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import PATIENCE_SECONDS, until
@@ -28,10 +32,9 @@ def command(tmp_path, monkeypatch):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     started = []
 
-    def run(*arguments, wait=True):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "farm", *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
-        )
+    def run(*arguments, wait=True, **more):
+        more = {"stdout": subprocess.PIPE, **more}
+        process = subprocess.Popen([sys.executable, "-m", "farm", *arguments], cwd=ROOT, env=env, text=True, **more)
         started.append(process)
         if not wait:
             return process
@@ -71,7 +74,8 @@ async def test_up_killed_up_again_and_down(command, tmp_path, certificate):
     await until(lambda: are_gone(children))
 
     tls = ("--tls-cert", str(certificate / "cert.pem"), "--tls-key", str(certificate / "key.pem"))
-    again = command("up", "--gpus", "cpu", *tls, wait=False)
+    with open(tmp_path / "said", "w") as said:
+        again = command("up", "--gpus", "cpu", *tls, wait=False, stderr=said)
     await is_up(tmp_path)
     status, said = await asyncio.to_thread(command, "token", "worker")
     assert status == 0 and "AFP_FARM=tls://127.0.0.1:" in said and "AFP_FARM_TOKEN=worker-" in said
@@ -82,10 +86,19 @@ async def test_up_killed_up_again_and_down(command, tmp_path, certificate):
     assert status == 0 and json.loads(said)["jobs"] == {"completed": 2}
     assert len(json.loads(said)["workers"]) == 1
     status, said = await asyncio.to_thread(command, "jobs")
-    assert status == 0 and said.count("completed") == 2
+    assert status == 0 and said.startswith("id ") and said.count("completed") == 2
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as nobody_reads:
+        cut = command("jobs", wait=False, stdout=nobody_reads, stderr=subprocess.PIPE)
+    _, complained = await asyncio.to_thread(cut.communicate)
+    assert (cut.returncode, complained) == (commands.BROKEN_PIPE, "")
     assert (await asyncio.to_thread(command, "cancel", "nobody"))[0] == 1
-    assert (await asyncio.to_thread(command, "down"))[0] == 0
+    status, said = await asyncio.to_thread(command, "down")
+    assert status == 0 and "has ended" in said and said.count("\n") == 1
     assert await asyncio.to_thread(again.wait, PATIENCE_SECONDS) == 0
+    assert "has ended" in (tmp_path / "said").read_text().splitlines()[-1]
+    assert not (tmp_path / "home" / "nats.pid").exists()
     assert (await asyncio.to_thread(command, "jobs"))[0] == 1, "nothing answers any more"
 
 
@@ -95,6 +108,56 @@ def test_one_supervisor_at_a_time_whatever_their_numbers(tmp_path):
     with supervisor.only_one(tmp_path), pytest.raises(NoFarm, match="up already, at nats://127.0.0.1:4222"):
         supervisor.only_one(tmp_path)
     supervisor.only_one(tmp_path).close()
+
+
+def test_a_home_may_have_any_name(tmp_path):
+    server = Server(tmp_path / 'Jörg "J" 李', Listen(port=free_port("127.0.0.1", 0)), "secret")
+    server.start()
+    server.stop()
+    assert (server.folder / "nats.log").is_file()
+
+
+def test_the_address_is_written_once_nobody_reads_it_any_more(tmp_path, monkeypatch):
+    """As on Windows, where no file is replaced that somebody has open."""
+    replace, refused = os.replace, []
+
+    def refuse_twice(*paths):
+        if len(refused) < 2:
+            refused.append(paths)
+            raise PermissionError("it is used by another process")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", refuse_twice)
+    write_private(tmp_path / "farm.json", "{}")
+    assert (tmp_path / "farm.json").read_text() == "{}" and len(refused) == 2
+
+
+def test_a_server_that_does_not_start_says_why_in_a_line(tmp_path):
+    """And not what it said when it was started before."""
+    server = Server(tmp_path, Listen(port=free_port("127.0.0.1", 0)), "secret")
+    server.start()
+    server.stop()
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    server = Server(tmp_path, dataclasses.replace(server.listen, tls_cert=str(broken), tls_key=str(broken)), "secret")
+    with pytest.raises(NoFarm, match="did not start: .*certificate") as refused:
+        server.start()
+    assert "\n" not in str(refused.value) and "[INF]" not in str(refused.value)
+
+
+@in_a_loop
+async def test_what_another_version_left_is_told_and_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFP_FARM_HOME", str(tmp_path))
+    server = Server(tmp_path, Listen(port=free_port("127.0.0.1", 0)), "secret")
+    server.start()
+    async with Broker.connect(Address(server.url, "secret")) as broker:
+        # Records had a time to live once.
+        kept = StreamConfig(name=f"KV_{RECORDS}", subjects=[f"$KV.{RECORDS}.>"], allow_msg_ttl=True)
+        await broker.jetstream.add_stream(kept)
+    server.stop()
+    with pytest.raises(NoFarm, match=f"another version of the farm made {tmp_path / 'jetstream'}.*: delete"):
+        await supervisor.up(Listen(), Settings(), [], [], network=False)
+    assert (tmp_path / "jetstream").is_dir() and not (tmp_path / "nats.pid").exists()
 
 
 def test_without_tls_others_are_not_let_in(command):

@@ -218,7 +218,9 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
     if device.type == "meta":
         return
     kernel = _kernel(name, device.index, tuple(made_for.items()))
-    kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
+    elsewhere = device.index != torch.cuda.current_device()  # seldom, and to enter a device takes as long as to launch
+    with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
+        kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
 
 
 @functools.cache

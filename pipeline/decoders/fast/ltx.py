@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from .kernels import norm_silu_groups, patches, spread_groups
 from .ltx_weights import EPS, Conv, Upsample, Weights
+from .network import cudnn_flags
 from .plan import GAPS_WHOLE, GAPS_WHOLE_UNJOINED, WORKSPACES
 from .room import _Counter, _on_meta
 
@@ -288,8 +289,7 @@ class LtxDecoder:
     def _conv2d(self, inputs: Iterable[torch.Tensor], weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Each (T, H, W, C), padded where the edges are reflected, by its weight -> (T, H, W, out)."""
         padding = 0 if self._weights.reflects else 1
-        # cuDNN's first guess is good for these.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
+        with cudnn_flags():
             return [_conv2d(frames, weight, padding) for frames, weight in zip(inputs, weights)]
 
     # -- what is remembered ------------------------------------------------------------------------

@@ -144,7 +144,7 @@ class WanDecoder:
             (3, T, H, W) about [-1, 1], float32; T is 1 for the first latent frame of a video, then 4.
         Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
-        with torch.inference_mode(), _on_its_device(latent_bchw):
+        with torch.inference_mode(), cudnn_flags():
             return self._step(latent_bchw, last)
 
     def _step(self, latent_bchw: torch.Tensor, last: bool) -> torch.Tensor:
@@ -469,13 +469,10 @@ def _conv3d(frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return out[0].permute(1, 2, 3, 0).contiguous()
 
 
-@contextlib.contextmanager
-def _on_its_device(tensor: torch.Tensor) -> Iterator[None]:
-    """For kernels to be launched. Entered once a step: for each kernel it would be a good part of launching it."""
+def cudnn_flags() -> contextlib.AbstractContextManager:
+    """Entered once for many convolutions: for each it would be a good part of launching it."""
     # cuDNN's first guess is good for these; trying out every shape would take 8 s (H100, cuDNN 9.19).
-    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
-    with cudnn, torch.cuda.device(tensor.device if tensor.is_cuda else -1):
-        yield
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
 
 
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
