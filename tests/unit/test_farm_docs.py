@@ -31,7 +31,13 @@ def parsed(arguments: list[str]):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_its_commands_are_there(page):
+def test_its_commands_are_there(page, tmp_path, monkeypatch):
+    """Said in the pack's folder, in a ComfyUI."""
+    pack, model = tmp_path / "custom_nodes" / "pack", tmp_path / "comfy" / "sd.py"
+    for folder in (pack, model.parent):
+        folder.mkdir(parents=True)
+    model.touch()
+    monkeypatch.chdir(pack)
     found = commands_in(page.read_text(encoding="utf-8"))
     assert found
     for arguments in found:
