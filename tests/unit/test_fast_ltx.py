@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, ltx, ltx_weights
+from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, ltx, ltx_weights, trust
 from async_frame_pipeline.pipeline.decoders.fast.ltx import LtxDecoder
 from async_frame_pipeline.pipeline.decoders.fast.plan import GAPS_WHOLE, WORKSPACES
 
@@ -118,6 +118,25 @@ def test_weights_that_are_no_numbers_are_refused():
     state["decoder.up_blocks.0.res_blocks.0.conv1.conv.weight"].fill_(torch.inf)
     with pytest.raises(ValueError, match="not finite"):
         ltx_weights.load(state, stock_ltx.config("2", 8, 1), CPU, torch.float32)
+
+
+@pytest.mark.parametrize("layer", ["conv_in", "up_blocks.1.conv", "up_blocks.4.res_blocks.0.conv2"])
+def test_what_leaves_the_range_of_float16_is_seen_in_the_frames(layer):
+    """Wherever it does."""
+    vae, latents = stock_ltx.module("2", 8), stock_ltx.latents(3, 2, 2)
+    state = vae.state_dict()
+    bias = state[f"decoder.{layer}.conv.bias"]
+
+    def decode_all():
+        return list(
+            trust.finite(LtxDecoder(ltx_weights.load(state, vae.config, CPU, torch.float16)).push(latents, True))
+        )
+
+    assert decode_all()
+    bias[-1] = 2e6
+    assert vae.decode(latents).isfinite().all()
+    with pytest.raises(OverflowError, match="range of float16"):
+        decode_all()
 
 
 def published(version, monkeypatch) -> ltx_weights.Weights:
