@@ -53,8 +53,8 @@ def parse() -> argparse.Namespace:
     command.add_argument(
         "--elsewhere",
         action="store_true",
-        help="make Save Video (Decode Elsewhere) of each decode of Wan and its saver: a farm decodes it, see farm/"
-        "README.md",
+        help="make Save Video (Decode Elsewhere) of each decode that can go there and its saver: a farm decodes it, "
+        "see farm/README.md",
     )
     swapping = command
 

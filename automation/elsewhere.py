@@ -31,7 +31,7 @@ from .workflow_file import (
 
 
 def send(workflow: dict, changes: list[Change], savers: bool) -> list[Change]:
-    """Make one node of each decode of Wan and its saver, in place.
+    """Make one node of each decode that can go elsewhere and its saver, in place.
 
     Args:
         changes: of the swap before it.
@@ -45,7 +45,7 @@ def send(workflow: dict, changes: list[Change], savers: bool) -> list[Change]:
             saver, why = decide(file, graph, decode)
             family = family_at(file, graph, decode)
             if not why and (family is None or family["name"] not in ELSEWHERE["families"]):
-                why = REASONS["not_wan"]
+                why = REASONS["stays"]
             nodes = [decode, saver] if saver and not why else [decode]
             ids, before = tuple(node["id"] for node in nodes), tuple(node["type"] for node in nodes)
             if why:

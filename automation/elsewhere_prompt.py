@@ -14,7 +14,7 @@ def send(prompt: dict, changes: list[Change], savers: bool) -> list[Change]:
         saver, why = decide(prompt, id)
         family = family_at(prompt, id)
         if not why and (family is None or family["name"] not in ELSEWHERE["families"]):
-            why = REASONS["not_wan"]
+            why = REASONS["stays"]
         if why:
             sent.append(Change((id,), (ELSEWHERE["decode"],), (), why))
             continue

@@ -11,7 +11,7 @@ The rules are data, in web/swap/rules.json, which web/js/swap_rules.js reads as 
 - VAE Decode (Tiled) likewise becomes Async VAE Decode (Tiled) and (Tiled) to Video, in the same tiles; or, where tiles
   are not needed with its VAE, what VAE Decode becomes (families.py).
 - Other savers, and decodes with which nothing is won, are swapped on demand only. So is what becomes Save Video (Decode
-  Elsewhere): a decode of Wan and the only saver of its video (elsewhere.py).
+  Elsewhere): a decode and the only saver of its video (elsewhere.py).
 - Everything else is left as it is. What is muted or bypassed stays so. What it takes to undo a swap is remembered in
   the node, under MEMORY["key"].
 """

@@ -31,7 +31,7 @@ def swap(
         everything: swap decodes too with which nothing is won.
         savers: swap savers too where nothing is won in time: those that more than a decode's own frames go into, and
             Save Video.
-        elsewhere: make Save Video (Decode Elsewhere) of each decode of Wan and its saver.
+        elsewhere: make Save Video (Decode Elsewhere) of each decode that can go there and its saver.
     Returns:
         The new workflow, and one Change for each decode in it, those left alone included, and for savers.
     Raises:

@@ -558,19 +558,28 @@ class Broker:
 
         return await self._nc.subscribe(subject, cb=heard)
 
-    async def ask_all(self, subject: str, wait_seconds: float, values: dict | None = None) -> list[dict]:
-        """All answers that come within that time."""
-        inbox, answers = self._nc.new_inbox(), []
+    async def ask_all(
+        self,
+        subject: str,
+        wait_seconds: float,
+        values: dict | None = None,
+        until: Callable[[dict], bool] = lambda answer: False,
+    ) -> list[dict]:
+        """All answers that come within that time, or until one comes of which `until` holds."""
+        inbox, answers, enough = self._nc.new_inbox(), [], asyncio.Event()
 
         async def heard(message) -> None:
             with contextlib.suppress(ValueError, RecursionError):
                 if isinstance(answer := json.loads(message.data), dict):
                     answers.append(answer)
+                    if until(answer):
+                        enough.set()
 
         subscription = await self._nc.subscribe(inbox, cb=heard)
         await self._nc.publish(subject, json.dumps(values or {}).encode(), reply=inbox)
         await self._nc.flush()
-        await asyncio.sleep(wait_seconds)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(enough.wait(), wait_seconds)
         await subscription.unsubscribe()
         return answers
 

@@ -32,16 +32,16 @@ from ..pipeline.sources.file_sound import FileSound
 from ..pipeline.sources.part import Part
 from ..pipeline.video_spec import VideoSpec
 from .header import DTYPES
-from .messages import HEADER_BYTES, InvalidJob, Job
+from .messages import FAST_FAMILIES, HEADER_BYTES, InvalidJob, Job
 from .scaling import MEAN, STD
 from .work import Made, OutOfMemory, Work
 
-FAMILIES = ("Wan 2.1", "Wan 2.2")
 # How one begins. Nothing else is opened: a playlist, say, could name other files of this machine.
 FLAC = b"fLaC"
 LATENT_TENSOR = "latent_tensor"
 SLOTS = 4
 WARM = 2
+MOST_CONFIG_CHARACTERS = 1 << 20
 # A busy CPU with two cores takes 100 s for four frames of 480p, five times that for 1080p.
 CPU_PATIENCE = 60.0
 
@@ -58,10 +58,29 @@ class Model:
         """Of a latent."""
         return self.weights.latent[0].shape[1]
 
-    @property
-    def scale(self) -> int:
-        """Pixels of a frame for each of the latent, in a row."""
-        return 8 * self.weights.patch
+    def check(self, job: Job) -> None:
+        """Raises:
+        InvalidJob: the job says something else of it.
+        """
+
+    def spec(self, latent: torch.Tensor, device: torch.device) -> VideoSpec:
+        """Of the frames that it makes of a latent."""
+        _, _, latent_frames, height, width = latent.shape
+        scale = 8 * self.weights.patch
+        return VideoSpec(FRAMES_PER_STEP * (latent_frames - 1) + 1, scale * height, scale * width, device)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A VAE as its file holds it.
+
+    Attributes:
+        tensors: in main memory.
+        config: of its model, as JSON, where the file says it; see nodes/elsewhere_files.py.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    config: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +89,13 @@ class Prepared:
 
     Attributes:
         latent: in main memory; page-locked for a GPU.
-        state: the VAE's tensors, in main memory; None where it was warm.
+        stored: the VAE; None where it was warm.
     """
 
     choice: Choice
     audio: FileSound | None
     latent: torch.Tensor
-    state: dict[str, torch.Tensor] | None
+    stored: Stored | None
 
 
 class Decoder:
@@ -127,7 +146,7 @@ class Decoder:
         sound, tensor = sound_of(audio), latent_of(job, latent)
         # The VAE's tensors are not page-locked: torch would keep so much of main memory for good.
         tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
-        return Prepared(choice, sound, tensor, None if vae is None else state_of(vae))
+        return Prepared(choice, sound, tensor, None if vae is None else stored_in(vae))
 
     def __call__(self, work: Work) -> Made:
         """Decode and encode.
@@ -141,7 +160,8 @@ class Decoder:
         job = work.job
         prepared = work.prepared or self.prepare(job, work.latent, None, work.audio)
         choice, audio, latent = prepared.choice, prepared.audio, prepared.latent
-        model = self._model(job, lambda: prepared.state or state_of(work.vae()))
+        model = self._model(job, lambda: prepared.stored or stored_in(work.vae()))
+        model.check(job)
         if latent.shape[1] != model.channels:
             raise InvalidJob(f"the VAE takes latents of {model.channels} channels, got {latent.shape[1]}")
         if job.params.do_scaling:
@@ -152,7 +172,7 @@ class Decoder:
             try:
                 return self._decode(work, choice, audio, latent, model, below)
             except (torch.OutOfMemoryError, engine.DecodeError, MemoryError) as error:
-                if not _ran_out(error):
+                if not ran_out(error):
                     raise
             self._make_room()
             # Once more in smaller bands; after that it is for others.
@@ -169,9 +189,8 @@ class Decoder:
         model: Model,
         below: int | None,
     ) -> Made:
-        _, _, latent_frames, height, width = latent.shape
-        frames, height, width = FRAMES_PER_STEP * (latent_frames - 1) + 1, model.scale * height, model.scale * width
-        spec = VideoSpec(frames, height, width, self.device)
+        spec = model.spec(latent, self.device)
+        slots, frames_per_slot = self._slots(model, below)
         options = VideoOptions(work.job.params.rate, choice, audio, metadata=prompt_in(work.latent))
         report, began = Report(), time.monotonic()
         with contextlib.ExitStack() as until_then:
@@ -179,13 +198,17 @@ class Decoder:
                 self._way(model, latent, below, until_then),
                 spec,
                 [VideoFileSink(work.target, options)],
-                slots=SLOTS,
-                frames_per_slot=FRAMES_PER_STEP,
+                slots=slots,
+                frames_per_slot=frames_per_slot,
                 check=work.check,
                 progress=lambda frames: work.progress(frames, spec.frames),
                 report=report,
             )
         return Made(spec.frames, spec.width, spec.height, time.monotonic() - began, report.text().splitlines()[0])
+
+    def _slots(self, model: Model, below: int | None) -> tuple[int, int]:
+        """(how many, frames in each)."""
+        return SLOTS, FRAMES_PER_STEP
 
     def _way(
         self, model: Model, latent: torch.Tensor, below: int | None, until_then: contextlib.ExitStack
@@ -220,31 +243,34 @@ class Decoder:
         InvalidJob: this decoder is not right for the job's VAE.
         """
         vae = job.vae
-        check_family(vae.family)
+        if vae.family not in FAST_FAMILIES:
+            raise InvalidJob(
+                f"there is no fast decoder for VAEs of {vae.family!r}, only for {', '.join(FAST_FAMILIES)}"
+            )
         if vae.verdict is not None and not vae.verdict <= trust.LARGEST_DIFFERENCE:
             raise InvalidJob(f"with this VAE the frames differ from the stock decoder's, by {vae.verdict:.3g} (RMS)")
 
-    def _load(self, state: dict[str, torch.Tensor]) -> Model:
+    def _load(self, stored: Stored) -> Model:
         """Onto the device.
 
         Raises:
             ValueError: it is no such VAE.
         """
-        loaded = weights.load(state, self.device, weights.DTYPES[self.device.type])
+        loaded = weights.load(stored.tensors, self.device, weights.DTYPES[self.device.type])
         return Model(loaded, plan.Plans(loaded, joins=True))
 
-    def _model(self, job: Job, state: Callable[[], dict[str, torch.Tensor]]) -> Model:
+    def _model(self, job: Job, stored: Callable[[], Stored]) -> Model:
         key = job.vae.sha256
         if key not in self._warm:
             while len(self._warm) >= WARM:
                 self._warm.popitem(last=False)
                 self._make_room()
             try:
-                self._warm[key] = self._load(state())
+                self._warm[key] = self._load(stored())
             except ValueError as error:
                 raise InvalidJob(f"the VAE cannot be read: {error}") from error
             except (RuntimeError, MemoryError) as error:
-                if not _ran_out(error):
+                if not ran_out(error):
                     raise  # of the device, say: it says nothing of the VAE
                 raise OutOfMemory("the VAE does not fit") from error
         self._warm.move_to_end(key)
@@ -256,22 +282,18 @@ class Decoder:
             torch.cuda.empty_cache()
 
 
-def check_family(name: str) -> None:
-    """Raises:
-    InvalidJob: its VAEs are decoded by none of these decoders.
-    """
-    if name not in FAMILIES:
-        raise InvalidJob(f"VAEs of {name!r} cannot be decoded here; {', '.join(FAMILIES)} can")
-
-
-def state_of(path: Path) -> dict[str, torch.Tensor]:
-    """The VAE's tensors.
+def stored_in(path: Path) -> Stored:
+    """The VAE.
 
     Raises:
         InvalidJob: it is damaged.
     """
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            config = (file.metadata() or {}).get("config", "")
+        if len(config) > MOST_CONFIG_CHARACTERS:
+            raise ValueError(f"its config has more than {MOST_CONFIG_CHARACTERS} characters")
+        return Stored(safetensors.torch.load_file(path), config)
     except (safetensors.SafetensorError, ValueError) as error:
         raise InvalidJob(f"the VAE cannot be read: {error}") from error
 
@@ -346,17 +368,20 @@ def denormalised(latent: torch.Tensor, family: str) -> torch.Tensor:
 
     Args:
         latent: (1, C, T, h, w).
-        family: one of FAMILIES.
+        family: that its VAE is of.
     Raises:
-        InvalidJob: that family's have another C.
+        InvalidJob: that family's have another C, or are not known to be normalised.
     """
+    if family not in MEAN:
+        raise InvalidJob(f"normalised latents are taken of {', '.join(MEAN)}, and these are of {family!r}")
     mean, std = (torch.tensor(each[family]).view(1, -1, 1, 1, 1) for each in (MEAN, STD))
     if latent.shape[1] != mean.shape[1]:
         raise InvalidJob(f"normalised latents of {family} have {mean.shape[1]} channels, got {latent.shape[1]}")
     return latent.float() * std + mean
 
 
-def _ran_out(error: BaseException | None) -> bool:
+def ran_out(error: BaseException | None) -> bool:
+    """Whether memory did, or it came of that."""
     while error is not None:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower():
             return True

@@ -31,6 +31,8 @@ NO_CARD = "no worker has a card that large"
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DECODERS = ("auto", "fast", "exact")
+# Families of VAEs that the fast decoder is for; all others are decoded by their own modules, "exact".
+FAST_FAMILIES = ("Wan 2.1", "Wan 2.2")
 OUTPUT_TYPES = ("mp4", "mkv")
 # Bounds on what a job may ask for, so that no memory is taken for one that is absurd.
 MOST_CHANNELS = 256
@@ -110,7 +112,8 @@ class Params:
         fps: frames per second, as "16" or "24000/1001".
         output_type: the container.
         format, quality, bit_depth: as in Save Video (Streaming); None for a depth that suits the format.
-        decoder: "fast", "exact", for which a worker with a ComfyUI is needed, or "auto", what a worker has.
+        decoder: "fast", "exact", for which a worker with a ComfyUI is needed, or "auto", what a worker has that can
+            decode this VAE.
     """
 
     shape: tuple[int, ...]
@@ -211,10 +214,22 @@ class Job:
         _check_int("latent.bytes", self.latent.bytes, self.params.latent_bytes, self.params.latent_bytes + HEADER_BYTES)
         if self.audio is not None:
             _check_int("audio.bytes", self.audio.bytes, 1, MOST_AUDIO_BYTES)
+        family = self.vae.family
+        fast = "auto or exact, as there is no fast decoder for this VAE"
+        _check(self.params.decoder != "fast" or family in FAST_FAMILIES, "decoder", self.params.decoder, fast)
         _check_text("name_prefix", self.name_prefix, 200)
         parts = re.split(r"[\\/]", self.name_prefix)
         inside = ".." not in parts and "" not in parts and ":" not in self.name_prefix and self.name_prefix
         _check(inside, "name_prefix", self.name_prefix, "a name inside of the output folder")
+
+    @property
+    def decoder(self) -> str:
+        """What a worker has to have for it, or "auto"."""
+        return "exact" if self.vae.family not in FAST_FAMILIES else self.params.decoder
+
+    def is_for(self, decoders: Iterable[str]) -> bool:
+        """Whether a worker can do it that has these."""
+        return self.decoder in ("auto", *decoders)
 
     @property
     def memory_class(self) -> str:

@@ -607,7 +607,7 @@ class Worker:
         others = [
             other
             for other in self._idle_others()
-            if record.memory_class in other.classes and record.job.params.decoder in ("auto", *other.decoders)
+            if record.memory_class in other.classes and record.job.is_for(other.decoders)
         ]
         if can and (again or vae in self._decode.warm or not any(vae in other.warm for other in others)):
             return False
@@ -616,7 +616,7 @@ class Worker:
             await self._give_back(receipt)
             await self._pause(AFFINITY_SECONDS)
             return True
-        reason = f"{WAITS} a worker that decodes {record.job.params.decoder}"
+        reason = f"{WAITS} a worker that decodes {record.job.decoder}"
         if record.state == QUEUED and record.reason != reason:
             with contextlib.suppress(Fenced):
                 await self._broker.replace(record, reason=reason)
@@ -624,7 +624,7 @@ class Worker:
         return True
 
     def _can(self, record: Record) -> bool:
-        return record.job.params.decoder in ("auto", *self._decode.decoders)
+        return record.job.is_for(self._decode.decoders)
 
     def _idle_others(self) -> list[Idle]:
         since = time.monotonic() - IDLE_SECONDS

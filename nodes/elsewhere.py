@@ -19,6 +19,7 @@ from pathlib import Path
 
 from comfy_api.latest import InputImpl, io
 
+from ..pipeline.decoders import families as known
 from ..pipeline.sinks import formats
 from ..pipeline.sinks.formats import FORMATS
 from ..pipeline.text import Text
@@ -289,7 +290,7 @@ class _Order:
         """
         if self._why_not is not None:
             raise Unreachable(self._why_not)
-        collector().send(sent, lambda: self._packed(sent.prefix))
+        collector().send(sent, lambda: self._packed(sent.prefix), elsewhere_files.decoder(self._vae))
 
     def decoded_here(self, unreachable: Unreachable) -> tuple[LatentVideo, Text]:
         """The video, and the note that says why.
@@ -315,10 +316,11 @@ class _Order:
             "format": self._format.name,
             "quality": inputs.quality,
             "bit_depth": depth,
+            "decoder": elsewhere_files.decoder(self._vae),
         }
         verdict = wan.verdict(self._vae)
         more = {
-            "family": families.of(self._vae).name,
+            "family": known.of(self._vae).name,
             "verdict": verdict if isinstance(verdict, float) else None,
             "priority": self._priority,
             "need_mb": elsewhere_files.need_mb(self._vae, self._samples),

@@ -136,15 +136,18 @@ class Collector:
         if self.jobs.any_open() and why_no_farm() is None:
             self._start()
 
-    def send(self, sent: Sent, pack: Callable[[], contextlib.AbstractContextManager[Parcel]]) -> None:
+    def send(
+        self, sent: Sent, pack: Callable[[], contextlib.AbstractContextManager[Parcel]], decoder: str = "auto"
+    ) -> None:
         """Queue a job, whose id it gives; returns when the farm has it.
 
         Args:
             pack: gives what to send, if there is a farm that answers.
+            decoder: that a worker has to have; for "auto" none has to be there yet.
         Raises:
             Unreachable: it cannot be sent.
         """
-        self._asked(self._reached())
+        self._asked(self._reached() if decoder == "auto" else self._found(decoder))
         from ..farm.messages import job_id
 
         try:
@@ -301,6 +304,21 @@ class Collector:
             await asyncio.sleep(LOOK_SECONDS)
         self._was_away = False
         return self._client
+
+    async def _found(self, decoder: str) -> None:
+        """Raises:
+        Unreachable: no worker has that decoder.
+        """
+        client = await self._reached()
+
+        def has(worker: dict) -> bool:
+            decoders = worker.get("decoders")
+            return isinstance(decoders, list) and decoder in decoders
+
+        if not any(map(has, await client.broker.ask_all("workers.ask", ANSWER_SECONDS, until=has))):
+            raise Unreachable(
+                Text("this VAE needs a worker with a ComfyUI, and the farm has none: start one with --comfyui")
+            )
 
     async def _submit(self, sent: Sent, parcel: Parcel) -> bool:
         """False where the farm knows another job of this id."""

@@ -6,6 +6,7 @@ from it. A VAE is its weights as one safetensors file, written once for each VAE
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import uuid
@@ -17,6 +18,8 @@ import av
 import safetensors.torch
 import torch
 
+from ..pipeline.decoders import families as known
+from ..pipeline.decoders.families import facts
 from ..pipeline.sinks.audio import Audio, AudioTrack, CleanSound
 from ..pipeline.text import Text
 from . import families, rescue
@@ -32,8 +35,8 @@ MOST_NEED_MB = 32_000
 # That a job can have.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# By the VAE's module.
-_written: weakref.WeakKeyDictionary[torch.nn.Module, Path] = weakref.WeakKeyDictionary()
+# By the VAE's module, with what it says of its model.
+_written: weakref.WeakKeyDictionary[torch.nn.Module, tuple[Path, str]] = weakref.WeakKeyDictionary()
 _writing = threading.Lock()
 
 
@@ -44,24 +47,33 @@ def why_not(vae, samples: dict) -> str | None:
         ValueError: it cannot be decoded at all, see `families.check`.
     """
     families.check(vae, samples)
-    family, known = families.of(vae), wan.FAMILIES
-    if family not in known:
+    family = known.of(vae)
+    if family is None:
         return Text(
             "only VAEs of %families% are decoded elsewhere, and this is %family%",
-            families=", ".join(each.name for each in known),
-            family=family.name,
+            families=", ".join(each.name for each in (*known.FAMILIES, *known.late.FAMILIES)),
+            family=type(getattr(vae, "first_stage_model", vae)).__name__,
         )
     latent = vaes.latent_of(samples)
-    if latent.ndim != 5 or latent.shape[0] != 1:
+    if latent.ndim != 5 or latent.shape[:2] != (1, vae.latent_channels):
         return Text(
             "only one video at a time is decoded elsewhere, and the latent is %shape%", shape=str(tuple(latent.shape))
         )
     if vae.patcher.patches:
         return Text("the VAE's weights are patched")
-    if vaes.is_wrapped(vaes.decoder_of(vae)):
+    if facts.is_wrapped(facts.decoder_of(vae)):
         return Text("another node or pack replaced the VAE's decoder")
-    verdict = wan.verdict(vae)
-    return verdict if isinstance(verdict, str) else None
+    if family.size(vae, latent) is None:
+        return facts.UNKNOWN
+    return vaes.why_not_known(vae, family.recipe.into_buffer)
+
+
+def decoder(vae) -> str:
+    """What a worker has to have: "exact", a ComfyUI; or "auto", which the fast decoder does as well."""
+    from ..farm.messages import FAST_FAMILIES
+
+    is_wrong = isinstance(wan.verdict(vae), str)
+    return "auto" if known.of(vae).name in FAST_FAMILIES and not is_wrong else "exact"
 
 
 def write_latent(samples: dict, path: Path) -> Path:
@@ -76,15 +88,21 @@ def write_latent(samples: dict, path: Path) -> Path:
 
 
 def write_vae(vae) -> Path:
-    """The VAE's weights, as its module holds them; the same file for as long as the VAE lives."""
+    """The VAE's weights, as its module holds them, and what a ComfyUI has to know to make the same VAE of them.
+
+    The same file for as long as the VAE lives, and no node sets it otherwise.
+    """
     module = vae.first_stage_model
     with _writing:
-        path = _written.get(module)
-        if path is None or not path.is_file():
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+        family = known.of(vae)
+        config = json.dumps({"vae_class": facts.model_name(vae), **family.config(module)}, sort_keys=True)
+        path, written = _written.get(module, (None, None))
+        if written != config or not path.is_file():
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in family.weights(module).items()}
             path = server.temp_folder() / f"vae_{uuid.uuid4().hex}.safetensors"
-            safetensors.torch.save_file(state, path)
-            _written[module] = path
+            # One text, where ComfyUI looks for it: of two the file could be another one each time.
+            safetensors.torch.save_file(state, path, {"config": config})
+            _written[module] = path, config
             weakref.finalize(module, path.unlink, missing_ok=True)
         return path
 
@@ -99,6 +117,9 @@ def write_sound(sound: Audio, seconds: Fraction, path: Path) -> Path:
 
 def need_mb(vae, samples: dict) -> int:
     """The least memory that a worker must have free to begin; with more it decodes in larger parts, and faster."""
-    _, height, width = families.size_of(vae, samples)
+    family, latent = known.of(vae), vaes.latent_of(samples)
+    size = family.size(vae, latent)
     weights = sum(tensor.nbytes for tensor in vae.first_stage_model.state_dict().values())
-    return min(MOST_NEED_MB, math.ceil((weights + LEAST_BYTES * height * width) / 1e6))
+    in_bands = LEAST_BYTES * size[1] * size[2]
+    needed = in_bands if decoder(vae) == "auto" else family.recipe.least_for(vae, latent, size)
+    return min(MOST_NEED_MB, math.ceil((weights + needed) / 1e6))

@@ -24,13 +24,16 @@ from .turns import spread
 FPS = 24.0
 # The first run of each way is of so many frames at most: it loads libraries and has kernels chosen.
 WARM_FRAMES = 49
+# Families that have a fast decoder on GPUs.
+FAST = ("ltx",)
 
 
 class Meter:
     """What is taken from its making on: seconds, and the most memory of GPU and host at once.
 
-    GPU: `torch.cuda.max_memory_allocated`; weights that ComfyUI pages in are not torch's, and not counted. Host: the
-    process's high-water mark over what it had before; None where the system does not let it be set back.
+    Both are the high-water mark over what was held before. GPU: torch's own count; weights are not in it, neither those
+    that ComfyUI pages in, which are not torch's, nor those of *fast*, which stay there from one run to the next. Host:
+    of the process; None where the system does not let it be set back.
     """
 
     def __init__(self):
@@ -40,6 +43,7 @@ class Meter:
         if self._on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
+            self._held = torch.cuda.memory_allocated()
         self._before = None
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
@@ -51,7 +55,8 @@ class Meter:
         if self._on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self._began
-        figures = {"seconds": seconds, "peak_bytes": torch.cuda.max_memory_allocated() if self._on_gpu else 0}
+        peak_bytes = torch.cuda.max_memory_allocated() - self._held if self._on_gpu else 0
+        figures = {"seconds": seconds, "peak_bytes": peak_bytes}
         if self._before is not None:
             figures["host_bytes"] = max(0, _status_bytes("VmHWM") - self._before)
         return figures
@@ -85,8 +90,17 @@ def node(node_id, **inputs):
     return nodes.NODE_CLASS_MAPPINGS[node_id].execute(**inputs).args[0]
 
 
+def check_fast(report):
+    """Raises: NotImplementedError, where another decoder did it."""
+    decoded = report.decoded
+    if decoded.decoder != "fast":
+        raise NotImplementedError(f"decoded {decoded.decoder}: {decoded.why_not_fast}")
+
+
 class Case:
     """One latent, and each way to decode and to save it; a way gives {name: figures}, of two names if they share parts.
+
+    "ours" are decoded *exact*; "fast" by a family's fast decoder, and fail where that cannot be used.
 
     Args:
         tiles: tile_size, overlap, temporal_size and temporal_overlap of VAE Decode (Tiled), or None for VAE Decode.
@@ -98,12 +112,15 @@ class Case:
         self._tiles = dict(zip(names, tiles)) if tiles else None
         self._folder = Path(folder)
         self._stock_thwc = None
-        # By the name of a way of ours: whether its frames are the stock ones, of its first run.
+        self._is_fast = family in FAST
+        # By the name of a way of ours: how far its frames are from the stock ones, of its first run.
         self.compared = {}
 
     def ways(self):
         ways = {"stock": self.stock, "ours image": self.image, "ours file": self.file}
         if self._tiles is None:
+            if self._is_fast:
+                ways |= {"fast image": self.fast_image, "fast file": self.fast_file}
             return {"decoder alone": self.alone, **ways, "saver alone": self.saver_alone}
         if "AsyncVAEDecodeTiled" in nodes.NODE_CLASS_MAPPINGS:
             ways |= {"ours tiled image": self.tiled_image, "ours tiled file": self.tiled_file}
@@ -138,10 +155,26 @@ class Case:
         return {**figures, "stock file": meter.read() | self._written("stock")}
 
     def image(self):
-        return self._image("ours image", "AsyncVAEDecodeVideo", decoder="auto", compare=self._tiles is None)
+        return self._image("ours image", "AsyncVAEDecodeVideo", decoder="exact", compare=self._tiles is None)
 
     def file(self):
-        return self._file("ours file", "AsyncVAEDecodeToVideo")
+        return self._file("ours file", "AsyncVAEDecodeToVideo", decoder="exact")
+
+    def fast_image(self):
+        meter = Meter()
+        frames_thwc, report = decoding().decode_image_with_report(self._vae, self._samples, "fast")
+        figures = meter.read()
+        check_fast(report)
+        self._compare("fast image", frames_thwc)
+        return {"fast image": figures}
+
+    def fast_file(self):
+        meter = Meter()
+        video = node("AsyncVAEDecodeToVideo", samples=self._samples, vae=self._vae, fps=FPS, decoder="fast")
+        report = video.decode_into([self._sink()])
+        figures = meter.read()
+        check_fast(report)
+        return {"fast file": figures | self._written("ours")}
 
     def tiled_image(self):
         return self._image("ours tiled image", "AsyncVAEDecodeTiled", **self._tiles)
@@ -151,20 +184,29 @@ class Case:
 
     def saver_alone(self):
         """Our encoder, of frames that are decoded already: what is saved while it is decoded cannot take less."""
+        meter = Meter()
+        decoding().write_frames(self._stock_thwc, [self._sink()])
+        return {"saver alone": meter.read()}
+
+    def _sink(self):
+        """A file as Save Video asks for it."""
         latent_video = sys.modules[ours("AsyncVAEDecodeToVideo").LatentVideo.__module__]
         choice = latent_video.Choice(latent_video.STOCK_FORMAT, latent_video.STOCK_QUALITY)
-        options = latent_video.VideoOptions(Fraction(FPS), choice, None, {})
-        meter = Meter()
-        decoding().write_frames(self._stock_thwc, [latent_video.VideoFileSink(self._path("ours"), options)])
-        return {"saver alone": meter.read()}
+        return latent_video.VideoFileSink(
+            self._path("ours"), latent_video.VideoOptions(Fraction(FPS), choice, None, {})
+        )
 
     def _image(self, name, node_id, compare=True, **inputs):
         meter = Meter()
         frames_thwc = node(node_id, samples=self._samples, vae=self._vae, **inputs)
         figures = meter.read()
-        if compare and name not in self.compared and self._stock_thwc is not None:
-            self.compared[name] = difference(frames_thwc, self._stock_thwc)
+        if compare:
+            self._compare(name, frames_thwc)
         return {name: figures}
+
+    def _compare(self, name, frames_thwc):
+        if name not in self.compared and self._stock_thwc is not None:
+            self.compared[name] = difference(frames_thwc, self._stock_thwc)
 
     def _file(self, name, node_id, **inputs):
         meter = Meter()
@@ -226,7 +268,7 @@ class BenchFamily:
     """One family at one size and length.
 
     tiles: "" or "tile_size,overlap,temporal_size,temporal_overlap": stock is then VAE Decode (Tiled), beside ours
-        without tiles, and ours with them where there is such a node.
+        without tiles, and ours with them where there is such a node; *exact* all of them.
     turns, seconds: after the first one no further turn begins that would not end within those seconds.
     turn: makes one call another than the one before it.
     """

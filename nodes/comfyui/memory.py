@@ -12,6 +12,7 @@ import torch
 from comfy.cli_args import args
 
 from ...pipeline.decoders.away import Away
+from ...pipeline.decoders.families import facts
 from ...pipeline.decoders.fast.plan import Room
 from ..log import say
 
@@ -25,19 +26,14 @@ def load_for_decoding(vae, latent: torch.Tensor, memory_needed: int | None = Non
     """
     vae.throw_exception_if_invalid()
     if memory_needed is None:
-        memory_needed = estimate(vae, latent)
+        memory_needed = facts.estimate(vae, latent)
     model_management.load_models_gpu([vae.patcher], memory_required=memory_needed, force_full_load=vae.disable_offload)
 
 
 def batch_size(vae, latent: torch.Tensor) -> int:
     """How many of a batch `VAE.decode` would decode at a time, with what is loaded and free now."""
     free = vae.patcher.get_free_memory(vae.device)
-    return max(1, int(free / estimate(vae, latent)))
-
-
-def estimate(vae, latent: torch.Tensor) -> float:
-    """How many bytes ComfyUI reckons that a decode takes."""
-    return vae.memory_used_decode(latent.shape, vae.vae_dtype)
+    return max(1, int(free / facts.estimate(vae, latent)))
 
 
 def room(vae, model) -> Room:

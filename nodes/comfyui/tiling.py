@@ -14,6 +14,7 @@ import torch
 import nodes as core_nodes
 
 from ...pipeline.decoders import tiles
+from ...pipeline.decoders.families import facts
 from ...pipeline.decoders.tiles import Plan
 from ...pipeline.text import Text
 from . import vaes
@@ -137,7 +138,7 @@ def why_not_known(vae) -> str | None:
     known = (*functions, comfy.utils.tiled_scale_multidim, type(model), vae.latent_channels)
     if known not in _is_known:
         _is_known[known] = _rehearse(vae)
-    return vaes.why_no_frames(vae) if _is_known[known] else vaes.UNKNOWN
+    return facts.why_no_frames(vae) if _is_known[known] else facts.UNKNOWN
 
 
 def _rehearse(vae) -> bool:

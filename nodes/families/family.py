@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from ...pipeline.decoders.families import facts
 from ...pipeline.decoders.fast.plan import Plan
 from ...pipeline.report import Decoded, Report
 from ...pipeline.video_spec import VideoSpec
@@ -122,6 +123,6 @@ class Family:
     name: str
     matches: Callable[[object], bool]
     ways: Sequence[Way]
-    size: Callable[[object, torch.Tensor], tuple[int, int, int] | None] = vaes.size_by_ratios
+    size: Callable[[object, torch.Tensor], tuple[int, int, int] | None] = facts.size_by_ratios
     channels: int | None = None
     models: dict[str, int] = field(default_factory=dict)

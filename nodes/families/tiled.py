@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...pipeline.decoders import lockstep, tiles
+from ...pipeline.decoders.families import facts
+from ...pipeline.decoders.families.recipe import Recipe
 from ...pipeline.decoders.tiles import Axes, Plan
 from ...pipeline.text import Text, gib
 from ..comfyui import memory, tiling, vaes
@@ -20,7 +22,7 @@ from ..comfyui.memory import Room
 from ..comfyui.tiling import Tiling
 from ..log import say
 from .family import Family, Job, Way
-from .ways import Buffered, Exact, spec_of, why_no_lanes, without_lanes
+from .ways import Exact, spec_of, why_no_lanes, without_lanes
 
 NAME = "tiled, streamed"
 FRAMES_PER_SLOT = 4
@@ -33,7 +35,7 @@ BYTES_OF_SUMS = 16
 
 def in_tiles(family: Family, asked: Tiling) -> Family:
     """The family, decoded in tiles."""
-    streaming = next((way for way in family.ways if isinstance(way, (Exact, Buffered))), None)
+    streaming = next((way.recipe for way in family.ways if isinstance(way, Exact)), None)
     streamed = InTiles(family, streaming)
     return replace(
         family,
@@ -59,11 +61,11 @@ class InTiles(Way):
 
     Attributes:
         family: of the VAE.
-        streaming: its way to stream, if it has one.
+        streaming: how it is streamed, if it is.
     """
 
     family: Family
-    streaming: Exact | Buffered | None
+    streaming: Recipe | None
     name = NAME
 
     def why_not(self, job: Job) -> str | None:
@@ -83,7 +85,7 @@ class InTiles(Way):
             return Text("temporal_size takes in all of the video, and this VAE decodes that at once")
         if not plan.is_one_tile and _draws_within(job.vae.first_stage_model):
             return Text("this VAE draws random numbers while it decodes, and tiles side by side would exchange theirs")
-        return vaes.why_not_known(job.vae, isinstance(self.streaming, Buffered))
+        return vaes.why_not_known(job.vae, self.streaming.into_buffer)
 
     def decode(self, job: Job) -> None:
         _say_overlaps_cut(job)
@@ -140,7 +142,7 @@ class InTiles(Way):
                     job.latent,
                     plan,
                     lambda latents: self.family.size(vae, latents)[0],
-                    lambda latents, take: self.streaming.stream_tile(vae, tiling.given(vae, latents), take),
+                    lambda latents, take: self.streaming.stream(vae, tiling.given(vae, latents), take),
                     submit,
                     vae.vae_output_dtype(),
                     vae.device,
@@ -150,8 +152,9 @@ class InTiles(Way):
 
     def _one_by_one(self, job: Job, plan: Plan, sums_on: torch.device) -> Callable:
         def decode(submit):
-            buffered = isinstance(self.streaming, Buffered)
-            with self.streaming.held(job.vae) if buffered else contextlib.nullcontext():
+            # Of all else the model's own decode is called, of which nothing is caught.
+            into_buffer = self.streaming is not None and self.streaming.into_buffer
+            with self.streaming.held(job.vae) if into_buffer else contextlib.nullcontext():
                 tiles.decode(job.latent, plan, tiling.tile_decoder(job.vae), submit, sums_on, job.vae.device)
 
         return decode
@@ -162,10 +165,9 @@ class InTiles(Way):
         """Bytes for the decodes of so many tiles, of which one goes on and the others pause."""
         vae, latent = job.vae, _of_a_tile(job, plan)
         if self.streaming is None:
-            return int(memory.estimate(vae, latent))
+            return int(facts.estimate(vae, latent))
         each = self.streaming.needed_for(vae, latent, self._pixels_of_a_tile(job, plan))
-        pausing = self.streaming.pausing if isinstance(self.streaming, Buffered) else 0
-        return count * each - (count - 1) * min(pausing, each // 2)  # of a small tile, less is let go of
+        return count * each - (count - 1) * min(self.streaming.pausing, each // 2)  # of a small tile, less is let go of
 
     def _pixels_of_a_tile(self, job: Job, plan: Plan) -> Axes:
         return self.family.size(job.vae, _of_a_tile(job, plan)) or plan.pixels

@@ -1,4 +1,4 @@
-"""Wan 2.1 and Wan 2.2: the VAE's own modules streamed, and a decoder of our own over the same weights.
+"""Wan 2.1 and Wan 2.2: a decoder of our own over the weights of the VAE.
 
 A fast decoder's weights are a model of ComfyUI's: loaded, counted and unloaded by it. They are read once from the
 VAE's own module, laid out for the kernels, and wrapped in a plain `ModelPatcher`; so ComfyUI knows how much memory
@@ -21,14 +21,14 @@ import torch
 from ...pipeline.decoders.away import Away
 from ...pipeline.decoders.fast import cuda, trust, weights
 from ...pipeline.decoders.fast import plan as plans
-from ...pipeline.decoders.fast.network import FRAMES_PER_STEP, WanDecoder, steps, unpatchify
+from ...pipeline.decoders.fast.network import FRAMES_PER_STEP, WanDecoder, steps
 from ...pipeline.decoders.fast.plan import LESS, NoRoom, Plan, Room
 from ...pipeline.decoders.fast.weights import DTYPES
 from ...pipeline.text import Text, gib, seconds
 from .. import random_numbers
-from ..comfyui import memory, server, vaes
-from .family import Family, Job, Way
-from .ways import Exact, Little, all_exact, spec_of, why_not_streamed
+from ..comfyui import memory, server
+from .family import Job, Way
+from .ways import spec_of, why_not_streamed
 
 # By the VAE's module: its fast weights, or why it cannot have any.
 _loaded: weakref.WeakKeyDictionary[torch.nn.Module, FastModel | str] = weakref.WeakKeyDictionary()
@@ -275,45 +275,5 @@ def _as_parameters(value, module: torch.nn.Module):
     return value
 
 
-def last_layer(model: torch.nn.Module) -> torch.nn.Module:
-    """The layer whose outputs are the frames: the head's last convolution, two frames at a time.
-
-    A decoder whose `forward` was replaced or compiled may never call that layer as a module: then the
-    decoder itself, whose outputs come in bursts of a whole chunk.
-    """
-    decoder = model.decoder
-    return decoder if vaes.is_wrapped(decoder) else decoder.head[-1]
-
-
-def enlarging(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The modules whose outputs are larger than their inputs."""
-    return [module for module in model.decoder.modules() if type(module).__name__ == "Resample"]
-
-
-# Slots hold what the hook sees at a time: 2.1's decoder recurses in pieces of two frames, 2.2's puts out four.
-# The bytes were measured on an H200, and are the same for each pixel from 832x480 to 1920x1088.
-EXACT_21 = Exact(last_layer, frames_per_slot=2, little=Little(4730, 4770, 3170, enlarging), tried_frames=2)
-EXACT_22 = Exact(
-    last_layer,
-    frames_per_slot=4,
-    to_frames=lambda model, output: unpatchify(output[0]),
-    little=Little(3570, 7330, 2420, enlarging),
-    tried_frames=2,
-)
-
-FAMILIES = (
-    Family(
-        "Wan 2.1",
-        lambda vae: vaes.model_name(vae) == "comfy.ldm.wan.vae.WanVAE",
-        (Fast(), FastWithLess(), *all_exact(EXACT_21)),
-        channels=16,
-        models={"Wan 2.1": 16, "Wan 2.2 14B": 16},
-    ),
-    Family(
-        "Wan 2.2",
-        lambda vae: vaes.model_name(vae) == "comfy.ldm.wan.vae2_2.WanVAE",
-        (Fast(), FastWithLess(), *all_exact(EXACT_22)),
-        channels=48,
-        models={"Wan 2.2 5B": 24},
-    ),
-)
+# Before `exact`.
+FASTER = (Fast(), FastWithLess())

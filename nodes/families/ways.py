@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ...pipeline.decoders import buffered, exact
+from ...pipeline.decoders import families
 from ...pipeline.decoders.away import Away
-from ...pipeline.decoders.fast.plan import NoRoom
+from ...pipeline.decoders.families import facts
+from ...pipeline.decoders.families.recipe import Fitted, Recipe
 from ...pipeline.decoders.histories import Histories
 from ...pipeline.report import Report
 from ...pipeline.text import Text, gib, seconds
@@ -20,7 +19,7 @@ from ...pipeline.video_spec import VideoSpec
 from .. import live
 from ..comfyui import memory, vaes
 from ..log import say
-from .family import Job, Way
+from .family import Family, Job, Way
 
 
 def why_not_streamed(job: Job, into_buffer: bool = False) -> str | None:
@@ -37,7 +36,7 @@ def why_not_streamed(job: Job, into_buffer: bool = False) -> str | None:
     if job.latent.ndim != 5 or job.latent.shape[:2] != (1, job.vae.latent_channels):
         return Text("a latent of shape %shape% is not one video", shape=str(tuple(job.latent.shape)))
     if job.size is None:
-        return vaes.UNKNOWN
+        return facts.UNKNOWN
     return why_no_lanes(job)
 
 
@@ -53,191 +52,60 @@ def why_no_lanes(job: Job) -> str | None:
 
 def spec_of(job: Job) -> VideoSpec:
     """What the VAE's model will put out."""
-    zero_centred, clamped = vaes.output_range(job.vae)
+    zero_centred, clamped = facts.output_range(job.vae)
     return VideoSpec(*job.size, job.vae.device, zero_centred=zero_centred, clamped=clamped)
-
-
-# How much of the GPU's memory torch's allocator takes for each byte that a VAE's own modules hold, with and without
-# pauses; measured on an H200. With less cuDNN does not find the workspaces that it wants and takes other kernels, which
-# are slow, and whose bits differ.
-GAPS, GAPS_WITHOUT_PAUSES = 1.15, 1.36
-
-
-@dataclass(frozen=True)
-class Little:
-    """What helps a VAE's own modules where GPU memory is little.
-
-    Attributes:
-        histories: what their convolutions remember, in bytes for each pixel of a frame, in a dtype of 16 bits.
-        working: the most that they hold with all of that in main memory, weights left out.
-        staying: what they hold more with all of it on the GPU: not all is there when they hold most.
-        pauses: of the VAE's model, see `exact.decode`; they take as long as moving what is remembered.
-    """
-
-    histories: int
-    working: int
-    staying: int
-    pauses: Callable[[torch.nn.Module], list[torch.nn.Module]]
-
-
-# By the VAE's model: whether what is caught of it are the frames that it decodes.
-_fitting: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Exact(Way):
-    """The VAE's own modules, streamed: the stock pixels bit for bit.
+    """The VAE's own modules, streamed: the stock pixels bit for bit."""
 
-    Attributes:
-        layer, to_frames, dropped_frames: of the VAE's model, see `exact.decode`.
-        frames_per_slot: what comes out of the layer at a time.
-        own_loop: decodes (1, C, T, H, W) and submits (3, T, H, W), for a model that has no such layer.
-        little: what is done where GPU memory is; None if nothing can be.
-        needed: see `Buffered`; of a VAE with `little`, that says it.
-        tried_frames: of a short latent, long enough for every kind of piece. Before the first use with a model it is
-            decoded both ways and compared, since a model's loop changes from one ComfyUI to the next. 0: it is not.
-    """
-
-    layer: Callable[[torch.nn.Module], torch.nn.Module] | None
-    frames_per_slot: int
-    to_frames: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] = lambda model, output: output[0]
-    dropped_frames: Callable[[torch.nn.Module], int] = lambda model: 0
-    little: Little | None = None
-    own_loop: Callable[[torch.nn.Module, torch.Tensor, Callable], None] | None = None
-    tried_frames: int = 0
-    needed: Callable[[torch.nn.Module, tuple[int, int, int], int], int] | None = None
+    recipe: Recipe
     name = "exact"
 
     def why_not(self, job: Job) -> str | None:
-        decoder = vaes.decoder_of(job.vae)
-        reason = why_not_streamed(job)
-        if reason is None and self.layer is not None and decoder is not None and vaes.is_wrapped(decoder):
-            # The layer may never be called as a module; a decoder that is caught as a whole is.
-            return None if self._catches_all(job.vae.first_stage_model) else vaes.REPLACED
+        reason = why_not_streamed(job, self.recipe.into_buffer)
+        if reason is None and self.recipe.is_hidden(job.vae):
+            return vaes.REPLACED
         return reason
 
     def decode(self, job: Job) -> None:
-        self.run(job, self.frames_per_slot)
+        self.run(job, self.recipe.frames_per_slot)
 
     def decode_in_least(self, job: Job) -> None:
         """With all histories away, and the fewest and smallest slots."""
         self.run(job, frames_per_slot=1, slots=2, keep=False)
 
     def run(self, job: Job, frames_per_slot: int, slots: int | None = None, keep: bool = True) -> None:
-        """`keep`: the histories on the GPU, where they fit."""
-        vae, model = job.vae, job.vae.first_stage_model
+        """`keep`: what is remembered on the GPU, where it fits."""
+        vae = job.vae
 
         def decode(submit):
             with memory.away(vae.device) as away:
-                keeps, pauses, said = self._make_room(job, keep)
-                if not self._fits(vae):
-                    raise ValueError(vaes.UNKNOWN)
-                latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
-                try:
-                    self._stream(model, latents, submit, None if keeps else Histories(away), pauses)
-                finally:  # a window may end before the video
-                    if away.nbytes:
-                        job.output.decoded.how = [_said(away), *said]
+                fitted = self._make_room(job, keep)
+                with self.recipe.held(vae):
+                    latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
+                    try:
+                        histories = None if fitted.keeps else Histories(away)
+                        self.recipe.stream(vae, latents, submit, histories, fitted.pauses)
+                    finally:  # a window may end before the video
+                        if away.nbytes:
+                            job.output.decoded.how = [_said(away), *fitted.said]
 
         job.output.stream(decode, spec_of(job), frames_per_slot, slots)
 
-    def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
-        """How many bytes of memory to ask for."""
-        if self.little is not None:
-            halves = size[1] * size[2] * vae.vae_dtype.itemsize // 2
-            return int(halves * (self.little.working + self.little.staying) * GAPS_WITHOUT_PAUSES)
-        return _needed_for(self.needed, vae, latent, size)
-
-    @contextlib.contextmanager
-    def held(self, vae) -> Iterator[None]:
-        """For the length of some `stream_tile`; the VAE is loaded."""
-        if not self._fits(vae):
-            raise ValueError(vaes.UNKNOWN)
-        yield
-
-    def stream_tile(self, vae, latents: torch.Tensor, submit: Callable) -> None:
-        """Decode (1, C, T, h, w), given as the model gets it, submitting its pieces."""
-        self._stream(vae.first_stage_model, latents, submit)
-
-    def _stream(self, model, latents: torch.Tensor, submit: Callable, *more) -> None:
-        if self.layer is None:
-            self.own_loop(model, latents, submit)
-            return
-        exact.decode(
-            model,
-            latents,
-            submit,
-            self.layer(model),
-            lambda output: self.to_frames(model, output),
-            self.dropped_frames(model),
-            *more,
-        )
-
-    def _catches_all(self, model) -> bool:
-        """Whether it is the decoder as a whole whose outputs are caught."""
-        return self.layer is not None and self.layer(model) is model.decoder
-
-    def _fits(self, vae) -> bool:
-        """Whether what is caught of this model, which is loaded, are the frames that it decodes."""
-        model = vae.first_stage_model
-        # A decoder that is caught as a whole another pack has wrapped, and often compiled: for the size of this latent,
-        # that would take minutes.
-        if self.tried_frames and not self._catches_all(model) and model not in _fitting:
-            size = (1, vae.latent_channels, self.tried_frames, 2, 2)
-            noise = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(vae.device, vae.vae_dtype)
-            # Twice where they differ: on a GPU, a process's first convolutions may be done by other kernels.
-            _fitting[model] = any(self._fits_once(model, noise) for _ in range(2))
-        return _fitting.get(model, True)
-
-    def _fits_once(self, model, noise: torch.Tensor) -> bool:
-        pieces: list[torch.Tensor] = []
-        self._stream(model, noise, pieces.append)
-        whole = model.decode(noise)[0].nan_to_num()
-        # Some models gather what they decoded in main memory.
-        return bool(pieces) and torch.equal(torch.cat(pieces, dim=1).to(whole.device).nan_to_num(), whole)
-
-    def _make_room(self, job: Job, keep: bool) -> tuple[bool, list[torch.nn.Module], list[Text]]:
-        """Load the VAE; whether the histories can stay on the GPU, all of them, the pauses, and what is to be said.
+    def _make_room(self, job: Job, keep: bool) -> Fitted:
+        """Load the VAE; what is done so that the decode fits.
 
         Raises:
-            NoRoom: main memory does not suffice for them either.
+            NoRoom: it does not.
         """
-        vae, little = job.vae, self.little
-        if little is None:
-            memory.load_for_decoding(vae, job.latent, self.needed_for(vae, job.latent, job.size))
-            return True, [], []
-        if vae.device.type != "cuda":
-            memory.load_for_decoding(vae, job.latent)
-            return keep, [], []
-        _, height, width = job.size
-        halves = height * width * vae.vae_dtype.itemsize // 2
-        there = memory.room(vae, vae.patcher)
-        everything = self.needed_for(vae, job.latent, job.size)
-        if keep and there.emptied >= everything:
-            memory.load_for_decoding(vae, job.latent, everything)
-            return True, [], []
-        lacking = halves * little.histories - there.main
-        if lacking > 0:
-            raise NoRoom(Text("it needs %main% GiB more of main memory", main=gib(lacking)))
-        working = int(halves * little.working * GAPS_WITHOUT_PAUSES)
-        if keep and there.emptied >= working:
-            memory.load_for_decoding(vae, job.latent, working)
+        vae = job.vae
+        fitted = self.recipe.fitted(vae, job.latent, job.size, lambda: memory.room(vae, vae.patcher), keep)
+        memory.load_for_decoding(vae, job.latent, fitted.needed)
+        if not fitted.keeps and vae.device.type == "cuda":
             memory.give_pieces_back()
-            return False, [], []
-        least = int(halves * little.working * GAPS)
-        memory.load_for_decoding(vae, job.latent, least)
-        memory.give_pieces_back()
-        other_kernels = Text(
-            "There was less GPU memory than cuDNN likes: it may take other kernels, slower and rounding differently."
-        )
-        return False, little.pauses(vae.first_stage_model), [] if there.emptied >= least else [other_kernels]
-
-
-def _needed_for(needed: Callable | None, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
-    """How many bytes of memory to ask for, where a VAE's family may know it better than ComfyUI."""
-    if needed is None:
-        return int(memory.estimate(vae, latent))
-    return int(needed(vae.first_stage_model, size, vae.vae_dtype.itemsize) * GAPS_WITHOUT_PAUSES)
+        return fitted
 
 
 def _said(away: Away) -> Text:
@@ -249,61 +117,10 @@ def _said(away: Away) -> Text:
 
 
 @dataclass(frozen=True)
-class Buffered(Way):
-    """The VAE's own modules, which write their frames into a buffer: the stock pixels bit for bit.
-
-    Attributes:
-        frames_per_slot: about as many as are written at a time.
-        caching: of the VAE's model, see `buffered.decode`.
-        needed: of the VAE's model, a video of (frames, height, width) and a dtype of so many bytes: how many bytes
-            the modules hold beside their weights; None if ComfyUI's own estimate is as good.
-        pausing: how much less of that a decode holds between two pieces.
-    """
-
-    frames_per_slot: int
-    caching: Callable[[torch.nn.Module], list[torch.nn.Module]] = lambda model: []
-    needed: Callable[[torch.nn.Module, tuple[int, int, int], int], int] | None = None
-    pausing: int = 0
-    name = "exact"
-
-    def why_not(self, job: Job) -> str | None:
-        return why_not_streamed(job, into_buffer=True)
-
-    def decode(self, job: Job) -> None:
-        self.run(job, self.frames_per_slot)
-
-    def decode_in_least(self, job: Job) -> None:
-        """With the fewest and smallest slots."""
-        self.run(job, frames_per_slot=1, slots=2)
-
-    def run(self, job: Job, frames_per_slot: int, slots: int | None = None) -> None:
-        vae, model = job.vae, job.vae.first_stage_model
-
-        def decode(submit):
-            memory.load_for_decoding(vae, job.latent, self.needed_for(vae, job.latent, job.size))
-            latents = job.latent.to(device=vae.device, dtype=vae.vae_dtype)
-            buffered.decode(model, latents, submit, vae.vae_output_dtype(), self.caching(model))
-
-        job.output.stream(decode, spec_of(job), frames_per_slot, slots)
-
-    def needed_for(self, vae, latent: torch.Tensor, size: tuple[int, int, int]) -> int:
-        """How many bytes of memory to ask for."""
-        return _needed_for(self.needed, vae, latent, size)
-
-    def held(self, vae) -> contextlib.AbstractContextManager[None]:
-        """For the length of some `stream_tile`; the VAE is loaded."""
-        return buffered.compacted(self.caching(vae.first_stage_model))
-
-    def stream_tile(self, vae, latents: torch.Tensor, submit: Callable) -> None:
-        """Decode (1, C, T, h, w), given as the model gets it, submitting its pieces."""
-        buffered.decode(vae.first_stage_model, latents, submit, vae.vae_output_dtype())
-
-
-@dataclass(frozen=True)
 class ExactWithRoom(Way):
     """`exact` once more, with other models unloaded, and in as little memory as can be."""
 
-    exact: Exact | Buffered
+    exact: Exact
     name = "exact"
     after_out_of_memory = True
 
@@ -397,6 +214,12 @@ TILED = Tiled()
 STOCK = Stock()
 
 
-def all_exact(exact: Exact | Buffered) -> tuple[Way, ...]:
-    """The ways of a VAE that can be streamed, from `exact` down."""
-    return exact, ExactWithRoom(exact), LATE_BATCH, TILED, STOCK
+def streamed(known: families.Family, faster: Sequence[Way] = ()) -> Family:
+    """A family whose VAEs' own modules are streamed, with its ways.
+
+    Args:
+        faster: ways of its own, before `exact`.
+    """
+    exact = Exact(known.recipe)
+    ways = (*faster, exact, ExactWithRoom(exact), LATE_BATCH, TILED, STOCK)
+    return Family(known.name, known.matches, ways, known.size, known.channels, known.models)

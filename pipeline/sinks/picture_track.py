@@ -52,7 +52,7 @@ class PictureTrack:
         self._packets: list[av.Packet] = []
         pixels = choice.pixel_format
         height, width = pixels.stored_size(height, width)
-        threads = encoder_threads()
+        threads = encoder.threads(height, encoder_threads())
         # Said of frames, since editors may ask where nothing is said.
         options = encoder.options(choice, height, width, threads) | {"field_order": "progressive"}
         if cut:
@@ -67,7 +67,7 @@ class PictureTrack:
         stream.pix_fmt = encoder.takes(pixels)
         stream.options = {**options}
         if encoder.takes_threads:
-            stream.codec_context.thread_count = threads
+            stream.codec_context.thread_count, stream.codec_context.thread_type = threads, encoder.thread_type
         stream.codec_context.time_base = clock.tick
         for tag, value in colour_tags(pixels).items():
             setattr(stream.codec_context, tag, value)

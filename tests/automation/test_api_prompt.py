@@ -335,8 +335,8 @@ def test_a_decode_of_wan_goes_elsewhere_when_asked_for():
     "more, reason",
     [
         ({"n10": ("SaveVideo", {**SAVED, "format": "webm"})}, "its video does not go into one saver alone"),
-        ({"n2": ("VAELoader", {"vae_name": "ltx-2.safetensors"})}, "it is not known to decode with a VAE of Wan"),
-        ({"n2": ("VAELoader", {"vae_name": "mine.safetensors"})}, "it is not known to decode with a VAE of Wan"),
+        ({"n2": ("VAELoader", {"vae_name": "ltx-2.5.safetensors"})}, "its VAE is not known to be one"),
+        ({"n2": ("VAELoader", {"vae_name": "mine.safetensors"})}, "its VAE is not known to be one"),
     ],
 )
 def test_what_cannot_go_elsewhere_is_swapped_as_ever(more: dict, reason: str):

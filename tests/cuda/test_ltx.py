@@ -6,8 +6,8 @@ from async_frame_pipeline.pipeline.decoders import buffered
 
 from ..unit import in_comfyui  # noqa: F401
 
-from async_frame_pipeline.nodes.families.ltx import caching, needed
-from async_frame_pipeline.nodes.families.ways import GAPS_WITHOUT_PAUSES
+from async_frame_pipeline.pipeline.decoders.families.ltx import caching, needed
+from async_frame_pipeline.pipeline.decoders.families.recipe import GAPS_WITHOUT_PAUSES
 from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
 
 

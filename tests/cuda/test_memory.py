@@ -14,7 +14,7 @@ from async_frame_pipeline.pipeline.decoders.histories import Histories
 from ..unit import in_comfyui, stock_wan  # noqa: F401
 
 from async_frame_pipeline.nodes.comfyui import memory
-from async_frame_pipeline.nodes.families import wan
+from async_frame_pipeline.pipeline.decoders.families import wan
 
 PUBLISHED_WIDTH = {"2.1": 96, "2.2": 256}
 SIZES = {

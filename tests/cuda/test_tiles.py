@@ -12,7 +12,7 @@ import comfy.model_management as model_management
 from async_frame_pipeline.nodes import decoding
 from async_frame_pipeline.nodes.comfyui import tiling
 from async_frame_pipeline.nodes.comfyui.tiling import Tiling
-from async_frame_pipeline.nodes.families.ways import Buffered, Exact
+from async_frame_pipeline.pipeline.decoders.families.recipe import Buffered, Hooked
 from ..server.pack import vaes as tiny
 
 # Of the GPU's clock: 5 to 50 ms, in another order for each piece.
@@ -45,19 +45,19 @@ def delayed(monkeypatch):
         streams.add((threading.get_ident(), torch.cuda.current_stream().cuda_stream, torch.cuda.current_device()))
         torch.cuda._sleep(CYCLES[count % len(CYCLES)])
 
-    for way in (Buffered, Exact):
-        own = way.stream_tile
+    for recipe in (Buffered, Hooked):
+        own = recipe.stream
 
-        def stream_tile(self, vae, latents, submit, own=own):
+        def stream(self, vae, latents, submit, *more, own=own):
             def late(piece):
                 dwell()
                 submit(piece)
                 dwell()
                 piece.fill_(7.0)  # what is still to be read of it would be wrong
 
-            own(self, vae, latents, late)
+            own(self, vae, latents, late, *more)
 
-        monkeypatch.setattr(way, "stream_tile", stream_tile)
+        monkeypatch.setattr(recipe, "stream", stream)
     return streams
 
 

@@ -1,7 +1,7 @@
 """A worker as `farm work` starts it, with a stand-in for the decoder and something that happens to it at a moment.
 
     name [--at moment] [--do kill|stop|term|deaf|mute] [--free MB] [--hang] [--log file] [--warm sha256]
-    [--clock seconds] [--carry seconds] [--patience times] [--full]
+    [--decoders name] [--clock seconds] [--carry seconds] [--patience times] [--full]
 
 Who is deaf hears no answer to its acks from then on; who is mute, none to its next compare-and-set, which is made.
 `--carry` is how long each file takes to come or go, and `--full` that the disk is.
@@ -48,12 +48,12 @@ def frame_of(latent_sha256: str, frame: int) -> bytes:
 
 
 class StandIn:
-    name, decoders = "stand-in", ("fast",)
+    name = "stand-in"
 
     def __init__(self, given):
         self.endless = given.endless
         self.free_mb, self.hang, self.warm, self.patience = given.free, given.hang, given.warm, given.patience
-        self.full = given.full
+        self.full, self.decoders = given.full, tuple(given.decoders)
 
     def memory_mb(self):
         return self.free_mb, 40_000
@@ -155,6 +155,7 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--hang", action="store_true")
     parser.add_argument("--log", default="")
     parser.add_argument("--warm", nargs="*", default=[])
+    parser.add_argument("--decoders", nargs="*", default=["fast"])
     parser.add_argument("--clock", type=float, default=0.0)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--endless", action="store_true")

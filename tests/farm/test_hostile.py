@@ -56,7 +56,7 @@ async def test_texts_that_look_like_paths_make_no_files(ground):
     client_of = messages.Client("../../up", "/etc/passwd", "C:\\x")
     async with ground.client() as client:
         job = await ground.submit(client, "~/$(id)", client=client_of, family="../../../x")
-        ground.worker("a")
+        ground.worker("a", "--decoders", "exact")
         await ground.whole(client, job.id)
         await ground.nothing_is_left(client)
         record = await client.broker.record(job.id)

@@ -42,11 +42,12 @@ class Farm:
         self.ground = Ground(folder, Settings())
         asyncio.run(self.ground.prepare())
 
-    def start_worker(self) -> None:
-        command = [sys.executable, str(host.REPO / "farm" / "__main__.py"), "work", "worker", "--device", "cpu"]
+    def start_worker(self, name: str = "worker", *arguments: object) -> subprocess.Popen:
+        command = [sys.executable, host.REPO / "farm" / "__main__.py", "work", name, "--device", "cpu", *arguments]
         env = {**os.environ, "AFP_FARM": self.ground.given(WORKER), "CUDA_VISIBLE_DEVICES": ""}
-        self.worker = subprocess.Popen(command, env=env, stdin=subprocess.PIPE)
-        self.ground._processes.append(self.worker)
+        worker = subprocess.Popen([*map(str, command)], env=env, stdin=subprocess.PIPE)
+        self.ground._processes.append(worker)
+        return worker
 
     @contextlib.contextmanager
     def worker_stands_still(self):
@@ -123,7 +124,7 @@ def restarted(the_farm, start_comfyui):
         server.process.kill()
         server.process.wait()
         files = [path for path in server.output_dir.rglob("*") if path.is_file()]
-    the_farm.start_worker()
+    the_farm.worker = the_farm.start_worker()
     record = until(lambda: (found := the_farm.record(sent["job_id"])).state == "completed" and found)
     with start_comfyui() as server:
         yield {"server": server, "sent": sent, "before": before, "files": files, "record": record}
@@ -298,10 +299,36 @@ def test_what_cannot_go_elsewhere_is_decoded_here(comfyui, given):
     outcome = run(comfyui, graph)
     job = job_of(outcome.ui(saver)[JOB])
     assert job["state"] == "here" and job["reason"].startswith("decoded here")
+    assert ("needs a worker with a ComfyUI" in job["reason"]) == (given == "taehv")
     [image] = outcome.ui(saver)["images"]
     assert read(comfyui.output_dir / image["filename"]).pts
     assert sum("decoded here" in line for line in outcome.our_log) == 1
     assert outcome.report(saver)["notes"] == [job["reason"]]
+
+
+def test_what_needs_a_comfyui_is_decoded_by_the_worker_that_has_one(comfyui, the_farm):
+    graph = Graph()
+    latent = graph("AFPTestLatent", batch=1, channels=128, latent_frames=2, height=2, width=3, seed=1)
+    inputs = {"samples": latent, "vae": graph("AFPTestVAE", kind="ltx", seed=1, name="ltx elsewhere"), "fps": 16.0}
+    video = graph("AsyncVAEDecodeToVideo", **inputs)
+    here = graph("SaveVideoStreaming", video=video, filename_prefix="ltx_here", quality="lossless")
+    there = graph("AsyncSaveVideoElsewhere", **inputs, filename_prefix="ltx_there", quality="lossless")
+    worker = the_farm.start_worker("exact", "--comfyui", comfyui.host.root)
+    try:
+        until(lambda: the_farm.ask(has_exact))
+        outcome = run(comfyui, graph)
+        job = ended(comfyui, job_of(outcome.ui(there)[JOB])["job_id"])
+    finally:
+        worker.kill()
+        worker.wait()
+    assert job["state"] == "completed" and the_farm.record(job["job_id"]).worker == "exact"
+    [image] = outcome.ui(here)["images"]
+    a, b = read(path_of(comfyui, job)), read(comfyui.output_dir / image["filename"])
+    assert a.frames_equal(b) and len(a.pts) == 9
+
+
+async def has_exact(client) -> bool:
+    return any(each["decoders"] == ["exact"] for each in await client.broker.ask_all("workers.ask", 0.3))
 
 
 @pytest.mark.parametrize("node", ["AsyncSaveVideoElsewhere", "AsyncDecodeElsewhere"])

@@ -7,6 +7,7 @@ from . import in_comfyui
 
 from async_frame_pipeline.nodes import decoding, families
 from async_frame_pipeline.nodes.comfyui import vaes
+from async_frame_pipeline.pipeline.decoders.families import facts
 
 
 class Later(torch.nn.Module):
@@ -104,7 +105,7 @@ def test_one_that_says_no_size_goes_the_stock_way(monkeypatch):
     monkeypatch.setattr(vaes, "stock_decode", lambda *args: torch.zeros(1, 2, 2, 3))
     assert vaes.why_not_known(vae, into_buffer=True) is None
     _, report = decoding.decode_image_with_report(vae, {"samples": torch.randn(1, 128, 2, 2, 3)})
-    assert report.decoded.reason == vaes.UNKNOWN
+    assert report.decoded.reason == facts.UNKNOWN
 
 
 def test_memory_runs_out(monkeypatch):

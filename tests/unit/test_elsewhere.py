@@ -41,7 +41,7 @@ from async_frame_pipeline.farm.messages import (
 from async_frame_pipeline.farm.settings import NoFarm
 from async_frame_pipeline.nodes import elsewhere, elsewhere_collector, elsewhere_files, elsewhere_jobs
 from async_frame_pipeline.nodes.comfyui import vaes
-from async_frame_pipeline.nodes.elsewhere_collector import Collector
+from async_frame_pipeline.nodes.elsewhere_collector import Collector, Unreachable
 from async_frame_pipeline.nodes.elsewhere_jobs import OUTPUT, Jobs, Sent, output_of
 from async_frame_pipeline.nodes.families import wan
 from async_frame_pipeline.pipeline.decoders.fast import weights
@@ -72,20 +72,42 @@ def test_what_cannot_go_elsewhere_says_why():
     vae = in_comfyui.vae("wan 2.1")
     assert elsewhere_files.why_not(vae, latents()) is None
     assert "(2, 16, 2, 3, 4)" in elsewhere_files.why_not(vae, latents(batch=2))
-    assert "TAEHV" in elsewhere_files.why_not(in_comfyui.vae("taehv"), latents())
+    assert "SeedVR2, TAEHV, Mochi, Cosmos" in elsewhere_files.why_not(in_comfyui.vae("image"), latents())
+    other = {"samples": torch.zeros(1, 8, 2, 3, 4)}
+    assert "(1, 8, 2, 3, 4)" in elsewhere_files.why_not(in_comfyui.vae("cogvideox"), other)
     with pytest.raises(ValueError, match="channels"):
         elsewhere_files.why_not(vae, {"samples": torch.zeros(1, 48, 2, 3, 4)})
     vae.patcher.patches = {"x": 1}
     assert "patched" in elsewhere_files.why_not(vae, latents())
 
 
-def test_a_vae_that_the_fast_decoder_is_wrong_for_stays_here_and_a_known_verdict_is_sent():
+def test_a_vae_that_the_fast_decoder_is_wrong_for_asks_for_its_own_modules_and_for_their_memory():
     vae = in_comfyui.vae("wan 2.1")
     assert wan.verdict(vae) is None
     wan.loaded(vae)
-    assert 0 <= wan.verdict(vae) <= 0.03 and elsewhere_files.why_not(vae, latents()) is None
+    large = {"samples": torch.zeros(1, 16, 2, 90, 160)}
+    fast_mb = elsewhere_files.need_mb(vae, large)
+    assert 0 <= wan.verdict(vae) <= 0.03 and elsewhere_files.decoder(vae) == "auto"
     wan._loaded[vae.first_stage_model] = "it differs"
-    assert elsewhere_files.why_not(vae, latents()) == "it differs"
+    assert elsewhere_files.why_not(vae, latents()) is None and elsewhere_files.decoder(vae) == "exact"
+    assert elsewhere_files.need_mb(vae, large) > 2 * fast_mb
+
+
+@pytest.mark.parametrize("answers", [[], [["fast"]], [3], [["fast"], ["exact"]]])
+def test_what_only_a_comfyui_decodes_is_not_sent_where_no_worker_has_one(folders, monkeypatch, answers):
+    class Asked(StandIn):
+        is_connected = True
+
+        async def ask_all(self, subject, wait_seconds, until):
+            told = [{"name": "w", "decoders": each} for each in answers]
+            assert [*map(until, told)] == [each == ["exact"] for each in answers]
+            return told
+
+    collector = Collector(Jobs(folders / "jobs"))
+    collector._client = Asked(folders, None)
+    finds = contextlib.nullcontext() if ["exact"] in answers else pytest.raises(Unreachable, match="--comfyui")
+    with finds:
+        asyncio.run(collector._found("exact"))
 
 
 def test_the_vae_is_one_file_that_both_sides_can_read(folders):

@@ -10,7 +10,7 @@ from async_frame_pipeline.pipeline.decoders.histories import Histories
 
 from . import in_comfyui, stock_wan  # noqa: F401
 
-from async_frame_pipeline.nodes.families import wan
+from async_frame_pipeline.pipeline.decoders.families import wan
 
 
 @pytest.mark.parametrize("version", ["2.1", "2.2"])

@@ -8,15 +8,16 @@ import torch
 from . import in_comfyui  # noqa: F401
 
 from async_frame_pipeline.nodes.comfyui import memory
-from async_frame_pipeline.nodes.families import ways, wan
+from async_frame_pipeline.nodes.families import ways
+from async_frame_pipeline.pipeline.decoders.families import recipe, wan
 from async_frame_pipeline.pipeline.decoders.fast.plan import NoRoom, Room
 
 FRAMES, HEIGHT, WIDTH = 33, 720, 1280
 PIXELS = HEIGHT * WIDTH
 LITTLE = wan.EXACT_21.little
-ALL = (LITTLE.working + LITTLE.staying) * ways.GAPS_WITHOUT_PAUSES
-AWAY = LITTLE.working * ways.GAPS_WITHOUT_PAUSES
-PAUSED = LITTLE.working * ways.GAPS
+ALL = (LITTLE.working + LITTLE.staying) * recipe.GAPS_WITHOUT_PAUSES
+AWAY = LITTLE.working * recipe.GAPS_WITHOUT_PAUSES
+PAUSED = LITTLE.working * recipe.GAPS
 
 
 @pytest.fixture
@@ -32,17 +33,14 @@ def make_room(monkeypatch):
             device=torch.device("cuda"), vae_dtype=torch.bfloat16, patcher=None, first_stage_model=None
         )
         job = types.SimpleNamespace(vae=vae, latent=None, size=(FRAMES, HEIGHT, WIDTH))
-        keeps, pauses, said = EXACT._make_room(job, keep=True)
-        return keeps, bool(pauses), [str(text) for text in said]
+        fitted = EXACT._make_room(job, keep=True)
+        return fitted.keeps, bool(fitted.pauses), [str(text) for text in fitted.said]
 
     return make_room
 
 
-EXACT = ways.Exact(
-    lambda model: None,
-    frames_per_slot=2,
-    little=ways.Little(LITTLE.histories, LITTLE.working, LITTLE.staying, lambda model: [torch.nn.Identity()]),
-)
+_LITTLE = recipe.Little(LITTLE.histories, LITTLE.working, LITTLE.staying, lambda model: [torch.nn.Identity()])
+EXACT = ways.Exact(recipe.Hooked(lambda model: None, frames_per_slot=2, little=_LITTLE))
 
 
 def test_the_more_there_is_the_less_is_done(make_room):

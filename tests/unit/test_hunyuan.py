@@ -12,7 +12,8 @@ import comfy.ldm.hunyuan_video.vae_refiner as refiner
 import comfy.ldm.modules.diffusionmodules.model as carried
 import comfy.model_management as model_management
 from async_frame_pipeline.nodes import decoding
-from async_frame_pipeline.nodes.families import hunyuan, ways
+from async_frame_pipeline.nodes.families import ways
+from async_frame_pipeline.pipeline.decoders.families import hunyuan
 
 
 class Model(torch.nn.Module):

@@ -80,4 +80,4 @@ def test_the_checks_above_see():
     assert {"comfy.sd", "folder_paths", "server"} <= set().union(*map(imports, files("nodes/comfyui")))
     assert API in imports(ROOT / "nodes" / "inputs.py")
     assert "/pipeline.engine" in imports(ROOT / "nodes" / "ladder.py")
-    assert "/pipeline.decoders.exact" in imports(ROOT / "nodes" / "families" / "ways.py")
+    assert "/pipeline.decoders.families" in imports(ROOT / "nodes" / "families" / "ways.py")

@@ -16,7 +16,7 @@ import comfy.nested_tensor
 from async_frame_pipeline.nodes import decoding, families
 from async_frame_pipeline.nodes.comfyui import vaes
 from async_frame_pipeline.nodes.families import ways
-from async_frame_pipeline.nodes.families.ltx import caching, needed
+from async_frame_pipeline.pipeline.decoders.families.ltx import caching, needed
 from async_frame_pipeline.pipeline.decoders import buffered
 from async_frame_pipeline.pipeline.decoders.fast.room import _Counter
 

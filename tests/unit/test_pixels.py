@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from async_frame_pipeline.pipeline import pixels
 from async_frame_pipeline.pipeline.pixels import PixelFormat, convert
 
 from .streams import as_image, clip
@@ -103,6 +104,23 @@ def test_odd_sizes_repeat_their_last_row_and_column(height, width):
     assert even_height % 2 == even_width % 2 == 0 and even_height - height <= 1 and even_width - width <= 1
     padded = frames[:, :, [*range(height), height - 1][:even_height]][..., [*range(width), width - 1][:even_width]]
     assert torch.equal(converted(frames, PixelFormat.YUV420P), converted(padded, PixelFormat.YUV420P))
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("dither", [False, True])
+@pytest.mark.parametrize("layout", ["yuv420", "yuv422", "yuv444", "rgb", "gbr"])
+def test_bands_on_the_cpu_have_the_bits_of_a_frame_in_one_piece_on_a_gpu(monkeypatch, layout, dither, alpha):
+    """37 rows are several bands, and chroma shares the last one with a row that is repeated."""
+    pixel_format = PixelFormat(layout, 16 if layout == "rgb" else 10, alpha, dither=dither)
+    for channels in (3, 4):
+        frames = torch.cat((clip(2, 37, 51), clip(2, 37, 51)))[:channels]
+        frames[:, 0, 36, 50] = float("nan")
+        whole = torch.empty(2, *pixel_format.frame_shape(37, 51), dtype=pixel_format.dtype)
+        unit_cthw = pixels._unit(frames[: 4 if alpha else 3], True, torch.float32).nan_to_num_(0.0)
+        pixels._write(unit_cthw, pixel_format, pixel_format.planes(whole, 37, 51))
+        monkeypatch.setattr(pixels, "BAND_VALUES", 1)
+        bands = converted(frames, pixel_format)
+        assert torch.equal(bands.view(torch.uint8), whole.view(torch.uint8)), channels
 
 
 def test_nan_stays_in_float_and_is_black_in_integers():

@@ -14,7 +14,6 @@ from .allocated import CAN_COUNT, allocated_bytes
 
 from async_frame_pipeline.nodes.comfyui import vaes
 from async_frame_pipeline.nodes.decode_to_video import AsyncVAEDecodeToVideo
-from async_frame_pipeline.nodes.families import ways
 from async_frame_pipeline.nodes.latent_video import LatentVideo
 from async_frame_pipeline.nodes.save_video import SaveVideoStreaming
 from async_frame_pipeline.nodes.saver_inputs import Refused, SaverInputs
@@ -227,7 +226,7 @@ def test_the_ends_are_those_of_the_way_that_succeeded(failures, monkeypatch):
         submit(torch.full((3, 1, 32, 48), 0.7))
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(ways.exact, "decode", fails)
+    monkeypatch.setattr(exact, "decode", fails)
     output = saver.save(video=video, keep_frames=True)
     assert len(tries) == 2
     assert_ends(output, output[1])

@@ -19,9 +19,10 @@ from async_frame_pipeline.automation.rules import (
     OURS,
 )
 from async_frame_pipeline.nodes import AsyncFramePipelineExtension, families
-from async_frame_pipeline.nodes.families import wan
 from async_frame_pipeline.nodes.families.wan import Fast
 from async_frame_pipeline.nodes.families.ways import Late
+from async_frame_pipeline.pipeline.decoders.families import FAMILIES as STREAMED
+from async_frame_pipeline.pipeline.decoders.families import late
 from comfy_api.latest import io
 
 from ..automation.templates import COUNTED_VERSIONS, OPTIONS, graphs_of, swapped_templates
@@ -51,7 +52,7 @@ def test_what_decodes_elsewhere_is_as_the_rules_have_it():
         name for name in inputs if name in widgets
     ]
     assert {name: inputs[name].default for name in widgets} == widgets
-    assert set(ELSEWHERE["families"]) == {each.name for each in wan.FAMILIES}
+    assert ELSEWHERE["families"] == [each.name for each in (*STREAMED, *late.FAMILIES)]
     # Of what is not in the rules nothing is lost: it is of a run on this machine, or of images.
     here = {"save_latents_first", "alpha", "keep_unfinished", "preview"}
     known = {*ELSEWHERE["of_decode"], *ELSEWHERE["of_saver"]}

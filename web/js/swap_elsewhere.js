@@ -33,7 +33,7 @@ import {
 } from './swap_workflow.js'
 
 /**
- * Make one node of each decode of Wan and its saver.
+ * Make one node of each decode that can go elsewhere and its saver.
  *
  * @param workflow as serialised; not modified.
  * @param only {graph, node}: of this decode or saver alone, also with a VAE that nobody knows.
@@ -117,8 +117,8 @@ function send(workflow, changes, { savers, only = null }) {
       const { saver } = decided
       if (only && (graph.id !== only.graph || saver?.id !== only.node)) continue
       const family = familyAt(file, graph, decode)
-      const isWan = family ? ELSEWHERE.families.includes(family.name) : only !== null
-      const why = decided.why || (isWan ? '' : REASONS.not_wan)
+      const goes = family ? ELSEWHERE.families.includes(family.name) : only !== null
+      const why = decided.why || (goes ? '' : REASONS.stays)
       const nodes = saver && !why ? [decode, saver] : [decode]
       const [ids, before] = [nodes.map(({ id }) => id), nodes.map(({ type }) => type)]
       if (why) {

@@ -21,7 +21,7 @@ from .weights import Weights
 PLANS: tuple[tuple[Bands, ...], ...] = (
     (),
     (Bands(1), Bands(4)),
-    *((Bands(1), Bands(8, away)) for away in range(4, 9)),
+    *((Bands(1), Bands(8, away)) for away in range(5, 9)),
     (Bands(4, 2), Bands(8, 8)),
     (Bands(4, 4), Bands(8, 8)),
     (Bands(6, 6), Bands(16, 16)),

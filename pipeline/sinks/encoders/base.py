@@ -65,6 +65,7 @@ class Encoder:
         oldest_pyav: major version of the first PyAV in which it does all this.
         smallest_side, largest_side: of the frames, in pixels; 0 where opening it tells.
         takes_threads: whether FFmpeg's thread count is for it; else `options` say it in the encoder's own terms.
+        thread_type: what these threads share, "SLICE" a frame or "FRAME" several frames.
         pixel_aspect: whether what it makes says which shape pixels have; else the container has to.
         mastering: whether it takes the light of HDR pictures, see `Stated`.
         rgb_layout: how it wants RGB of 8 bits, see `PixelFormat.layout`, and of more; for a chroma of "rgb".
@@ -80,9 +81,14 @@ class Encoder:
     smallest_side: ClassVar[int] = 0
     largest_side: ClassVar[int] = 0
     takes_threads: ClassVar[bool] = True
+    thread_type: ClassVar[str] = "SLICE"
     pixel_aspect: ClassVar[bool] = False
     mastering: ClassVar[bool] = False
     rgb_layout: ClassVar[tuple[str, str]] = ("rgb", "rgb")
+
+    def threads(self, height: int, usable: int) -> int:
+        """How many of the usable threads it is worth having for frames of this height."""
+        return usable
 
     def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
         """FFmpeg's options for frames of this size."""

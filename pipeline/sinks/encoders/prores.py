@@ -15,6 +15,9 @@ class ProRes(Encoder):
     alpha = ("4:4:4",)
     lossless = False
     oldest_pyav = 16  # that of FFmpeg 7 takes no profile through PyAV
+    # Threads that share a frame only choose its quantisers together, a seventh of the work; one writes it. Frames are
+    # the same bytes either way.
+    thread_type = "FRAME"
 
     def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
         if wanted.chroma != "4:4:4":

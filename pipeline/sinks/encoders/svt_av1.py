@@ -11,6 +11,13 @@ from .base import DECIMALS, Encoder, Wanted, at, mastering_display, rate_factor
 os.environ.setdefault("SVT_LOG", "1")
 
 
+# Groups of 8 frames, not 32. With preset 8 files are then 1.03 to 1.15 times the size of the stock saver's preset 6 at
+# equal quality, as those of preset 7 were, without it 1.3 to 1.5 times; both take half the CPU. And it waits for 26
+# frames, not for 79: after the last of 81, 0.30 s of CPU are left, with the stock saver's settings 1.8 s (720p, 10 bit,
+# 2026-11-26).
+LEVELS = 3
+
+
 class SvtAV1(Encoder):
     name = "libsvtav1"
     crf_range = (1, 63)  # FFmpeg takes 0 for none given
@@ -25,15 +32,18 @@ class SvtAV1(Encoder):
     def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
         # Its "level of parallelism" goes from 1 to 6, for machines of any size.
         own = f"lp={min(threads, 6)}"
-        presets = ("4", "7", "8", "10")
+        presets = ("4", "8", "9", "10")
         rate = {}
         if wanted.quality == "lossless":
             own += ":lossless=1"
+            presets = ("4", "7", "8", "10")
             if av.__version__.startswith("16.0."):
                 # With others, SVT-AV1 3.1.0, which only that PyAV has, gets frames of 10 bits wrong.
                 presets = ("4", "7", "7", "7")
         else:
             rate = {"crf": rate_factor(wanted, (16, 24, 33, 43))}
+            if wanted.speed in ("medium", "fast"):
+                own += f":hierarchical-levels={LEVELS}"
         if wanted.stated.mastering:
             own += ":mastering-display=" + mastering_display(wanted.stated, *DECIMALS)
         if wanted.stated.content_light:

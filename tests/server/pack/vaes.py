@@ -273,5 +273,5 @@ def count_as_compared(model: torch.nn.Module) -> None:
     """As if it had been used before: the calls of its decoder for the short video that is decoded both ways at first
     would be counted, too.
     """
-    [ways] = [module for name, module in sys.modules.items() if name.endswith(".nodes.families.ways")]
-    ways._fitting[model] = True
+    [recipe] = [module for name, module in sys.modules.items() if name.endswith(".decoders.families.recipe")]
+    recipe._fitting[model] = True

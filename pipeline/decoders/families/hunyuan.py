@@ -7,32 +7,33 @@ frames each time, and five at the beginning. The model joins them; with nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from ..comfyui import vaes
+from . import facts
 from .family import Family
-from .ways import Exact, all_exact
+from .recipe import Hooked
 
 
-def _is_10(vae) -> bool:
+def _is_10(vae: Any) -> bool:
     """One whose decoder carries its convolutions' past from piece to piece; the same classes are those of images."""
-    decoder = vaes.decoder_of(vae)
+    decoder = facts.decoder_of(vae)
     carries = getattr(decoder, "carried", False) and not getattr(decoder, "tanh_out", True)
-    return carries and vaes.decoder_name(vae) == "comfy.ldm.modules.diffusionmodules.model.Decoder"
+    return carries and facts.decoder_name(vae) == "comfy.ldm.modules.diffusionmodules.model.Decoder"
 
 
-def _is_15(vae) -> bool:
+def _is_15(vae: Any) -> bool:
     """The video VAE, not the refiner of HunyuanImage, which decodes all at once."""
-    in_pieces = getattr(vaes.decoder_of(vae), "refiner_vae", False)
-    return in_pieces and vaes.decoder_name(vae) == "comfy.ldm.hunyuan_video.vae_refiner.Decoder"
+    in_pieces = getattr(facts.decoder_of(vae), "refiner_vae", False)
+    return in_pieces and facts.decoder_name(vae) == "comfy.ldm.hunyuan_video.vae_refiner.Decoder"
 
 
 def _needed(
     at_once: int, in_pieces: int, in_front: float
 ) -> Callable[[torch.nn.Module, tuple[int, int, int], int], int]:
-    """See `Exact`. In bytes for each pixel, in a dtype of 16 bits: of a short video for each frame; of a longer one for
-    a piece with what the convolutions remember, and for each frame, of which all pass the layers in front at once.
+    """See `Recipe`. In bytes for each pixel, in a dtype of 16 bits: of a short video for each frame; of a longer one
+    for a piece with what the convolutions remember, and for each frame, of which all pass the layers in front at once.
     """
 
     def needed(model: torch.nn.Module, size: tuple[int, int, int], itemsize: int) -> int:
@@ -49,12 +50,12 @@ NEEDED_15 = _needed(1350, 15_300, 2)
 NEEDED_10 = _needed(2750, 25_000, 4.2)
 
 
-def _exact(needed: Callable) -> Exact:
+def _hooked(needed: Callable) -> Hooked:
     """Slots of half a piece: two of them take what comes at a time."""
-    return Exact(lambda model: model.decoder.conv_out, frames_per_slot=4, tried_frames=5, needed=needed)
+    return Hooked(lambda model: model.decoder.conv_out, frames_per_slot=4, tried_frames=5, needed=needed)
 
 
 FAMILIES = (
-    Family("HunyuanVideo 1.5", _is_15, all_exact(_exact(NEEDED_15)), models={"HunyuanVideo 1.5": 24}),
-    Family("HunyuanVideo", _is_10, all_exact(_exact(NEEDED_10)), models={"HunyuanVideo": 24}),
+    Family("HunyuanVideo 1.5", _is_15, _hooked(NEEDED_15), models={"HunyuanVideo 1.5": 24}),
+    Family("HunyuanVideo", _is_10, _hooked(NEEDED_10), models={"HunyuanVideo": 24}),
 )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from ...pipeline.decoders import minimax
-from ..comfyui import vaes
+from .. import minimax
+from . import facts
 from .family import Family
-from .ways import Exact, all_exact
+from .recipe import Hooked
 
 
-def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
+def _size(vae: Any, latent: torch.Tensor) -> tuple[int, int, int] | None:
     """From the model's own plan: ComfyUI's ratio is for the lengths that it makes itself, 5 n + 2."""
-    by_ratios = vaes.size_by_ratios(vae, latent)
+    by_ratios = facts.size_by_ratios(vae, latent)
     if latent.ndim != 5 or by_ratios is None:
         return by_ratios
     try:
@@ -23,12 +25,12 @@ def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
 
 
 # 17 frames come at a time: four slots take them.
-EXACT = Exact(None, frames_per_slot=5, own_loop=minimax.decode, tried_frames=12)
+EXACT = Hooked(None, frames_per_slot=5, own_loop=minimax.decode, tried_frames=12)
 FAMILIES = (
     Family(
         "MiniMax H3",
-        lambda vae: vaes.model_name(vae) == "comfy.ldm.minimax.vae.MiniMaxH3VideoVAE",
-        all_exact(EXACT),
+        lambda vae: facts.model_name(vae) == "comfy.ldm.minimax.vae.MiniMaxH3VideoVAE",
+        EXACT,
         size=_size,
     ),
 )

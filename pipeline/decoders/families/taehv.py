@@ -6,11 +6,13 @@ frame at a time; the first few it then drops.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from ..comfyui import vaes
+from . import facts
 from .family import Family
-from .ways import Exact, all_exact
+from .recipe import Hooked
 
 
 def _frames(model: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
@@ -18,10 +20,10 @@ def _frames(model: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pixel_shuffle(output, model.patch_size).movedim(0, 1)
 
 
-def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
+def _size(vae: Any, latent: torch.Tensor) -> tuple[int, int, int] | None:
     """From the layers: for LTX-2's, ComfyUI's ratios are those of another one."""
     if latent.ndim != 5:
-        return vaes.size_by_ratios(vae, latent)
+        return facts.size_by_ratios(vae, latent)
     model = vae.first_stage_model
     try:
         scale = model.patch_size
@@ -34,7 +36,16 @@ def _size(vae, latent: torch.Tensor) -> tuple[int, int, int] | None:
     return latent.shape[0] * frames, latent.shape[3] * scale, latent.shape[4] * scale
 
 
-EXACT = Exact(
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """ComfyUI tells TAEHV for HunyuanVideo, which scales its latents first, by its weights' dtype from LightTAE."""
+    weights = model.state_dict()
+    if model.latent_channels != 16:
+        return weights
+    dtype = torch.float32 if model.latent_format is None else torch.float16
+    return {name: weight.to(dtype) for name, weight in weights.items()}
+
+
+EXACT = Hooked(
     lambda model: model.decoder[-1],
     frames_per_slot=4,
     to_frames=_frames,
@@ -42,5 +53,7 @@ EXACT = Exact(
     tried_frames=2,
 )
 FAMILIES = (
-    Family("TAEHV", lambda vae: vaes.model_name(vae) == "comfy.taesd.taehv.TAEHV", all_exact(EXACT), size=_size),
+    Family(
+        "TAEHV", lambda vae: facts.model_name(vae) == "comfy.taesd.taehv.TAEHV", EXACT, size=_size, weights=_weights
+    ),
 )
