@@ -191,6 +191,17 @@ def test_the_same_latents_give_the_same_bits(device, version):
     assert torch.equal(decoder.step(latents[:, :, 0].half()), whole[:, :1])
 
 
+def test_sums_in_float16_that_others_may_make_change_nothing(device):
+    vae, latents = stock_wan.module("2.1", 16), stock_wan.latents("2.1", 3, 6, 10).to(device, torch.bfloat16)
+    decoder = WanDecoder(weights.load(vae.state_dict(), device, torch.float16))
+    wanted = decode(decoder, latents)
+    torch.backends.cuda.matmul.allow_fp16_accumulation = True  # as by `--fast fp16_accumulation`
+    try:
+        assert torch.equal(decode(decoder, latents), wanted)
+    finally:
+        torch.backends.cuda.matmul.allow_fp16_accumulation = False
+
+
 @pytest.mark.parametrize("version", ["2.1", "2.2"])
 @pytest.mark.parametrize(
     "bands", [(Bands(), Bands(4)), (Bands(2), Bands(3, away=2)), (Bands(3, away=3), Bands(5, away=5))]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, ltx, ltx_weights
+from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, ltx, ltx_weights, trust
 from async_frame_pipeline.pipeline.decoders.fast.ltx import LtxDecoder
 from async_frame_pipeline.pipeline.decoders.fast.plan import GAPS_WHOLE, WORKSPACES
 
@@ -120,6 +120,25 @@ def test_weights_that_are_no_numbers_are_refused():
         ltx_weights.load(state, stock_ltx.config("2", 8, 1), CPU, torch.float32)
 
 
+@pytest.mark.parametrize("layer", ["conv_in", "up_blocks.1.conv", "up_blocks.4.res_blocks.0.conv2"])
+def test_what_leaves_the_range_of_float16_is_seen_in_the_frames(layer):
+    """Wherever it does."""
+    vae, latents = stock_ltx.module("2", 8), stock_ltx.latents(3, 2, 2)
+    state = vae.state_dict()
+    bias = state[f"decoder.{layer}.conv.bias"]
+
+    def decode_all():
+        return list(
+            trust.finite(LtxDecoder(ltx_weights.load(state, vae.config, CPU, torch.float16)).push(latents, True))
+        )
+
+    assert decode_all()
+    bias[-1] = 2e6
+    assert vae.decode(latents).isfinite().all()
+    with pytest.raises(OverflowError, match="range of float16"):
+        decode_all()
+
+
 def published(version, monkeypatch) -> ltx_weights.Weights:
     """Weights of the published size, without data."""
     # What these find in the data.
@@ -133,18 +152,27 @@ def published(version, monkeypatch) -> ltx_weights.Weights:
 @pytest.mark.parametrize("version", ["2", "reflects"])
 def test_its_memory_does_not_grow_with_the_video(version, monkeypatch):
     weights, peaks = published(version, monkeypatch), []
-    for frames in (ltx.LONG, 2 * ltx.LONG):
-        monkeypatch.setattr(ltx, "LONG", frames)
+    for frames in (40, 80):
+        monkeypatch.setattr(ltx, "COUNTED", (frames,))
         peaks.append(ltx.needed(weights, 22, 40, joins=True))
     assert peaks[1] <= 1.01 * peaks[0]
     assert peaks[0] < 2.94e9  # what the stock modules take of an H100 with their caches in copies
+
+
+@pytest.mark.parametrize("version", ["2", "2.3", "reflects", "causal"])
+def test_no_length_takes_more_than_what_is_counted(version, monkeypatch):
+    weights = published(version, monkeypatch)
+    counted = ltx.needed(weights, 22, 40, joins=True)
+    for frames in (1, 7, 8, 9, 14, 18, 26, 34):
+        monkeypatch.setattr(ltx, "COUNTED", (frames,))
+        assert ltx.needed(weights, 22, 40, joins=True) <= counted, frames
 
 
 @pytest.mark.parametrize("frames", [1, 5, 19])
 def test_what_is_counted_is_what_tensors_with_data_take(frames, monkeypatch):
     vae, latents = stock_ltx.module("2", 8, layers=2), stock_ltx.latents(frames, 4, 6)
     weights = ltx_weights.load(vae.state_dict(), vae.config, CPU, torch.float32)
-    monkeypatch.setattr(ltx, "LONG", frames)
+    monkeypatch.setattr(ltx, "COUNTED", (frames,))
     counted = ltx.needed(weights, 4, 6, joins=True)
     monkeypatch.setattr(kernels, "_on", lambda tensor: cuda)
     monkeypatch.setattr(cuda, "_launch", lambda name, threads, args, **made_for: None)

@@ -80,6 +80,25 @@ def test_frames_that_differ_are_not_used(monkeypatch):
     assert torch.equal(image, stock_decode(vae, latent()))
 
 
+@pytest.mark.parametrize("version", ["2", "0.9.5"])
+def test_frames_that_left_the_range_of_float16_are_decoded_exact(version, monkeypatch):
+    """What the comparison, of noise, cannot know: these weights or latents hold more."""
+    vae, frames = ltx(1, version), family.FastLtx.frames
+    decode(vae, latent())
+    stock = stock_decode(vae, latent(4))
+
+    def overflowing(*args):
+        *pieces, last = frames(*args)
+        last = last.clone()
+        last[0, -1, 3, 5] = torch.inf
+        yield from (*pieces, last)
+
+    monkeypatch.setattr(family.FastLtx, "frames", overflowing)
+    image, report = decode(vae, latent(4))
+    assert report.decoded.decoder == "exact" and "float16" in report.decoded.why_not_fast
+    assert torch.equal(image, stock)
+
+
 @pytest.mark.parametrize("decoder", ["auto", "fast"])
 def test_on_a_cpu_it_stays_as_it_is(decoder, monkeypatch):
     monkeypatch.undo()

@@ -83,6 +83,32 @@ def launches(version: str) -> list[tuple[str, tuple[tuple[str, int], ...], list]
     return [(name, tuple(made_for.items()), args) for name, made_for, args in seen]
 
 
+def test_products_are_summed_up_in_float32_whatever_comfyui_allows(monkeypatch):
+    """Under `--fast fp16_accumulation` torch refuses to put out float32, and all else would leave float16's range."""
+    seen = []
+
+    def watched(product):
+        def multiply(a, b, *more, out_dtype=None):
+            seen.append(torch.backends.cuda.matmul.allow_fp16_accumulation)
+            return product(a.float(), b.float(), *(each.float() for each in more)).to(out_dtype or a.dtype)
+
+        return multiply
+
+    for owner, name in ((torch, "bmm"), (torch, "mm"), (torch.nn.functional, "linear")):
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
+    monkeypatch.setattr(kernels, "_on", lambda tensor: cuda)
+    monkeypatch.setattr(cuda, "_launch", lambda *args, **made_for: None)
+    state = stock_wan.module("2.1", RECORDED_WIDTH).state_dict()
+    decoder = WanDecoder(weights.load(state, torch.device("cpu"), torch.float16))
+    torch.backends.cuda.matmul.allow_fp16_accumulation = True
+    try:
+        decoder.step(stock_wan.latents("2.1", 1, 2, 2).half()[:, :, 0])
+        assert torch.backends.cuda.matmul.allow_fp16_accumulation
+    finally:
+        torch.backends.cuda.matmul.allow_fp16_accumulation = False
+    assert len(seen) > 5 and not any(seen)
+
+
 def made_for(version: str, width: int) -> set[tuple[str, tuple[tuple[str, int], ...]]]:
     """Every kernel with what it is made for, of a decoder of another width."""
 

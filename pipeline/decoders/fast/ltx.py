@@ -344,22 +344,25 @@ def _keep(history: torch.Tensor | None, frames: torch.Tensor) -> None:
         history.copy_(frames[-len(history) :])
 
 
-# Long enough for every kind of batch to follow every other, in latent frames.
-LONG = 40
+# In latent frames, what takes most: a video that is all in one batch, which ends at once on every level; and one long
+# enough for every kind of batch to follow every other, whose end is two latent frames after a whole batch.
+COUNTED = FRAMES, 5 * FRAMES + 2
 
 
 def needed(weights: Weights, height: int, width: int, joins: bool) -> int:
-    """How many bytes a decode takes at most on the GPU, weights left out, of a long video.
+    """How many bytes a decode takes at most on the GPU, weights left out, however long the video.
 
     Args:
         weights: on any device; only shapes are looked at.
         height, width: of the latent.
         joins: whether torch's allocator joins what is free.
     """
-    meta = _on_meta(weights)
-    with torch.device("meta"), _Counter() as counter:
-        latent = torch.empty((1, len(meta.mean), LONG, height, width))
-        counter.peak = counter.held = 0
-        for _ in LtxDecoder(meta).push(latent, last=True):
-            pass
-    return int(counter.peak * (GAPS_WHOLE if joins else GAPS_WHOLE_UNJOINED)) + WORKSPACES
+    meta, peak = _on_meta(weights), 0
+    for frames in COUNTED:
+        with torch.device("meta"), _Counter() as counter:
+            latent = torch.empty((1, len(meta.mean), frames, height, width))
+            counter.peak = counter.held = 0
+            for _ in LtxDecoder(meta).push(latent, last=True):
+                pass
+        peak = max(peak, counter.peak)
+    return int(peak * (GAPS_WHOLE if joins else GAPS_WHOLE_UNJOINED)) + WORKSPACES

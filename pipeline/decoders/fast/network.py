@@ -144,7 +144,7 @@ class WanDecoder:
             (3, T, H, W) about [-1, 1], float32; T is 1 for the first latent frame of a video, then 4.
         Stream: runs on the caller's current stream; never waits for it, but where histories leave the GPU.
         """
-        with torch.inference_mode(), cudnn_flags():
+        with torch.inference_mode(), cudnn_flags(), float32_sums():
             return self._step(latent_bchw, last)
 
     def _step(self, latent_bchw: torch.Tensor, last: bool) -> torch.Tensor:
@@ -473,6 +473,23 @@ def cudnn_flags() -> contextlib.AbstractContextManager:
     """Entered once for many convolutions: for each it would be a good part of launching it."""
     # cuDNN's first guess is good for these; trying out every shape would take 8 s (H100, cuDNN 9.19).
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+
+
+@contextlib.contextmanager
+def float32_sums() -> Iterator[None]:
+    """For matrix products, whatever ComfyUI's `--fast fp16_accumulation` allows all others in the process.
+
+    Torch then refuses float16 to float32, and sums of what this decoder holds could leave float16's range.
+    """
+    matmul = torch.backends.cuda.matmul
+    if not getattr(matmul, "allow_fp16_accumulation", False):  # which older versions do not have
+        yield
+        return
+    matmul.allow_fp16_accumulation = False
+    try:
+        yield
+    finally:
+        matmul.allow_fp16_accumulation = True
 
 
 def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:

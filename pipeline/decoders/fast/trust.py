@@ -7,6 +7,8 @@ compares; who has none, such as a worker elsewhere, is told the difference.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 
 # (frames, height, width) of the latent: long enough for the steps that differ, and small, since what is in question are
@@ -25,3 +27,19 @@ def noise(channels: int, device: torch.device) -> torch.Tensor:
 def difference(ours: torch.Tensor, stock: torch.Tensor) -> float:
     """RMS of what two decoders put out, of any one shape; NaN or infinity where one of them put out such."""
     return (ours.clamp(-1, 1) - stock.clamp(-1, 1)).square().mean().sqrt().item()
+
+
+def finite(pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The same pieces of a video.
+
+    Raises:
+        OverflowError: after the last one, if any of them holds what is no finite number. That is what comes out where
+            anything left float16's range on its way, since the norms make NaN of it, and NaN goes through the rest.
+    Stream: the caller's current stream, which is waited for after the last piece only.
+    """
+    total = None
+    for piece in pieces:
+        total = piece.sum() if total is None else total + piece.sum()
+        yield piece
+    if total is not None and not total.isfinite():
+        raise OverflowError("what it computes left the range of float16")
