@@ -35,6 +35,9 @@ def why_not(device: torch.device) -> Text | None:
         return Text("the GPU is older than Turing (GTX 16, RTX 20)")
     try:
         _kernel("add_taps", torch.cuda.current_device() if device.index is None else device.index, (("OUTPUTS", 3),))
+        if torch.version.hip is not None:  # for AMD torch says that it has no such product
+            ones = torch.ones((8, 8), device=device, dtype=torch.float16)
+            torch.mm(ones, ones, out_dtype=torch.float32)
     except Exception as error:  # no compiler, or a torch that has another way to it
         return Text("its kernels cannot be compiled here: %error%", error=f"{type(error).__name__}: {error}")
     return None
