@@ -174,11 +174,12 @@ def convert(
 
 # Note [Bands on the CPU]
 #     There, a frame is written in bands of rows, several at a time, and by NumPy. What is between the steps stays in a
-#     core's cache and in memory that the allocator keeps, where a plane of 3840x2160 is mapped anew at every step. And
-#     torch would share every step out among threads of its own, which wait for each other after each, and for long
-#     beside an encoder on all cores; below what it shares out (32768 values) calling it takes longer than the work.
-#     For 3840x2160 to 4:2:0 that is 54 ms of CPU a frame, before it was 160 (EPYC 9xx4, 2026-11-26).
-BAND_VALUES = 1 << 17
+#     core's cache, and in memory that is there already: what a step allocates may be mapped anew, which takes longer
+#     than the step, and threads wait for each other to map. And torch would share every step out among threads of its
+#     own, which wait for each other after each, and for long beside an encoder on all cores; below what it shares out
+#     (32768 values) calling it takes longer than the work. So does calling NumPy for small bands, and only one thread
+#     calls at a time. For 3840x2160 to 4:2:0 that is 46 ms of CPU a frame, before it was 160 (EPYC 9xx4, 2026-11-26).
+BAND_VALUES = 1 << 18
 MOST_THREADS = 4
 
 
@@ -194,22 +195,30 @@ def _write_bands(frames_cthw: torch.Tensor, zero_centred: bool, pixel_format: Pi
     down = SUBSAMPLING.get(pixel_format.layout, (0, 0))[1]
     shared = (0, down, down, 0) if pixel_format.is_yuv else (0,) * len(planes)
 
+    bands = [(frame, top) for frame in range(frames) for top in range(0, height, rows)]
+    threads = min(MOST_THREADS, os.cpu_count() or 1, len(bands))
+    # For each thread, and the caller's, the colours of a band and room for one more. All of one piece, since NumPy asks
+    # for huge pages for that.
+    free = list(np.empty((threads + 1, len(source_cthw) + 1, 1, min(rows, height), width), np.float32))
+
     def write(at: tuple[int, int]) -> None:
         frame, top = at
         bottom = top + rows if top + rows < height else height + 1  # the last one's with the row that odd sizes grow by
-        colours = []
-        for i, plane_thw in enumerate(source_cthw[:, frame : frame + 1, top : top + rows]):
-            unit_thw = plane_thw.astype(np.float32)
+        band_cthw = source_cthw[:, frame : frame + 1, top : top + rows]
+        room = free.pop()
+        *colours, spare_thw = room[:, :, : band_cthw.shape[2]]
+        for i, (unit_thw, plane_thw) in enumerate(zip(colours, band_cthw)):
+            np.copyto(unit_thw, plane_thw)
             if zero_centred and i < 3:
                 unit_thw += 1.0
                 unit_thw /= 2.0
-            np.fmax(unit_thw, 0.0, out=unit_thw)  # NaN becomes 0
-            colours.append(np.minimum(unit_thw, 1.0, out=unit_thw))
+            np.clip(unit_thw, 0.0, 1.0, out=unit_thw)
+            if np.isnan(unit_thw.max()):
+                np.nan_to_num(unit_thw, copy=False, nan=0.0)
         own = tuple(plane[frame : frame + 1, top >> by : bottom >> by] for plane, by in zip(planes, shared))
-        _write(colours, pixel_format, own)
+        _write(colours, pixel_format, own, spare_thw)
+        free.append(room)
 
-    bands = [(frame, top) for frame in range(frames) for top in range(0, height, rows)]
-    threads = min(MOST_THREADS, os.cpu_count() or 1, len(bands))
     if threads == 1:
         for at in bands:
             write(at)
@@ -224,14 +233,14 @@ def _write_bands(frames_cthw: torch.Tensor, zero_centred: bool, pixel_format: Pi
             pass
 
 
-def _write(colours: Planes, pixel_format: PixelFormat, planes: Planes) -> None:
+def _write(colours: Planes, pixel_format: PixelFormat, planes: Planes, spare: Plane | None = None) -> None:
     """R, G, B and perhaps alpha in [0, 1], float32 (T, H, W) each and spent -> codes, of torch or all of NumPy.
 
-    Written in what both have, which gives the same bits.
+    Written in what both have, which gives the same bits. `spare` is room for one more; None to make it.
     """
     alpha_thw = colours[3] if len(colours) == 4 else None
     if pixel_format.is_yuv:
-        _write_yuv(colours, pixel_format, planes)
+        _write_yuv(colours, pixel_format, planes, spare)
         alpha_plane = planes[3] if pixel_format.alpha else None
     elif pixel_format.layout == "gbr":
         for plane, colour in zip(planes, ORDERS["gbr"]):
@@ -279,7 +288,7 @@ def _store(values: Plane, scale: float, offset: float, pixel_format: PixelFormat
     values += offset
     if pixel_format.dither:
         values += _dithered(values)
-    codes = values.round()
+    codes = _of(values).round(values, out=values)
     if offset and pixel_format.full_range:
         codes = codes.clip(0.0, _full(pixel_format))  # chroma would end half a code beyond the largest
     if pixel_format.bits == 16:
@@ -288,13 +297,22 @@ def _store(values: Plane, scale: float, offset: float, pixel_format: PixelFormat
     out[...] = codes
 
 
+def _of(plane: Plane) -> Any:
+    """The module that has the functions for it."""
+    return torch if isinstance(plane, torch.Tensor) else np
+
+
 def _dithered(values: Plane) -> Plane:
     """What is added to a plane of this size."""
     height, width = values.shape[-2:]
-    across, down = -(-width // 8), -(-height // 8)
     if isinstance(values, torch.Tensor):
-        return _dither(values.device).repeat(down, across)[:height, :width]
-    return np.tile(_dither(torch.device("cpu")).numpy(), (down, across))[:height, :width]
+        return _dither(values.device).repeat(-(-height // 8), -(-width // 8))[:height, :width]
+    return _dithered_band(height, width)
+
+
+@functools.lru_cache(maxsize=4)  # a band of luma and of chroma, and the last ones of a frame
+def _dithered_band(height: int, width: int) -> np.ndarray:
+    return _dithered(torch.empty(height, width)).numpy()
 
 
 @functools.cache  # made once: copying it to the GPU would wait for the GPU
@@ -319,7 +337,7 @@ def _grow(plane_thw: Plane, height: int, width: int) -> Plane:
     return np.pad(plane_thw, ((0, 0), (0, below), (0, right)), mode="edge")
 
 
-def _write_yuv(colours: Planes, pixel_format: PixelFormat, planes: Planes) -> None:
+def _write_yuv(colours: Planes, pixel_format: PixelFormat, planes: Planes, spare: Plane | None = None) -> None:
     """RGB in [0, 1] -> Y, U, V codes.
 
     Source: ITU-R BT.709-6 sections 3.2-3.5, BT.601-7 section 2.5 and BT.2020-2 table 4 (matrix, quantisation); full
@@ -329,23 +347,29 @@ def _write_yuv(colours: Planes, pixel_format: PixelFormat, planes: Planes) -> No
     """
     out_y, out_u, out_v = planes[:3]
     red, green, blue = (_grow(colour, *out_y.shape[-2:]) for colour in colours[:3])
+    if spare is None or spare.shape != green.shape:
+        spare = _of(green).empty_like(green)
+    multiply = _of(green).multiply
     kr, kg, kb = MATRICES[pixel_format.matrix]
-    luma = red * kr
-    luma += green * kg
-    luma += blue * kb
+    luma = green
+    luma *= kg
+    luma += multiply(red, kr, out=spare)
+    luma += multiply(blue, kb, out=spare)
     step = float(1 << (pixel_format.bits - 8))  # one 8-bit code in codes of this depth
     full = _full(pixel_format)
     luma_scale, luma_offset = (full, 0.0) if pixel_format.full_range else (219.0 * step, 16.0 * step)
     chroma_scale = full if pixel_format.full_range else 224.0 * step
     across, down = SUBSAMPLING[pixel_format.layout]
     for colour, weight, out_chroma in ((blue, kb, out_u), (red, kr, out_v)):
-        chroma = colour - luma
+        chroma = colour
+        chroma -= luma
         chroma *= 1.0 / (2.0 * (1.0 - weight))
         if down:
-            chroma = chroma[:, 0::2] + chroma[:, 1::2]
+            lower, chroma = chroma[:, 1::2], chroma[:, 0::2]
+            chroma += lower
             chroma *= 0.5
         if across:
-            chroma = _halve_across(chroma)
+            chroma = _halve_across(chroma, spare)
         _store(chroma, chroma_scale, 128.0 * step, pixel_format, out_chroma)
     _store(luma, luma_scale, luma_offset, pixel_format, out_y)
 
@@ -385,11 +409,14 @@ def _displayed() -> torch.Tensor:
     return (code * 255).round().to(torch.uint8)
 
 
-def _halve_across(rows: Plane) -> Plane:
-    """(T, H, W) -> (T, H, W/2), sited on the left column of each pair (see `_write_yuv`)."""
-    sides = rows[..., 1::2] * 1.0  # on the right of each; the one on the left of the first is the first itself
-    sides[..., 1:] += rows[..., 1:-1:2]
-    sides[..., :1] += rows[..., :1]
+def _halve_across(rows: Plane, spare: Plane) -> Plane:
+    """(T, H, W) -> (T, H, W/2), sited on the left column of each pair (see `_write_yuv`); spends `rows`."""
+    left, right = rows[..., 0::2], rows[..., 1::2]
+    sides = spare[:, : rows.shape[1], : right.shape[2]]
+    sides[...] = right  # on the right of each; the one on the left of the first is the first itself
+    sides[..., 1:] += right[..., :-1]
+    sides[..., :1] += left[..., :1]
     sides *= 0.25
-    sides += rows[..., 0::2] * 0.5
+    left *= 0.5
+    sides += left
     return sides
