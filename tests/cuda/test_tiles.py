@@ -45,6 +45,7 @@ def delayed(monkeypatch):
         streams.add((threading.get_ident(), torch.cuda.current_stream().cuda_stream, torch.cuda.current_device()))
         torch.cuda._sleep(CYCLES[count % len(CYCLES)])
 
+    not_delayed = Hooked.stream
     for recipe in (Buffered, Hooked):
         own = recipe.stream
 
@@ -58,6 +59,16 @@ def delayed(monkeypatch):
             own(self, vae, latents, late, *more)
 
         monkeypatch.setattr(recipe, "stream", stream)
+
+    # What tries a model out keeps its pieces for longer.
+    own_try = Hooked._fits_once
+
+    def fits_once(self, vae, noise):
+        with monkeypatch.context() as patched:
+            patched.setattr(Hooked, "stream", not_delayed)
+            return own_try(self, vae, noise)
+
+    monkeypatch.setattr(Hooked, "_fits_once", fits_once)
     return streams
 
 
