@@ -356,7 +356,11 @@ def _decoder(given: argparse.Namespace):
         if given.comfyui:
             from .exact import ExactDecoder
 
-            return ExactDecoder(given.device, Path(given.comfyui))
+            try:
+                return ExactDecoder(given.device, Path(given.comfyui))
+            except ModuleNotFoundError as error:
+                how = "is this the Python that it runs on?"
+                raise NoFarm(f"the ComfyUI in {given.comfyui} cannot be loaded: {error}; {how}") from error
         from .decode import Decoder
 
         return Decoder(given.device)

@@ -90,7 +90,8 @@ def text(state: State) -> str:
         memory = f"{each.get('free_mb')} of {each.get('all_mb')} MB free"
         counts = [f"warm VAEs: {len(each['warm'])}"] if isinstance(each.get("warm"), list) and each["warm"] else []
         counts += [f"{each[key]} {key}" for key, *_ in COUNTERS if key != "seconds" and each.get(key)]
-        told = (each.get("name"), each.get("device"), memory, doing, ", ".join(counts))
+        decoders = each["decoders"] if isinstance(each.get("decoders"), list) else []
+        told = (each.get("name"), each.get("device"), memory, "/".join(map(str, decoders)), doing, ", ".join(counts))
         lines.append("  ".join(["worker:", *(str(part) for part in told if part)]))
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ SAMPLE = re.compile(rf"([a-z_]+)(?:\{{({LABEL}(?:,{LABEL})*)\}})? (-?[0-9.e+-]+)
 WORKER = {
     "name": "w",
     "device": "CPU",
+    "decoders": ["fast"],
     "free_mb": 3,
     "all_mb": 4,
     "warm": ["1" * 64, "2" * 64],
@@ -73,7 +74,7 @@ def test_for_people():
     for workers in ([], [WORKER, {**WORKER, "all_mb": 4000}]):  # where nobody is there, nobody knows
         state = State(workers, {}, {"s-pro": 3}, {"s-pro": 125.0}, Settings())
         assert text(state).splitlines()[1] == "waiting: 3 s-pro (the oldest 2m)"
-    told = "3 of 4 MB free  000000000000 2/5 frames  warm VAEs: 2, 2 completed, 1 failed"
+    told = "3 of 4 MB free  fast  000000000000 2/5 frames  warm VAEs: 2, 2 completed, 1 failed"
     assert worker == f"worker:  w  CPU  {told}"
     of_nobody = text(State([], {}, {}, {}, Settings()))
     assert of_nobody.startswith("jobs:    none\nwaiting: none\nworkers: none: start one")
