@@ -55,7 +55,8 @@ class Overlay:
         return output
 
     def _replace_step(self, frames_cthw):
-        if frames_cthw.shape[2:] != self._pictures.shape[2:]:
+        # Of those without data, which only tell what memory a decode takes, none is shown.
+        if frames_cthw.is_meta or frames_cthw.shape[2:] != self._pictures.shape[2:]:
             return frames_cthw
         frames_cthw.mul_(0.0).add_(self._next(frames_cthw.shape[1]))  # float32, as they were
         mark()
