@@ -151,6 +151,10 @@ def workers_for(gpus: Sequence[str], address: Address, more: Sequence[str]) -> l
     return kept
 
 
+def _named(gpus: Sequence[str]) -> str:
+    return ", ".join("the CPU" if gpu == "cpu" else f"GPU {gpu}" for gpu in gpus) or "none"
+
+
 async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> None:
     """Look after them until `stopping`, then stop the workers."""
     while not stopping.is_set():
@@ -216,7 +220,7 @@ async def _up(
             await hear_down(broker, token, stopping)
             values = {"url": address.url, "token": token, "ca": address.ca, "port": port}
             write_private(folder / "farm.json", json.dumps(values))
-            log.info("the farm is up at %s", address.url)
+            log.info("the farm is up at %s, its workers here: %s", address.url, _named(gpus))
             kept = KeptServer(server)
             kept._began = time.monotonic()
             sweeping = asyncio.ensure_future(keep_sweeping(broker, blobs_of(settings, broker), settings, SWEEP_SECONDS))
