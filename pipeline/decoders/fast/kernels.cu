@@ -157,6 +157,16 @@ extern "C" __global__ void norm_silu(const half_bits *a, const float *bias, cons
 
 #endif
 
+// Four frames of one channel from its products: winograd.OUTPUT.
+__device__ __forceinline__ void four_frames(float &y0, float &y1, float &y2, float &y3, float s0, float s1, float s2,
+                                            float s3, float s4, float s5) {
+    float even = 2.0f * (s2 + s1), odd = 2.0f * (s2 - s1);
+    y0 = 4.0f * s0 + even + 4.0f * s3 + 0.5f * s4;
+    y1 = odd + 2.0f * s3 - s4;
+    y2 = even + s3 + 2.0f * s4;
+    y3 = odd + 0.5f * s3 - 4.0f * s4 + 4.0f * s5;
+}
+
 // Of FRAMES frames, from PRODUCTS or as they are. A lane has its channels of a pixel in every frame, and reads them before
 // it writes: so points may replace products.
 #ifdef NORM_SILU_POINTS
@@ -182,13 +192,9 @@ extern "C" __global__ void norm_silu_points(const half_bits *s0, const half_bits
         for (int p = 0; p < SOURCES; ++p) load(s[p], sources[p] + pixel * C + vector * V);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-            // winograd.OUTPUT
             if constexpr (PRODUCTS && FRAMES == 4) {
-                float even = 2.0f * (s[2][v] + s[1][v]), odd = 2.0f * (s[2][v] - s[1][v]);
-                y[0][i][v] = 4.0f * s[0][v] + even + 4.0f * s[3][v] + 0.5f * s[4][v];
-                y[1][i][v] = odd + 2.0f * s[3][v] - s[4][v];
-                y[2][i][v] = even + s[3][v] + 2.0f * s[4][v];
-                y[3][i][v] = odd + 0.5f * s[3][v] - 4.0f * s[4][v] + 4.0f * s[5][v];
+                four_frames(y[0][i][v], y[1][i][v], y[2][i][v], y[3][i][v], s[0][v], s[1][v], s[2][v], s[3][v], s[4][v],
+                            s[5][v]);
             } else if constexpr (PRODUCTS) {
                 y[0][i][v] = 2.0f * (s[0][v] + s[1][v] + s[2][v]);
                 y[1][i][v] = 2.0f * (s[1][v] - s[2][v] + s[3][v]);
@@ -397,19 +403,14 @@ __device__ __forceinline__ void norm_affine(float x[GI][V], const float *gamma, 
     }
 }
 
-// Four frames of the products of a group, a vector of a pixel: winograd.OUTPUT.
+// Four frames of the products of a group, a vector of a pixel.
 __device__ __forceinline__ void frames_of(float y[4][V], const half_bits *const sources[6], long long at) {
     float s[6][V];
 #pragma unroll
     for (int p = 0; p < 6; ++p) load(s[p], sources[p] + at);
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-        float even = 2.0f * (s[2][v] + s[1][v]), odd = 2.0f * (s[2][v] - s[1][v]);
-        y[0][v] = 4.0f * s[0][v] + even + 4.0f * s[3][v] + 0.5f * s[4][v];
-        y[1][v] = odd + 2.0f * s[3][v] - s[4][v];
-        y[2][v] = even + s[3][v] + 2.0f * s[4][v];
-        y[3][v] = odd + 0.5f * s[3][v] - 4.0f * s[4][v] + 4.0f * s[5][v];
-    }
+    for (int v = 0; v < V; ++v)
+        four_frames(y[0][v], y[1][v], y[2][v], y[3][v], s[0][v], s[1][v], s[2][v], s[3][v], s[4][v], s[5][v]);
 }
 
 // A lane has its channels of a pixel in every frame, and of a group reads all before it writes: so points may replace
