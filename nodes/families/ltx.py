@@ -8,9 +8,9 @@ import torch
 
 from ...pipeline.decoders.fast import ltx, ltx_weights, trust
 from ...pipeline.decoders.fast.ltx import LtxDecoder
-from ...pipeline.decoders.fast.plan import NoRoom, Plan
+from ...pipeline.decoders.fast.plan import Plan, no_room
 from ...pipeline.decoders.fast.weights import DTYPES
-from ...pipeline.text import Text, gib
+from ...pipeline.text import Text
 from ..comfyui import memory, vaes
 from .family import Job, Way
 from .wan import FastModel, loaded, planned, said, why_not_fast, why_not_wanted
@@ -75,16 +75,7 @@ class FastInGroups(Way):
             there = memory.room(vae, model.patcher)
             chosen = planned(model, latent, there)
             if chosen.needed > there.emptied:
-                raise NoRoom(
-                    Text(
-                        "it needs at least %needed% GiB of GPU memory and %away% of main memory, "
-                        "there are %free% and %main%",
-                        needed=gib(chosen.needed),
-                        away=gib(0),
-                        free=gib(max(0, there.emptied)),
-                        main=gib(there.main),
-                    )
-                )
+                raise no_room(chosen, there.emptied, there.main)
             memory.load_whole(model.patcher, chosen.needed)
             job.output.decoded.how = said(chosen, there)
             # ComfyUI decodes none of these VAEs in float16: whether their layers stay in its range, nobody has said.

@@ -137,12 +137,17 @@ def choose(plan_of: Callable[[tuple[Bands, ...]], Plan], there: Room, steps: int
     smallest = min((plan for plan in others if plan.away <= there.main), key=lambda plan: plan.needed)
     if below is None or smallest.needed < below:
         return smallest
-    raise NoRoom(
+    raise no_room(smallest, min(there.emptied, below), there.main)
+
+
+def no_room(least: Plan, free: int, main: int) -> NoRoom:
+    """Says what the least of the plans takes, and how many bytes there are on the GPU and in main memory."""
+    return NoRoom(
         Text(
             "it needs at least %needed% GiB of GPU memory and %away% of main memory, there are %free% and %main%",
-            needed=gib(smallest.needed),
-            away=gib(smallest.away),
-            free=gib(max(0, min(there.emptied, below))),
-            main=gib(there.main),
+            needed=gib(least.needed),
+            away=gib(least.away),
+            free=gib(max(0, free)),
+            main=gib(main),
         )
     )
