@@ -22,7 +22,7 @@ from ..pipeline import engine
 from ..pipeline.decoders import families
 from ..pipeline.decoders.away import Away
 from ..pipeline.decoders.families import facts
-from ..pipeline.decoders.families.recipe import Recipe
+from ..pipeline.decoders.families.recipe import Fitted, Recipe
 from ..pipeline.decoders.fast.plan import Room
 from ..pipeline.decoders.histories import Histories
 from ..pipeline.sinks.formats import Choice
@@ -210,7 +210,7 @@ class ExactDecoder(Decoder):
                 try:
                     until_then.enter_context(recipe.held(vae))
                 except ValueError:  # this ComfyUI's model has another loop than is known
-                    recipe, fitted = Recipe(), type(fitted)(needed)
+                    recipe, fitted = Recipe(), Fitted(needed)
                 histories = None if fitted.keeps else Histories(away)
                 recipe.stream(vae, latent.to(vae.device, vae.vae_dtype), submit, histories, fitted.pauses)
 
