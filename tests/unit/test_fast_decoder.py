@@ -6,7 +6,7 @@ import pytest
 import torch
 from async_frame_pipeline.pipeline.decoders.away import Away
 from async_frame_pipeline.pipeline.decoders.fast import cpu, reference, room, weights, winograd
-from async_frame_pipeline.pipeline.decoders.fast.network import Bands, WanDecoder
+from async_frame_pipeline.pipeline.decoders.fast.network import Bands, WanDecoder, steps
 
 from . import stock_wan
 
@@ -54,6 +54,19 @@ def test_odd_sizes_and_widths(version, in_rows, height, width, channels):
     torch.testing.assert_close(
         decode(fast_decoder(vae, in_rows), latents), vae.decode(latents)[0], atol=TOLERANCE, rtol=0
     )
+
+
+@LAYOUTS
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_a_gpu_has_a_second_step_to_do_before_the_first_frames_are_handed_over(in_rows, frames, monkeypatch):
+    vae, latents = stock_wan.module("2.1", 8), stock_wan.latents("2.1", frames, 2, 3)
+    decoder, launched, handed_over = fast_decoder(vae, in_rows), [], []
+    step = decoder.step
+    monkeypatch.setattr(decoder, "step", lambda latent, last: launched.append(last) or step(latent, last))
+    launched_before = [(handed_over.append(each), len(launched))[1] for each in steps(decoder, latents)]
+    assert launched_before == [at if in_rows else min(max(at, 2), frames) for at in range(1, frames + 1)]
+    assert launched == [False] * (frames - 1) + [True]
+    assert torch.equal(torch.cat(handed_over, dim=1), decode(fast_decoder(vae, in_rows), latents))
 
 
 @LAYOUTS
