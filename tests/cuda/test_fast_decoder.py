@@ -54,6 +54,12 @@ def test_attention_is_its_reference(device, monkeypatch, channels, pixels):
     torch.testing.assert_close(kernels.attention(q, k, v).cpu(), wanted, atol=5e-3, rtol=STEP)
 
 
+def test_a_launch_that_the_driver_refuses_is_an_error(device):
+    frames = noise(device, 1, 0, 5, 8)  # of which there are no pixels, and no blocks
+    with pytest.raises(RuntimeError, match="CUDA error: invalid argument"):
+        kernels.norm_silu(frames, 1.0, None, None, None, frames, None)
+
+
 @CHANNELS
 @SHAPES
 @pytest.mark.parametrize("what", ["norm", "add", "add and norm", "add and norm in place"])

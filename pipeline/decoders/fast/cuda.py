@@ -7,10 +7,12 @@ all of them takes about a second. Arguments as in `kernels`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,10 +36,10 @@ def why_not(device: torch.device) -> Text | None:
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_GPU:
         return Text("the GPU is older than Turing (GTX 16, RTX 20)")
     try:
-        _kernel("add_taps", torch.cuda.current_device() if device.index is None else device.index, (("OUTPUTS", 3),))
         if torch.version.hip is not None:  # for AMD torch says that it has no such product
             ones = torch.ones((8, 8), device=device, dtype=torch.float16)
             torch.mm(ones, ones, out_dtype=torch.float32)
+        _kernel("add_taps", torch.cuda.current_device() if device.index is None else device.index, (("OUTPUTS", 3),))
     except Exception as error:  # no compiler, or a torch that has another way to it
         return Text("its kernels cannot be compiled here: %error%", error=f"{type(error).__name__}: {error}")
     return None
@@ -223,14 +225,45 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
     kernel = _kernel(name, device.index, tuple(made_for.items()))
     elsewhere = device.index != torch.cuda.current_device()  # seldom, and to enter a device takes as long as to launch
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
-        kernel(((threads + THREADS - 1) // THREADS, 1, 1), (THREADS, 1, 1), args)
+        kernel((threads + THREADS - 1) // THREADS, args, torch._C._cuda_getCurrentRawStream(device.index))
+
+
+class _Kernel:
+    """A compiled kernel, launched through the driver: torch's own call looks the driver up anew each time, which takes
+    longer than many of these kernels do.
+
+    Args:
+        compiled: torch's.
+        driver: CUDA's.
+    """
+
+    def __init__(self, compiled: Any, driver: Any):
+        self._compiled = compiled  # holds the module
+        self._driver = driver
+
+    def __call__(self, blocks: int, args: Sequence[torch.Tensor | int], stream: int) -> None:
+        """Launch blocks of THREADS on a stream; tensors are handed over as pointers, numbers as ints."""
+        given = [arg.data_ptr() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        # The driver copies from here what each parameter takes: 8 bytes, or of an int the lower 4.
+        values = (ctypes.c_int64 * len(given))(*given)
+        first = ctypes.addressof(values)
+        places = (ctypes.c_void_p * len(given))(*range(first, first + ctypes.sizeof(values), 8))
+        result = self._driver.cuLaunchKernel(
+            self._compiled.func, blocks, 1, 1, THREADS, 1, 1, 0, ctypes.c_void_p(stream), places, None
+        )
+        torch.cuda._utils._check_cuda(result)
 
 
 @functools.cache
-def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> Callable:
-    """Compiled for a device. What is private to torch is used here and nowhere else."""
+def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> _Kernel:
+    """Compiled for a device. What is private to torch is used here and above, and nowhere else."""
     with torch.cuda.device(device_index), without_toolkit():
-        return torch.cuda._compile_kernel(_source(name, made_for), name)
+        return _Kernel(torch.cuda._compile_kernel(_source(name, made_for), name), _driver())
+
+
+@functools.cache
+def _driver() -> ctypes.CDLL:
+    return torch.cuda._utils._get_cuda_library()
 
 
 @contextlib.contextmanager
@@ -253,7 +286,7 @@ def without_toolkit() -> Iterator[None]:
 
 
 def _bits(value: float) -> int:
-    """As the kernels take a number: torch hands over a float as one of 32 or of 64 bits, by its version."""
+    """A number as the kernels take it: in the place of an int."""
     return int(struct.unpack("i", struct.pack("f", value))[0])
 
 
