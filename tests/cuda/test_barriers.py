@@ -43,6 +43,21 @@ def run(device, slots, slow_decode=False, slow_sink=False):
     return torch.equal(sink.frames, as_image(source))
 
 
+def test_a_piece_is_done_when_the_next_one_is_submitted(device):
+    """The launching thread sleeps until then, and does not spin for want of room for its launches."""
+
+    def decode(submit):
+        pieces = []
+        for _ in range(6):
+            torch.cuda._sleep(SLEEP_CYCLES)
+            pieces.append(torch.cuda.Event())
+            pieces[-1].record()
+            submit(torch.zeros((3, 2, 64, 96), device=device))
+            assert all(piece.query() for piece in pieces[: -engine.AHEAD])
+
+    engine.run(decode, VideoSpec(12, 64, 96, device), [ListSink()], slots=5, frames_per_slot=2)
+
+
 @pytest.fixture
 def slow_copies(monkeypatch):
     fence = Slot.fence_copy

@@ -238,6 +238,30 @@ def test_a_decoder_that_ends_before_the_part_does_is_refused():
 # ------------------------------------------------------------------------------------------------------
 
 
+def test_the_launching_thread_sleeps_while_the_gpu_has_a_whole_piece_to_do(monkeypatch):
+    frames, events, done = clip(12), [], []
+
+    class Event(Instant):
+        def record(self, stream=None):
+            events.append(self)
+
+        def synchronize(self):
+            done.append(self)
+
+    monkeypatch.setattr(engine, "make_event", lambda device: Event())
+
+    def decode(submit):
+        for start in range(0, 12, 3):
+            submit(frames[:, start : start + 3])  # more than a slot takes
+            assert done == pieces()[:-1]
+
+    def pieces():
+        return events[1:]  # before them there is that of the decode's beginning
+
+    engine.run(decode, spec_of(frames), [ListSink()], slots=5, frames_per_slot=2)
+    assert len(pieces()) == 5, "four, and the decode's end"
+
+
 def test_sinks_can_be_used_again_after_an_abort():
     frames, sink = clip(6), TensorSink()
     with pytest.raises(engine.FrameCountError):
