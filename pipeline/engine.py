@@ -31,8 +31,9 @@ from types import TracebackType
 import torch
 
 from .ends import Ends
+from .main_memory import page_lock, page_unlock
 from .report import Report
-from .ring import POLL_SECONDS, Ring, Slot, make_event, page_lock, page_unlock
+from .ring import POLL_SECONDS, Ring, Slot, make_event
 from .sinks import Sink
 from .sinks.spectator import Spectator
 from .video_spec import VideoSpec

@@ -19,46 +19,19 @@ Note [The three barriers]
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import queue
 import time
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
 
+from .main_memory import in_huge_pages, unpin_all
 from .pixels import PixelFormat, convert
 from .video_spec import VideoSpec
 
 # How often a thread that waits for a slot looks up to see whether it should give up.
 POLL_SECONDS = 0.02
-
-
-def page_lock(host: torch.Tensor) -> bool:
-    """Page-lock a contiguous CPU tensor so that copies from the GPU run by themselves; False if refused."""
-    if torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0) == 0:
-        return True
-    # CUDA keeps an error until somebody asks for the last one, and torch asks after each kernel it launches: the next
-    # one would fail for nothing. This one is launched to do so (not zeros, which are no kernel).
-    with contextlib.suppress(RuntimeError):
-        torch.ones(1, device="cuda")
-    return False
-
-
-def page_unlock(host: torch.Tensor) -> None:
-    """Undo `page_lock`, before the tensor is freed."""
-    torch.cuda.cudart().cudaHostUnregister(host.data_ptr())
-
-
-def quick_to_lock(nbytes: int) -> torch.Tensor:
-    """Main memory, uint8: numpy's, since numpy asks Linux for huge pages.
-
-    4 GiB of it were made, filled by torch on all cores, page-locked and given back in 0.40 s, torch's in 0.78 s (beside
-    an H200).
-    """
-    return torch.from_numpy(np.empty(nbytes, dtype=np.uint8))
 
 
 class Instant:
@@ -98,7 +71,7 @@ class Slot:
         for pixel_format in formats:
             shape = (capacity, *pixel_format.frame_shape(spec.height, spec.width))
             nbytes = math.prod(shape) * pixel_format.dtype.itemsize
-            host = quick_to_lock(nbytes).view(pixel_format.dtype).view(shape)
+            host = in_huge_pages(nbytes).view(pixel_format.dtype).view(shape)
             self.host[pixel_format] = host
             # On the CPU the two halves are one: there is nothing to copy.
             self.device[pixel_format] = (
@@ -226,12 +199,3 @@ class Ring:
             slot.host.clear()
             slot.device.clear()
         self._slots.clear()
-
-
-def unpin_all(pinned: list[torch.Tensor], unpin: Callable[[torch.Tensor], object]) -> None:
-    """Undo page-locking and forget what was locked; does not raise."""
-    while pinned:
-        try:
-            unpin(pinned.pop())
-        except Exception as error:  # the others' pages are to go all the same
-            logging.warning("async-frame-pipeline: memory could not be unpinned: %s", error)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
-from ..ring import page_lock, page_unlock, quick_to_lock, unpin_all
+from ..main_memory import in_huge_pages, page_lock, page_unlock, unpin_all
 
 # Groups that are on their way out at a time: the decoder waits for the oldest. What is on its way holds GPU memory.
 LEAVING = 1
@@ -208,4 +208,4 @@ def _aligned(nbytes: int) -> int:
 
 def _touched(nbytes: int) -> torch.Tensor:
     """Main memory whose pages are there: torch fills it on all cores, page-locking would make them one by one."""
-    return quick_to_lock(nbytes).zero_()
+    return in_huge_pages(nbytes).zero_()

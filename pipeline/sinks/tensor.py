@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from ..main_memory import in_huge_pages
 from ..pixels import PixelFormat
 from ..video_spec import VideoSpec
 
@@ -33,9 +36,9 @@ class TensorSink:
         self._written = 0
 
     def open(self, spec: VideoSpec) -> None:
-        self.frames_thwc = torch.empty(
-            (spec.frames, *self.pixel_format.frame_shape(spec.height, spec.width)), dtype=self.pixel_format.dtype
-        )
+        shape = (spec.frames, *self.pixel_format.frame_shape(spec.height, spec.width))
+        nbytes = math.prod(shape) * self.pixel_format.dtype.itemsize
+        self.frames_thwc = in_huge_pages(nbytes).view(self.pixel_format.dtype).view(shape)
         self._written = 0
 
     def write(self, pixels: torch.Tensor) -> None:

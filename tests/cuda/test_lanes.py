@@ -9,7 +9,7 @@ import torch
 from async_frame_pipeline.pipeline import engine
 from async_frame_pipeline.pipeline.ends import Ends
 from async_frame_pipeline.pipeline.pixels import PixelFormat, convert
-from async_frame_pipeline.pipeline.ring import page_lock, page_unlock
+from async_frame_pipeline.pipeline.main_memory import page_lock, page_unlock
 from async_frame_pipeline.pipeline.sinks.tensor import TensorSink
 from async_frame_pipeline.pipeline.video_spec import VideoSpec
 
