@@ -29,7 +29,7 @@ LEAST_BYTES, MOST_BYTES = 5 * 1024**2, 20 * 1024**2
 class CpuDecoder(WanDecoder):
     """`WanDecoder` over weights that are laid out `in_rows`."""
 
-    AHEAD = 1  # a step is over when it returns
+    LAUNCHED_FIRST = 1  # a step is over when it returns
 
     def _shape(self, conv: AnyConv, height: int, width: int) -> tuple[int, int, int, int]:
         if isinstance(conv, RowConv):

@@ -93,7 +93,7 @@ class WanDecoder:
 
     # How many steps are launched before the frames of the first are handed over. Who takes those page-locks memory for
     # them, 12 ms for an IMAGE of 720p (H100), and the first step, of one frame, is over by then.
-    AHEAD = 2
+    LAUNCHED_FIRST = 2
 
     def __new__(cls, weights: Weights, *_: object, **__: object) -> WanDecoder:
         """A `CpuDecoder` for weights that are laid out for one, as `pathlib.Path` makes what fits the system."""
@@ -503,10 +503,10 @@ def steps(decoder: WanDecoder, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     def step(t: int) -> torch.Tensor:
         return decoder.step(latent[:, :, t].to(decoder.dtype), last=t == count - 1)
 
-    begun = [step(t) for t in range(min(decoder.AHEAD, count))]
+    begun = [step(t) for t in range(min(decoder.LAUNCHED_FIRST, count))]
     while begun:
         yield begun.pop(0)
-    for t in range(decoder.AHEAD, count):
+    for t in range(decoder.LAUNCHED_FIRST, count):
         yield step(t)
 
 
