@@ -19,6 +19,12 @@ def in_huge_pages(nbytes: int) -> torch.Tensor:
     return torch.from_numpy(np.empty(nbytes, dtype=np.uint8))
 
 
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor without gaps, and not empty, in main memory, with its strides."""
+    host = in_huge_pages(tensor.nbytes).view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
+    return host.copy_(tensor)
+
+
 def page_lock(host: torch.Tensor) -> bool:
     """Page-lock a contiguous CPU tensor so that copies from the GPU run by themselves; False if refused."""
     if torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0) == 0:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ...pipeline import main_memory
 from ...pipeline.decoders.away import Away
 from ...pipeline.decoders.fast import cuda, trust, weights
 from ...pipeline.decoders.fast import plan as plans
@@ -50,7 +51,9 @@ class FastModel(torch.nn.Module):
         super().__init__()
         # Laid out on the GPU, where that takes milliseconds; then ComfyUI decides where they stay.
         self.weights: Any = _as_parameters(self.read(vae), self)
-        self.to("cpu")
+        if vae.device.type != "cpu":
+            for parameter in self.parameters():
+                parameter.data = main_memory.copied(parameter.data)
         self.patcher = memory.static_patcher(self, vae)
         # RMS, of the comparison; see `_compared`.
         self.difference = math.nan

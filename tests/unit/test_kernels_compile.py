@@ -1,16 +1,15 @@
 """kernels.cu, compiled for every kind of GPU on a machine that has none, as the decoder has it compiled."""
 
-import ctypes
 import functools
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.utils.cpp_extension
+from async_frame_pipeline.pipeline.decoders.fast import compiled as compiling
 from async_frame_pipeline.pipeline.decoders.fast import cuda, kernels, ltx_weights, weights
 from async_frame_pipeline.pipeline.decoders.fast.ltx import LtxDecoder
 from async_frame_pipeline.pipeline.decoders.fast.network import WanDecoder
@@ -48,7 +47,7 @@ def no_toolkit(monkeypatch):
 
 
 def compiled(source: str, name: str, arch: str) -> bytes:
-    with cuda.without_toolkit():
+    with compiling.without_toolkit():
         binary, _ = torch.cuda._utils._nvrtc_compile(source, name, compute_capability=arch)
     return binary
 
@@ -159,21 +158,3 @@ def test_both_sides_mean_the_same_by_a_flag():
     for flag in flags.split(", "):
         name, value = flag.split(" = ")
         assert getattr(cuda, name) == int(value)
-
-
-def test_the_driver_is_given_pointers_and_numbers_of_32_bits():
-    launched = []
-
-    class Driver:
-        def cuLaunchKernel(self, function, *how):
-            *grid, stream, places, extra = how
-            pointer, *numbers = places
-            numbers = [ctypes.c_int.from_address(number).value for number in numbers]
-            launched.append((function, grid, stream.value, ctypes.c_int64.from_address(pointer).value, numbers, extra))
-            return 0
-
-    frames = torch.zeros(3)
-    cuda._Kernel(SimpleNamespace(func="a function"), Driver())(7, [frames, 5, -3, cuda._bits(-0.5)], 11)
-    grid = [7, 1, 1, cuda.THREADS, 1, 1, 0]
-    bits = ctypes.c_int(0xBF000000).value
-    assert launched == [("a function", grid, 11, frames.data_ptr(), [5, -3, bits], None)]

@@ -1,22 +1,19 @@
 """The steps of `kernels` on CUDA.
 
-The kernels are in kernels.cu, and compiled by NVRTC, which comes with torch on Linux and on Windows: the first use of
-all of them takes about a second. Arguments as in `kernels`.
+The kernels are in kernels.cu. Arguments as in `kernels`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import struct
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ...text import Text
+from . import compiled
 
 # Turing's compute capability: the first with tensor cores that newer CUDAs compile for.
 OLDEST_GPU = (7, 5)
@@ -225,64 +222,14 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
     kernel = _kernel(name, device.index, tuple(made_for.items()))
     elsewhere = device.index != torch.cuda.current_device()  # seldom, and to enter a device takes as long as to launch
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
-        kernel((threads + THREADS - 1) // THREADS, args, torch._C._cuda_getCurrentRawStream(device.index))
-
-
-class _Kernel:
-    """A compiled kernel, launched through the driver: torch's own call looks the driver up anew each time, which takes
-    longer than many of these kernels do.
-
-    Args:
-        compiled: torch's.
-        driver: CUDA's.
-    """
-
-    def __init__(self, compiled: Any, driver: Any):
-        self._compiled = compiled  # holds the module
-        self._driver = driver
-
-    def __call__(self, blocks: int, args: Sequence[torch.Tensor | int], stream: int) -> None:
-        """Launch blocks of THREADS on a stream; tensors are handed over as pointers, numbers as ints."""
-        given = [arg.data_ptr() if isinstance(arg, torch.Tensor) else arg for arg in args]
-        # The driver copies from here what each parameter takes: 8 bytes, or of an int the lower 4.
-        values = (ctypes.c_int64 * len(given))(*given)
-        first = ctypes.addressof(values)
-        places = (ctypes.c_void_p * len(given))(*range(first, first + ctypes.sizeof(values), 8))
-        result = self._driver.cuLaunchKernel(
-            self._compiled.func, blocks, 1, 1, THREADS, 1, 1, 0, ctypes.c_void_p(stream), places, None
-        )
-        torch.cuda._utils._check_cuda(result)
+        kernel((threads + THREADS - 1) // THREADS, THREADS, args, device.index)
 
 
 @functools.cache
-def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> _Kernel:
-    """Compiled for a device. What is private to torch is used here and above, and nowhere else."""
-    with torch.cuda.device(device_index), without_toolkit():
-        return _Kernel(torch.cuda._compile_kernel(_source(name, made_for), name), _driver())
-
-
-@functools.cache
-def _driver() -> ctypes.CDLL:
-    return torch.cuda._utils._get_cuda_library()
-
-
-@contextlib.contextmanager
-def without_toolkit() -> Iterator[None]:
-    """For torch's compiler, which asks for the headers of CUDA's toolkit and raises where there are none.
-
-    Hardly anybody has them, and the kernels include nothing.
-    """
-    # Here, since it takes a fifth of a second and needs setuptools, without which all else works.
-    from torch.utils import cpp_extension
-
-    missing = [name for name in ("CUDA_HOME", "ROCM_HOME") if getattr(cpp_extension, name) is None]
-    for name in missing:
-        setattr(cpp_extension, name, str(Path(torch.__file__).parent))
-    try:
-        yield
-    finally:
-        for name in missing:
-            setattr(cpp_extension, name, None)
+def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> compiled.Kernel:
+    """Compiled for a device."""
+    with torch.cuda.device(device_index):
+        return compiled.kernel(_source(name, made_for), name)
 
 
 def _bits(value: float) -> int:

@@ -1,0 +1,121 @@
+"""Kernels of CUDA C++, compiled by NVRTC, which comes with torch on Linux and on Windows.
+
+That takes 0.2 s a kernel, one after the other, so they are kept on disk for the next process.
+
+What is private to torch is used here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Kernel:
+    """A compiled kernel, launched through the driver: torch's own call looks the driver up anew each time, which takes
+    longer than many kernels do.
+
+    Args:
+        loaded: torch's.
+        driver: CUDA's.
+    """
+
+    def __init__(self, loaded: Any, driver: Any):
+        self._loaded = loaded  # holds the module
+        self._driver = driver
+
+    def __call__(self, blocks: int, threads: int, args: Sequence[torch.Tensor | int], device_index: int) -> None:
+        """Launch blocks of threads on the current stream of the current device, which is this one.
+
+        Args:
+            args: tensors are handed over as pointers, numbers as ints.
+        Raises:
+            RuntimeError: the driver refuses.
+        """
+        given = [arg.data_ptr() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        # The driver copies from here what each parameter takes: 8 bytes, or of an int the lower 4.
+        values = (ctypes.c_int64 * len(given))(*given)
+        first = ctypes.addressof(values)
+        places = (ctypes.c_void_p * len(given))(*range(first, first + ctypes.sizeof(values), 8))
+        stream = ctypes.c_void_p(torch._C._cuda_getCurrentRawStream(device_index))
+        torch.cuda._utils._check_cuda(
+            self._driver.cuLaunchKernel(self._loaded.func, blocks, 1, 1, threads, 1, 1, 0, stream, places, None)
+        )
+
+
+def kernel(source: str, name: str) -> Kernel:
+    """The `extern "C"` kernel of this name, for the current device.
+
+    Raises:
+        RuntimeError: it cannot be compiled.
+    """
+    # Another torch brings another compiler.
+    of = (torch.__version__, torch.version.cuda, torch.cuda.get_device_capability(), name, source)
+    path = _folder() / hashlib.sha256(repr(of).encode()).hexdigest()
+    binary = _kept(path)
+    if binary is None:
+        with without_toolkit():
+            binary, _ = torch.cuda._utils._nvrtc_compile(source, name)
+        _keep(path, binary)
+    return Kernel(torch.cuda._utils._cuda_load_module(binary, [name])[name], _driver())
+
+
+@functools.cache
+def _driver() -> ctypes.CDLL:
+    return torch.cuda._utils._get_cuda_library()
+
+
+def _folder() -> Path:
+    """In the user's caches; it may be deleted at any time."""
+    home = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return Path(home or os.path.expanduser("~/.cache")) / "async-frame-pipeline" / "kernels"
+
+
+def _kept(path: Path) -> bytes | None:
+    """What `_keep` wrote there; None if there is nothing, or not all of it."""
+    with contextlib.suppress(OSError):
+        digest, binary = (data := path.read_bytes())[:32], data[32:]
+        if hashlib.sha256(binary).digest() == digest:
+            return binary
+    return None
+
+
+def _keep(path: Path, binary: bytes) -> None:
+    """Whole or not at all, whoever else does the same; where it cannot be written, the next process compiles again."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(hashlib.sha256(binary).digest() + binary)
+        try:
+            os.replace(file.name, path)
+        except OSError:  # on Windows, while somebody reads it
+            os.unlink(file.name)
+
+
+@contextlib.contextmanager
+def without_toolkit() -> Iterator[None]:
+    """For torch's compiler, which asks for the headers of CUDA's toolkit and raises where there are none.
+
+    Hardly anybody has them, and the kernels include nothing.
+    """
+    # Here, since it takes a fifth of a second and needs setuptools, without which all else works.
+    from torch.utils import cpp_extension
+
+    missing = [name for name in ("CUDA_HOME", "ROCM_HOME") if getattr(cpp_extension, name) is None]
+    for name in missing:
+        setattr(cpp_extension, name, str(Path(torch.__file__).parent))
+    try:
+        yield
+    finally:
+        for name in missing:
+            setattr(cpp_extension, name, None)

@@ -1,0 +1,81 @@
+"""What is compiled once is kept, and how a kernel is launched; without a GPU, and without a compiler."""
+
+import ctypes
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from async_frame_pipeline.pipeline.decoders.fast import compiled
+
+
+def test_the_driver_is_given_pointers_and_numbers_of_32_bits(monkeypatch):
+    launched = []
+
+    class Driver:
+        def cuLaunchKernel(self, function, *how):
+            *grid, stream, places, extra = how
+            pointer, *numbers = places
+            numbers = [ctypes.c_int.from_address(number).value for number in numbers]
+            launched.append((function, grid, stream.value, ctypes.c_int64.from_address(pointer).value, numbers, extra))
+            return 0
+
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 11 + device, raising=False)
+    frames = torch.zeros(3)
+    compiled.Kernel(SimpleNamespace(func="a function"), Driver())(7, 128, [frames, 5, -3, 0xBF000000], 1)
+    bits = ctypes.c_int(0xBF000000).value
+    assert launched == [("a function", [7, 1, 1, 128, 1, 1, 0], 12, frames.data_ptr(), [5, -3, bits], None)]
+
+
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """Counts what is compiled, and for which GPU."""
+    seen = SimpleNamespace(compiled=[], capability=(9, 0))
+
+    def compile_(source, name):
+        seen.compiled.append((source, name))
+        return f"{source} for {seen.capability}".encode(), name
+
+    monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: seen.capability)
+    monkeypatch.setattr(torch.cuda._utils, "_nvrtc_compile", compile_)
+    monkeypatch.setattr(torch.cuda._utils, "_cuda_load_module", lambda binary, names: {names[0]: binary})
+    monkeypatch.setattr(compiled, "_driver", lambda: None)
+    return seen
+
+
+def kept(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_what_is_compiled_is_there_for_the_next_process(compiler, tmp_path):
+    for _ in range(2):
+        assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
+    assert compiler.compiled == [("one", "f")] and len(kept(tmp_path)) == 1
+
+
+def test_another_source_and_another_gpu_are_compiled_anew(compiler, monkeypatch):
+    compiled.kernel("one", "f")
+    assert compiled.kernel("two", "f")._loaded == b"two for (9, 0)"
+    compiler.capability = (12, 0)
+    assert compiled.kernel("one", "f")._loaded == b"one for (12, 0)"
+    monkeypatch.setattr(torch, "__version__", "another")
+    compiled.kernel("one", "f")
+    assert len(compiler.compiled) == 4
+
+
+@pytest.mark.parametrize("length", [0, 31, 32, 40])
+def test_what_was_cut_off_is_compiled_anew(compiler, tmp_path, length):
+    compiled.kernel("one", "f")
+    [path] = kept(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:length])
+    assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
+    assert len(compiler.compiled) == 2 and path.read_bytes() == whole and kept(tmp_path) == [path]
+
+
+def test_where_nothing_can_be_kept_it_works_as_well(compiler, tmp_path):
+    (tmp_path / "caches").write_text("in the way")
+    for _ in range(2):
+        assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
+    assert len(compiler.compiled) == 2
