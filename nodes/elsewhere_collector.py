@@ -383,8 +383,12 @@ class Collector:
         return sent
 
     async def _cancel(self, job_id: str) -> None:
+        from ..farm.messages import CANCELLED
+
         client = await self._reached()
-        await client.broker.cancel(job_id)
+        record = await client.broker.cancel(job_id)
+        if record is not None and record.state == CANCELLED:
+            self._give_up(record)
 
     async def _follow(self, client) -> None:
         """All records, now and as they change.
@@ -446,8 +450,16 @@ class Collector:
         from ..farm.messages import CANCELLED
 
         record = await client.broker.cancel(job_id)
-        if record is not None and record.state != CANCELLED:  # it ended before
-            await client.delivered(job_id)
+        if record is not None:
+            if record.state != CANCELLED:  # it ended before
+                await client.delivered(job_id)
+            self._give_up(record)
+
+    def _give_up(self, record) -> None:
+        """Note that the farm knows that a job is not wanted, if it is not."""
+        sent = self.jobs.get(record.id)
+        if sent is not None and not sent.wanted and sent.given_up != record.round:
+            self.jobs.keep(sent, given_up=record.round)
 
     def _see(self, client, record) -> None:
         """A record as it is now."""
@@ -466,11 +478,17 @@ class Collector:
             sent = self.jobs.keep(Sent(record.id, who.prompt_id, who.node_id, prefix=record.job.name_prefix))
         if record.id in self._at_work:
             return
+        is_given_up = record.state == CANCELLED or bool(record.delivered)
+        if not sent.wanted and not is_given_up and 0 < sent.given_up < record.round:
+            # `farm retry`: somebody wants it again, and no node waits for it any more.
+            self.jobs.keep(sent, wanted=True, prefix=sent.prefix or record.job.name_prefix)
         if sent.state == "completed":
             if not record.delivered:  # this ComfyUI ended before it could say so
                 self._begin(record.id, client.delivered(record.id))
         elif not sent.wanted:
-            if record.state != CANCELLED and not record.delivered:
+            if is_given_up:
+                self._give_up(record)
+            elif not sent.given_up:
                 self._begin(record.id, self._turn_down(client, record.id))
         elif sent.state == record.state in ENDED:
             return

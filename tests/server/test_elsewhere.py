@@ -266,6 +266,10 @@ def test_an_interrupt_cancels_the_job(comfyui, the_farm):
             comfyui.result(prompt_id)
         assert failed.value.interrupted
         until(lambda: the_farm.record(job["job_id"]).state == "cancelled")
+    # Who wants it all the same has it retried; no node waits for it any more, so it is a file.
+    the_farm.ask(lambda client: client.retry(job["job_id"]))
+    [again] = until(lambda: [each for each in jobs(comfyui) if each["job_id"] == job["job_id"] and each["ui"]])
+    assert again["state"] == "completed" and len(read(path_of(comfyui, again)).pts) == FRAMES
 
 
 def test_a_job_that_fails_says_why_and_leaves_its_latents(comfyui):

@@ -570,6 +570,42 @@ def test_what_was_decoded_here_meanwhile_is_not_decoded_there_too(folders, state
     assert client.cancelled == cancels and videos(folders) == [] == videos(folders, "input")
 
 
+@pytest.mark.parametrize("state", [QUEUED, IN_PROGRESS, FAILED, CANCELLED])
+def test_what_was_cancelled_here_and_is_retried_there_comes(folders, state):
+    """Its node was interrupted, so the video goes into the output folder."""
+    mine = waiting(folders, state="cancelled", wanted=False, prefix=None).client()
+    client = StandIn(folders, record(state, client=Client(mine, "prompt", "9"), name_prefix="x"))
+    collected(folders, client)
+    cancels = list(client.cancelled)
+    client.now = dataclasses.replace(client.now, state=QUEUED, round=2, delivered=0.0)
+    assert collected(folders, client).jobs.get(ID).state == "queued" and client.cancelled == cancels
+    again = StandIn(folders, dataclasses.replace(record(), round=2))
+    assert collected(folders, again).jobs.get(ID).state == "completed"
+    assert videos(folders) == ["x_00001_.mp4"] and again.now.delivered
+
+
+def test_what_the_farm_told_before_it_heard_of_the_cancel_is_no_retry(folders, monkeypatch):
+    mine = waiting(folders).client()
+    client = StandIn(folders, record(QUEUED, client=Client(mine, "prompt", "9")))
+    collector, before = Collector(Jobs(folders / "jobs")), client.now
+    sent = collector.jobs.get(ID)
+
+    async def reached():
+        return client
+
+    async def cancel():
+        collector.jobs.keep(sent, state="cancelled", wanted=False)
+        await collector._cancel(ID)
+        collector._see(client, before)
+        assert not collector._tasks and (sent.state, client.now.state) == ("cancelled", CANCELLED)
+        collector._see(client, dataclasses.replace(before, round=2))
+        assert not collector._tasks and sent.is_open
+
+    monkeypatch.setattr(collector, "_reached", reached)
+    asyncio.run(cancel())
+    end(collector.jobs)
+
+
 @pytest.mark.parametrize(
     "prefix, made, state, cancels",
     [
