@@ -271,7 +271,7 @@ async def jobs(given: argparse.Namespace) -> None:
         else:
             age = metrics.age(time.time() - record.job.created)
             worker = record.worker if record.state == IN_PROGRESS else ""
-            more = record.reason or (record.result and f"{record.result.frames} frames") or worker
+            more = worker or record.reason or (record.result and f"{record.result.frames} frames") or ""
             user = record.job.user[:12]  # a ComfyUI's is its id
             print(f"{record.id[:12]}  {record.state:11}  {record.job.priority:4}  {age:>3}  {user:12}  {more}".rstrip())
 

@@ -616,11 +616,6 @@ class Worker:
             await self._give_back(receipt)
             await self._pause(AFFINITY_SECONDS)
             return True
-        how = "with --comfyui" if record.job.decoder == "exact" else "without --comfyui"
-        reason = f"{WAITS} a worker that decodes {record.job.decoder}: one that was started {how}"
-        if record.state == QUEUED and record.reason != reason:
-            with contextlib.suppress(Fenced):
-                await self._broker.replace(record, reason=reason)
         await receipt.give_back(AGAIN_SECONDS)  # aside, so that what is behind it comes
         return True
 
