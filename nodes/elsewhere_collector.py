@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ SEND_SECONDS = 300.0
 # How often the page is told; and how often workers are asked whether there are any, and for how long.
 TELL_SECONDS = 0.5
 ASK_SECONDS, ANSWER_SECONDS = 10.0, 2.0
+# Asked by each prompt again.
+SHORT_ANSWER_SECONDS = 0.3
 NOBODY = "no worker is there: start one, with `python -m farm worker`, or `up` with --gpus"
 LOOK_SECONDS = 0.05
 ID_DIGITS = 32
@@ -123,6 +126,9 @@ class Collector:
         self._told = {sent.job_id: sent.told() for sent in jobs.all() if not sent.is_open}
         # Jobs whose videos are there, and are not shown yet, or not in the history.
         self._to_show: dict[str, bool] = {}
+        # By node: the decoder that nobody had when its latents were to leave; and how often somebody came after that.
+        self._missed: dict[str, str] = {}
+        self._came: Counter[str] = Counter()
         self._tasks: set[asyncio.Task] = set()
         self._telling: asyncio.Task | None = None
 
@@ -143,11 +149,13 @@ class Collector:
 
         Args:
             pack: gives what to send, if there is a farm that answers.
-            decoder: that a worker has to have; for "auto" none has to be there yet.
+            decoder: that a worker has to have; see `_look_for`.
         Raises:
             Unreachable: it cannot be sent.
         """
-        self._asked(self._reached() if decoder == "auto" else self._found(decoder))
+        self._missed[sent.node_id] = decoder
+        self._look_for(decoder, ANSWER_SECONDS)
+        del self._missed[sent.node_id]
         from ..farm.messages import job_id
 
         try:
@@ -172,6 +180,23 @@ class Collector:
             raise
         self.jobs.forget(sent)
         return False
+
+    def fingerprint(self, node_id: str) -> str:
+        """By which ComfyUI sees whether a node has to run again: another one where its last job gave no video, and
+        where its latents could not leave and now they can.
+        """
+        if node_id in self._missed:
+            with contextlib.suppress(Unreachable):
+                self._look_for(self._missed[node_id], SHORT_ANSWER_SECONDS)
+                del self._missed[node_id]
+                self._came[node_id] += 1
+        return f"{self.jobs.without_video(node_id)} {self._came[node_id]}"
+
+    def _look_for(self, decoder: str, wait_seconds: float) -> None:
+        """Raises:
+        Unreachable: there is no farm, or no worker that has that decoder; for "auto" none has to be there yet.
+        """
+        self._asked(self._reached() if decoder == "auto" else self._found(decoder, wait_seconds))
 
     def adopt(self, job_id: str) -> Sent:
         """A job that a node waits for, whoever sent it.
@@ -305,7 +330,7 @@ class Collector:
         self._was_away = False
         return self._client
 
-    async def _found(self, decoder: str) -> None:
+    async def _found(self, decoder: str, wait_seconds: float = ANSWER_SECONDS) -> None:
         """Raises:
         Unreachable: no worker has that decoder.
         """
@@ -315,7 +340,7 @@ class Collector:
             decoders = worker.get("decoders")
             return isinstance(decoders, list) and decoder in decoders
 
-        if not any(map(has, await client.broker.ask_all("workers.ask", ANSWER_SECONDS, until=has))):
+        if not any(map(has, await client.broker.ask_all("workers.ask", wait_seconds, until=has))):
             raise Unreachable(
                 Text("this VAE needs a worker with a ComfyUI, and the farm has none: start one with --comfyui")
             )

@@ -317,10 +317,13 @@ def test_what_needs_a_comfyui_is_decoded_by_the_worker_that_has_one(comfyui, the
     video = graph("AsyncVAEDecodeToVideo", **inputs)
     here = graph("SaveVideoStreaming", video=video, filename_prefix="ltx_here", quality="lossless")
     there = graph("AsyncSaveVideoElsewhere", **inputs, filename_prefix="ltx_there", quality="lossless")
+    # Before it comes it is decoded here; then the same prompt is sent, once.
+    assert job_of(run(comfyui, graph).ui(there)[JOB])["state"] == "here"
     worker = the_farm.start_worker("exact", "--comfyui", comfyui.host.root)
     try:
         until(lambda: the_farm.ask(has_exact))
-        outcome = run(comfyui, graph)
+        outcome, again = run(comfyui, graph), run(comfyui, graph)
+        assert job_of(again.ui(there)[JOB])["job_id"] == job_of(outcome.ui(there)[JOB])["job_id"]
         job = ended(comfyui, job_of(outcome.ui(there)[JOB])["job_id"])
     finally:
         worker.kill()

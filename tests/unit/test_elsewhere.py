@@ -310,6 +310,32 @@ def test_a_prompt_id_that_is_used_again_is_another_job(sender):
     assert {sent.job_id for sent in collector.jobs.all()} == {first.job_id, second.job_id}
 
 
+@pytest.mark.parametrize("decoder", ["auto", "exact"])
+def test_what_was_decoded_here_leaves_once_it_can(sender, monkeypatch, decoder):
+    """What ComfyUI asks before it answers out of its cache: another answer is a node that runs again."""
+    collector, answers = sender
+    is_there, asked = False, []
+
+    def ask(*what):
+        asked.append(what)
+        if not is_there:
+            raise Unreachable("nobody is there")
+
+    monkeypatch.setattr(collector, "_reached" if decoder == "auto" else "_found", ask)
+    first, others = collector.fingerprint("9"), collector.fingerprint("8")
+    assert not asked, "of a node that sent nothing no farm is asked"
+    with pytest.raises(Unreachable):
+        collector.send(Sent("", "prompt", "9"), contextlib.nullcontext, decoder)
+    assert collector.fingerprint("9") == first, "nobody has come"
+    is_there = True
+    again = collector.fingerprint("9")
+    assert again != first and collector.fingerprint("8") == others
+    answers.append(True)
+    collector.send(Sent("", "prompt", "9"), contextlib.nullcontext, decoder)
+    asked.clear()
+    assert collector.fingerprint("9") == again and not asked, "what left well is not sent twice"
+
+
 @pytest.mark.parametrize(
     "error, said",
     [(NoFarm("it is gone"), "^it is gone$"), (InvalidJob("it is bad"), "^it is bad$"), (KeyError("x"), "KeyError")],
