@@ -146,11 +146,14 @@ def family_at(prompt: dict, id: str) -> dict | None:
         if not is_link(prompt, link) or link[0] in seen:
             continue
         seen.add(link[0])
-        given = prompt[link[0]]["inputs"]
+        node = prompt[link[0]]
+        given = node["inputs"]
         sources = [
             prompt[value[0]]["inputs"].values() if is_link(prompt, value) else [value] for value in given.values()
         ]
-        family = family_of([value for values in sources for value in values if isinstance(value, str)])
+        family = family_of(
+            [value for values in sources for value in values if isinstance(value, str)], node.get("class_type")
+        )
         vaes = [value for name, value in given.items() if "vae" in name.lower() and is_link(prompt, value)]
         if vaes:
             todo += vaes

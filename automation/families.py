@@ -1,6 +1,7 @@
-"""Which VAE a decode gets, by the names of files; and what is won with it. web/js/swap_families.js is its twin.
+"""Which VAE a decode gets, by the names of files and of nodes; and what is won with it.
 
 A workflow does not hold the model, so this is what a careful reader would say of it, and no more.
+web/js/swap_families.js is its twin.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ class Plan:
     settings: Settings | None = None
 
 
-def family_of(file_names: list[str]) -> dict | None:
-    """The family of a VAE that comes out of a node which loads these files; None if that cannot be told."""
+def family_of(file_names: list[str], kind: str | None = None) -> dict | None:
+    """The family of a VAE that comes out of a node of this type that loads these files; None if that cannot be told."""
+    bringing = [family for family in FAMILIES if kind in family.get("nodes", ())]
+    if bringing:
+        return bringing[0]
     names = [re.split(r"[/\\]", name)[-1] for name in file_names if _FILE.search(name)]
     with_vae = [name for name in names if "vae" in name.lower()]
     found: list[dict] = []

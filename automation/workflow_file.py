@@ -162,7 +162,7 @@ def family_at(file: Workflow, graph: Graph, decode: dict) -> dict | None:
         if any(node is each for each in seen):
             continue
         seen.append(node)
-        family = family_of(files_of(file, graph, node))
+        family = family_of(files_of(file, graph, node), node["type"])
         handed_on, is_certain = vaes_into(graph, node)
         if handed_on and (is_certain or family is None):
             todo += [each for name in handed_on for each in file.sources(graph, node, name)]

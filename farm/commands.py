@@ -21,7 +21,8 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from .roles import ADMIN, CLIENT, DOWN, WORKER, token_of
-from .settings import NoFarm, Settings, address, home
+from .settings import UNFIT, NoFarm, Settings, Unfit, address, home
+from .work import NoDevice
 
 ANSWER_SECONDS = 0.3
 LOOK_SECONDS = 0.05
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         if error.name not in (*NEEDED, *OF_WORKERS):
             raise
         print(NEEDED.get(error.name, f"A worker needs {error.name}: see docs/farm.md"), file=sys.stderr)
+        return UNFIT if given.command is work else 1
     except OSError as error:
         if not isinstance(error, BrokenPipeError) and (os.name != "nt" or error.errno != errno.EINVAL):
             raise
@@ -55,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return BROKEN_PIPE
     except NoFarm as error:
         print(error, file=sys.stderr)
+        return UNFIT if isinstance(error, Unfit) else 1
     except KeyboardInterrupt:
         return 130
     return 1
@@ -194,13 +197,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-async def up(given: argparse.Namespace) -> None:
+async def up(given: argparse.Namespace) -> int:
     from .server import Listen
     from .supervisor import up
 
     listen = Listen(given.listen, given.port, given.tls_cert, given.tls_key)
     settings = Settings(folder=given.folder, lease_seconds=given.lease, cap=given.cap)
-    await up(listen, settings, given.gpus, _of_workers(given), given.network)
+    return await up(listen, settings, given.gpus, _of_workers(given), given.network)
 
 
 async def token(given: argparse.Namespace) -> None:
@@ -214,12 +217,12 @@ async def token(given: argparse.Namespace) -> None:
         )
 
 
-async def worker(given: argparse.Namespace) -> None:
+async def worker(given: argparse.Namespace) -> int:
     from .supervisor import join
 
     if not given.gpus:
         raise NoFarm("without a GPU and a CPU there is nothing to work with: --gpus 0,1 or --gpus cpu")
-    await join(address(given.server, WORKER), given.gpus, _of_workers(given))
+    return await join(address(given.server, WORKER), given.gpus, _of_workers(given))
 
 
 async def work(given: argparse.Namespace) -> None:
@@ -271,7 +274,7 @@ async def jobs(given: argparse.Namespace) -> None:
         else:
             age = metrics.age(time.time() - record.job.created)
             worker = record.worker if record.state == IN_PROGRESS else ""
-            more = record.reason or (record.result and f"{record.result.frames} frames") or worker
+            more = worker or record.reason or (record.result and f"{record.result.frames} frames") or ""
             user = record.job.user[:12]  # a ComfyUI's is its id
             print(f"{record.id[:12]}  {record.state:11}  {record.job.priority:4}  {age:>3}  {user:12}  {more}".rstrip())
 
@@ -360,11 +363,14 @@ def _decoder(given: argparse.Namespace):
                 return ExactDecoder(given.device, Path(given.comfyui))
             except ModuleNotFoundError as error:
                 how = "is this the Python that it runs on?"
-                raise NoFarm(f"the ComfyUI in {given.comfyui} cannot be loaded: {error}; {how}") from error
+                raise Unfit(f"the ComfyUI in {given.comfyui} cannot be loaded: {error}; {how}") from error
         from .decode import Decoder
 
         return Decoder(given.device)
-    except (RuntimeError, AssertionError) as error:  # of a torch without CUDA
+    except NoDevice as error:
+        gpu, how = os.environ.get("CUDA_VISIBLE_DEVICES", ""), "--gpus takes numbers that nvidia-smi lists, or cpu"
+        raise Unfit(f"GPU {gpu} was asked for, and torch says: {error}: {how}") from error
+    except RuntimeError as error:
         raise NoFarm(str(error)) from error
 
 

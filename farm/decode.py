@@ -34,7 +34,7 @@ from ..pipeline.video_spec import VideoSpec
 from .header import DTYPES
 from .messages import FAST_FAMILIES, HEADER_BYTES, InvalidJob, Job
 from .scaling import MEAN, STD
-from .work import Made, OutOfMemory, Work
+from .work import Made, NoDevice, OutOfMemory, Work
 
 # How one begins. Nothing else is opened: a playlist, say, could name other files of this machine.
 FLAC = b"fLaC"
@@ -107,6 +107,7 @@ class Decoder:
         decoders: what a job may ask for here, beside "auto".
         patience: see `Decode`.
     Raises:
+        NoDevice: it is not there.
         RuntimeError: the fast decoder cannot run there.
     """
 
@@ -115,6 +116,11 @@ class Decoder:
     def __init__(self, device: str, needs_kernels: bool = True):
         self.device = torch.device(device)
         self.patience = CPU_PATIENCE if self.device.type == "cpu" else 1.0
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            try:
+                torch.cuda.init()  # it says why
+            except (RuntimeError, AssertionError) as error:
+                raise NoDevice(str(error).partition(". ")[0]) from error
         if needs_kernels and self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
             raise RuntimeError(f"this GPU cannot decode: {reason}")
         self._warm: OrderedDict[str, Model] = OrderedDict()

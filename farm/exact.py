@@ -87,7 +87,8 @@ class ExactDecoder(Decoder):
         device: "cpu" or "cuda".
         comfyui: the folder of a ComfyUI, whose requirements this Python has.
     Raises:
-        RuntimeError: there is none.
+        NoDevice: the device is not there.
+        RuntimeError: the ComfyUI is not.
     """
 
     decoders = ("exact",)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from .roles import ADMIN, CLIENT, role_of, token_of
 
+# Exit status of a worker that cannot be here as it was asked for, however often it is started.
+UNFIT = 77
 # To replace a file that others read.
 TRIES, AGAIN_SECONDS = 20, 0.05
 
@@ -72,6 +74,10 @@ class Address:
 
 class NoFarm(RuntimeError):
     """No farm is set up here, or it does not answer; says what to do."""
+
+
+class Unfit(NoFarm):
+    """See UNFIT; says what to do."""
 
 
 def home() -> Path:

@@ -33,7 +33,7 @@ from .broker import Broker
 from .client import blobs_of
 from .roles import DOWN, WORKER, token_of
 from .server import Listen, Server, apart, free_port
-from .settings import Address, NoFarm, Settings, home, write_private
+from .settings import UNFIT, Address, NoFarm, Settings, home, write_private
 from .sweep import keep_sweeping
 
 LOOK_SECONDS = 0.1
@@ -113,11 +113,13 @@ class KeptWorker(Kept):
         self._command = [sys.executable, str(Path(__file__).with_name("__main__.py")), "work", name, *arguments]
         self._environment = environment
         self.process: subprocess.Popen | None = None
+        self._is_first = True
 
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
+        self._is_first = self.process is None
         # Its standard input ends when this process does, however that ends: see `commands.work`.
         self.process = subprocess.Popen(
             self._command, env={**os.environ, **self._environment}, stdin=subprocess.PIPE, **apart()
@@ -125,6 +127,10 @@ class KeptWorker(Kept):
 
     def how(self) -> str:
         return f"status {self.process.returncode}" if self.process is not None else ""
+
+    def is_unfit(self) -> bool:
+        """Whether it could not be here at all, and said so. One that could once may again: a GPU comes back."""
+        return self._is_first and self.process is not None and self.process.poll() == UNFIT
 
     def stop(self) -> None:
         """Let it give back what it has; does not wait."""
@@ -155,14 +161,19 @@ def _named(gpus: Sequence[str]) -> str:
     return ", ".join("the CPU" if gpu == "cpu" else f"GPU {gpu}" for gpu in gpus) or "none"
 
 
-async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> None:
-    """Look after them until `stopping`, then stop the workers."""
-    while not stopping.is_set():
+async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> int:
+    """Look after them until `stopping`, or until a worker is unfit; then stop the workers.
+
+    Returns:
+        The exit status: 1 where one is unfit.
+    """
+    workers = [each for each in kept if isinstance(each, KeptWorker)]
+    while not stopping.is_set() and not any(each.is_unfit() for each in workers):
         for each in kept:
             each.look()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stopping.wait(), LOOK_SECONDS)
-    workers = [each for each in kept if isinstance(each, KeptWorker)]
+    status = int(any(each.is_unfit() for each in workers))
     for each in workers:
         each.stop()
     deadline = time.monotonic() + STOP_SECONDS
@@ -171,26 +182,29 @@ async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> None:
     for each in workers:
         if each.is_alive():
             each.process.kill()
+    return status
 
 
-async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequence[str], network: bool) -> None:
-    """The server and this machine's workers, until a signal or `farm down`.
+async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequence[str], network: bool) -> int:
+    """The server and this machine's workers, until a signal or `farm down`, or until one of them is unfit.
 
     Args:
         settings: where its folder is "", one in `home()` is taken.
         more: arguments of `farm work`.
         network: keep files in the broker, for workers that see no folder of this machine.
+    Returns:
+        The exit status.
     Raises:
         NoFarm: there is one already, or it cannot be started.
     """
     folder = _made(home())
     with only_one(folder):
-        await _up(folder, listen, settings, gpus, more, network)
+        return await _up(folder, listen, settings, gpus, more, network)
 
 
 async def _up(
     folder: Path, listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequence[str], network: bool
-) -> None:
+) -> int:
     _end_what_is_left(folder)
     there = _there(folder)
     token = there.get("token") or secrets.token_hex(32)
@@ -227,7 +241,7 @@ async def _up(
             probing = asyncio.ensure_future(keep_probing(broker, server, KINDS if network else (), PROBE_SECONDS))
             try:
                 of_workers = dataclasses.replace(address, token=token_of(token, WORKER))
-                await keep([kept, *workers_for(gpus, of_workers, more)], stopping)
+                status = await keep([kept, *workers_for(gpus, of_workers, more)], stopping)
             finally:
                 sweeping.cancel()
                 probing.cancel()
@@ -237,6 +251,7 @@ async def _up(
         values = {"token": token, "port": port}
         write_private(folder / "farm.json", json.dumps(values))
     log.info(ENDED.format(server.url))
+    return status
 
 
 async def hear_down(broker: Broker, token: str, stopping: asyncio.Event) -> None:
@@ -264,17 +279,20 @@ async def keep_probing(broker: Broker, server: Server, kinds: Sequence[str], eve
             failed = 0
 
 
-async def join(address: Address, gpus: Sequence[str], more: Sequence[str]) -> None:
-    """Workers of this machine for a farm elsewhere, until a signal.
+async def join(address: Address, gpus: Sequence[str], more: Sequence[str]) -> int:
+    """Workers of this machine for a farm elsewhere, until a signal, or until one of them is unfit.
 
+    Returns:
+        The exit status.
     Raises:
         NoFarm: it does not answer, or keeps its files where this machine sees none.
     """
     stopping = stopped_by_signals()
     async with Broker.connect(address, name="joining") as broker:
         blobs_of(await broker.settings(), broker)
-    await keep(workers_for(gpus, address, more), stopping)
+    status = await keep(workers_for(gpus, address, more), stopping)
     log.info("the workers here have ended; what they had under way goes to others")
+    return status
 
 
 def stopped_by_signals() -> asyncio.Event:

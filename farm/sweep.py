@@ -52,8 +52,8 @@ class Sweep:
         self._queued: set[str] = set()
         # In progress, with no worker that says so: since when, by the clock.
         self._nobodys: dict[str, float] = {}
-        # Waiting for a card that no worker has: since when, by the clock.
-        self._too_large: dict[str, float] = {}
+        # Waiting for what no worker has: since when, by the clock.
+        self._missing: dict[str, float] = {}
         self._unqueued: set[str] = set()
         # Ended: since when, by the clock.
         self._ended: dict[str, float] = {}
@@ -70,7 +70,7 @@ class Sweep:
         await self._queue(records)
         await self._queue_again(records, workers)
         if workers:  # where nobody is there, nobody knows
-            await self._say_too_large(records, workers)
+            await self._say_what_is_missing(records, workers)
         await self._forget(records)
         unnamed: dict[str, float] = {}
         await self._sweep_results(records, unnamed)
@@ -107,33 +107,33 @@ class Sweep:
                         log.warning("job %s was in progress, and with nobody: queued again", record.id)
         self._nobodys = nobodys
 
-    async def _say_too_large(self, records: dict[str, Record], workers: list[dict]) -> None:
-        """Of those that wait for a card that no worker has, at the second sight: one may be on its way up. They fail
-        when they have waited so until their deadline, or for as long as a video is kept.
+    async def _say_what_is_missing(self, records: dict[str, Record], workers: list[dict]) -> None:
+        """Of those that wait for what no worker has, at the second sight: one may be on its way up. They fail when they
+        have waited so until their deadline, or for as long as a video is kept.
         """
-        too_large, now = {}, self._clock()
+        missing, now = {}, self._clock()
         for record in list(records.values()):
             if record.state != QUEUED:
                 continue
-            changes, reason = {}, f"{WAITS} a card of {CLASSES[record.memory_class] // 1000} GB: {NO_CARD}"
-            if is_card_for(record.memory_class, workers):
-                if record.reason.endswith(NO_CARD):
+            changes, reason = {}, _waits_for(record, workers)
+            if not reason:
+                if record.reason.startswith(WAITS):
                     changes = {"reason": ""}
             else:
                 key = record.message_id
-                too_large[key] = self._too_large.get(key, now)
+                missing[key] = self._missing.get(key, now)
                 patience, deadline = self._settings.kept_seconds, record.job.deadline
                 if deadline is not None:
                     patience = min(patience, deadline - record.queued)  # both by the client's clock
-                if now - too_large[key] >= patience:
+                if now - missing[key] >= patience:
                     changes = {"state": FAILED, "reason": reason, "ended": time.time()}
                     log.warning("job %s failed: %s", record.id, reason)
-                elif key in self._too_large and record.reason != reason:
+                elif key in self._missing and record.reason != reason:
                     changes = {"reason": reason}
             if changes:
                 with contextlib.suppress(Fenced):
                     records[record.id] = await self._broker.replace(record, **changes)
-        self._too_large = too_large
+        self._missing = missing
 
     async def _forget(self, records: dict[str, Record]) -> None:
         """Records that ended long ago, and of too many those that were fetched, then the oldest.
@@ -200,6 +200,18 @@ class Sweep:
         now = self._clock()
         unnamed[what] = self._unnamed.get(what, now)
         return now - unnamed[what] > self._settings.orphan_seconds
+
+
+def _waits_for(record: Record, workers: list[dict]) -> str:
+    """What none of these workers has that a job needs; "" where one could do it, if it is busy now or not."""
+    decoders = [each.get("decoders") for each in workers]
+    able = [each for each, has in zip(workers, decoders) if record.job.is_for(has if isinstance(has, list) else ())]
+    if not able:
+        how = "with --comfyui" if record.job.decoder == "exact" else "without --comfyui"
+        return f"{WAITS} a worker that decodes {record.job.decoder}: one that was started {how}"
+    if not is_card_for(record.memory_class, able):
+        return f"{WAITS} a card of {CLASSES[record.memory_class] // 1000} GB: {NO_CARD}"
+    return ""
 
 
 def _keeps(record: Record) -> tuple[bool, float]:

@@ -14,6 +14,10 @@ class OutOfMemory(RuntimeError):
     """It does not fit here, whatever is done; it may on a larger card."""
 
 
+class NoDevice(RuntimeError):
+    """This machine has no such device, or this Python cannot use it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What one decode is made of.

@@ -72,7 +72,7 @@ TELL_SECONDS = 0.5
 # One that has nothing to do says so each ASK_SECONDS, unless so many who can do all that it can did; who did not for so
 # long has something, or is gone. All hear it, so if each said it, that would be as many times as there are pairs.
 IDLE_SECONDS, SPEAKERS = 2 * ASK_SECONDS, 4
-# How long one that lacks a job's VAE lets others have it that have the VAE too, and nothing to do.
+# How long a job is left to others who have nothing to do and would be done with it sooner.
 AFFINITY_SECONDS = 0.2
 # How long workers have to say what card they have.
 ANSWER_SECONDS = 0.3
@@ -144,19 +144,31 @@ class Ready:
 
 @dataclass
 class Idle:
-    """A worker that has nothing to do: when it said so, what fits there, which VAEs and decoders it has."""
+    """A worker that has nothing to do.
+
+    Attributes:
+        told: when it said so, of the monotonic clock.
+        classes: that fit there.
+        warm, decoders, patience: of its decoder, see `Decode`.
+    """
 
     told: float
     classes: list[str]
     warm: list[str]
     decoders: list[str]
+    patience: float
 
     def can_all(self, other: Idle) -> bool:
         return (
             all(each in self.classes for each in other.classes)
             and all(each in self.warm for each in other.warm)
             and all(each in self.decoders for each in other.decoders)
+            and self.patience <= other.patience
         )
+
+    def promise(self, vae: str) -> tuple[float, bool, bool]:
+        """More is a video that is there sooner: on a GPU, by the fast decoder, with the VAE there already."""
+        return -self.patience, "fast" in self.decoders, vae in self.warm
 
 
 @dataclass
@@ -196,7 +208,7 @@ class Worker:
         self._attempt: Attempt | None = None
         self._ahead: Ahead | None = None
         self._fits: list[str] = []  # what did before this decode took its memory
-        self._passed_on = ""  # the last job that was left to somebody who has its VAE
+        self._passed_on = ""  # the last job that was left to somebody else
         self._is_broken = False  # the decoder failed in a way that may be the device's
         self._rest = 0.0  # for how many seconds to take nothing
         self._stopping = asyncio.Event()
@@ -249,9 +261,9 @@ class Worker:
         elif (receipt := await self._broker.next(classes, ASK_SECONDS)) is not None:
             await self._handle(receipt)
         elif classes:
-            mine = Idle(time.monotonic(), classes, list(self._decode.warm), list(self._decode.decoders))
+            mine = self._as_idle(classes)
             if sum(each.can_all(mine) for each in self._idle_others()) < SPEAKERS:
-                has = {"classes": classes, "warm": mine.warm, "decoders": mine.decoders}
+                has = {name: getattr(mine, name) for name in ("classes", "warm", "decoders", "patience")}
                 await self._broker.tell(TELL, {"name": self._name, **has})
 
     def _classes(self) -> list[str]:
@@ -600,32 +612,32 @@ class Worker:
         await self._broker.tell(TELL, {"name": self._name, "back": True})
 
     async def _passed(self, receipt: Receipt, record: Record) -> bool:
-        """Whether the job was left to others: this one lacks its decoder, or lacks its VAE and somebody who has it has
-        nothing to do. That somebody may still not take it, so a job is passed on so once.
+        """Whether the job was left to others: this one lacks its decoder, or somebody who would be done with it sooner
+        has nothing to do. That somebody may still not take it, so a job is passed on so once.
         """
         vae, can, again = record.job.vae.sha256, self._can(record), receipt.id == self._passed_on
+        own = self._as_idle(self._fits).promise(vae)
         others = [
             other
             for other in self._idle_others()
             if record.memory_class in other.classes and record.job.is_for(other.decoders)
         ]
-        if can and (again or vae in self._decode.warm or not any(vae in other.warm for other in others)):
+        if can and (again or not any(other.promise(vae) > own for other in others)):
             return False
         if others and not again:
             self._passed_on = receipt.id
             await self._give_back(receipt)
             await self._pause(AFFINITY_SECONDS)
             return True
-        how = "with --comfyui" if record.job.decoder == "exact" else "without --comfyui"
-        reason = f"{WAITS} a worker that decodes {record.job.decoder}: one that was started {how}"
-        if record.state == QUEUED and record.reason != reason:
-            with contextlib.suppress(Fenced):
-                await self._broker.replace(record, reason=reason)
         await receipt.give_back(AGAIN_SECONDS)  # aside, so that what is behind it comes
         return True
 
     def _can(self, record: Record) -> bool:
         return record.job.is_for(self._decode.decoders)
+
+    def _as_idle(self, classes: list[str]) -> Idle:
+        decode = self._decode
+        return Idle(time.monotonic(), classes, list(decode.warm), list(decode.decoders), decode.patience)
 
     def _idle_others(self) -> list[Idle]:
         since = time.monotonic() - IDLE_SECONDS
@@ -639,11 +651,13 @@ class Worker:
             self._broker.wake()
             return
         has = [values.get(key) for key in ("classes", "warm", "decoders")]
-        if not all(isinstance(each, list) for each in has):  # a client can have the broker bring anything here
+        patience = values.get("patience")
+        # A client can have the broker bring anything here.
+        if not all(isinstance(each, list) for each in has) or not isinstance(patience, (int, float)):
             return
         now = time.monotonic()
         self._idle = {other: each for other, each in self._idle.items() if each.told > now - IDLE_SECONDS}
-        self._idle[name] = Idle(now, *has)
+        self._idle[name] = Idle(now, *has, patience)
         if self._ahead is not None and self._ahead.record.memory_class in self._idle[name].classes:
             if self._attempt is not None:
                 self._attempt.is_alone = True

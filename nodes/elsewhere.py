@@ -147,8 +147,8 @@ class AsyncSaveVideoElsewhere(io.ComfyNode):
     )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs) -> str | None:
-        return collector().jobs.without_video(cls.hidden.unique_id)
+    def fingerprint_inputs(cls, **inputs) -> str:
+        return collector().fingerprint(cls.hidden.unique_id)
 
     @classmethod
     def execute(
@@ -203,8 +203,8 @@ class AsyncDecodeElsewhere(io.ComfyNode):
     )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs) -> str | None:
-        return collector().jobs.without_video(cls.hidden.unique_id)
+    def fingerprint_inputs(cls, **inputs) -> str:
+        return collector().fingerprint(cls.hidden.unique_id)
 
     @classmethod
     async def execute(

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ SEND_SECONDS = 300.0
 # How often the page is told; and how often workers are asked whether there are any, and for how long.
 TELL_SECONDS = 0.5
 ASK_SECONDS, ANSWER_SECONDS = 10.0, 2.0
+# Asked by each prompt again.
+SHORT_ANSWER_SECONDS = 0.3
 NOBODY = "no worker is there: start one, with `python -m farm worker`, or `up` with --gpus"
 LOOK_SECONDS = 0.05
 ID_DIGITS = 32
@@ -123,6 +126,9 @@ class Collector:
         self._told = {sent.job_id: sent.told() for sent in jobs.all() if not sent.is_open}
         # Jobs whose videos are there, and are not shown yet, or not in the history.
         self._to_show: dict[str, bool] = {}
+        # By node: the decoder that nobody had when its latents were to leave; and how often somebody came after that.
+        self._missed: dict[str, str] = {}
+        self._came: Counter[str] = Counter()
         self._tasks: set[asyncio.Task] = set()
         self._telling: asyncio.Task | None = None
 
@@ -143,11 +149,13 @@ class Collector:
 
         Args:
             pack: gives what to send, if there is a farm that answers.
-            decoder: that a worker has to have; for "auto" none has to be there yet.
+            decoder: that a worker has to have; see `_look_for`.
         Raises:
             Unreachable: it cannot be sent.
         """
-        self._asked(self._reached() if decoder == "auto" else self._found(decoder))
+        self._missed[sent.node_id] = decoder
+        self._look_for(decoder, ANSWER_SECONDS)
+        del self._missed[sent.node_id]
         from ..farm.messages import job_id
 
         try:
@@ -172,6 +180,23 @@ class Collector:
             raise
         self.jobs.forget(sent)
         return False
+
+    def fingerprint(self, node_id: str) -> str:
+        """By which ComfyUI sees whether a node has to run again: another one where its last job gave no video, and
+        where its latents could not leave and now they can.
+        """
+        if node_id in self._missed:
+            with contextlib.suppress(Unreachable):
+                self._look_for(self._missed[node_id], SHORT_ANSWER_SECONDS)
+                del self._missed[node_id]
+                self._came[node_id] += 1
+        return f"{self.jobs.without_video(node_id)} {self._came[node_id]}"
+
+    def _look_for(self, decoder: str, wait_seconds: float) -> None:
+        """Raises:
+        Unreachable: there is no farm, or no worker that has that decoder; for "auto" none has to be there yet.
+        """
+        self._asked(self._reached() if decoder == "auto" else self._found(decoder, wait_seconds))
 
     def adopt(self, job_id: str) -> Sent:
         """A job that a node waits for, whoever sent it.
@@ -305,7 +330,7 @@ class Collector:
         self._was_away = False
         return self._client
 
-    async def _found(self, decoder: str) -> None:
+    async def _found(self, decoder: str, wait_seconds: float = ANSWER_SECONDS) -> None:
         """Raises:
         Unreachable: no worker has that decoder.
         """
@@ -315,7 +340,7 @@ class Collector:
             decoders = worker.get("decoders")
             return isinstance(decoders, list) and decoder in decoders
 
-        if not any(map(has, await client.broker.ask_all("workers.ask", ANSWER_SECONDS, until=has))):
+        if not any(map(has, await client.broker.ask_all("workers.ask", wait_seconds, until=has))):
             raise Unreachable(
                 Text("this VAE needs a worker with a ComfyUI, and the farm has none: start one with --comfyui")
             )
@@ -383,8 +408,12 @@ class Collector:
         return sent
 
     async def _cancel(self, job_id: str) -> None:
+        from ..farm.messages import CANCELLED
+
         client = await self._reached()
-        await client.broker.cancel(job_id)
+        record = await client.broker.cancel(job_id)
+        if record is not None and record.state == CANCELLED:
+            self._give_up(record)
 
     async def _follow(self, client) -> None:
         """All records, now and as they change.
@@ -446,8 +475,16 @@ class Collector:
         from ..farm.messages import CANCELLED
 
         record = await client.broker.cancel(job_id)
-        if record is not None and record.state != CANCELLED:  # it ended before
-            await client.delivered(job_id)
+        if record is not None:
+            if record.state != CANCELLED:  # it ended before
+                await client.delivered(job_id)
+            self._give_up(record)
+
+    def _give_up(self, record) -> None:
+        """Note that the farm knows that a job is not wanted, if it is not."""
+        sent = self.jobs.get(record.id)
+        if sent is not None and not sent.wanted and sent.given_up != record.round:
+            self.jobs.keep(sent, given_up=record.round)
 
     def _see(self, client, record) -> None:
         """A record as it is now."""
@@ -466,11 +503,17 @@ class Collector:
             sent = self.jobs.keep(Sent(record.id, who.prompt_id, who.node_id, prefix=record.job.name_prefix))
         if record.id in self._at_work:
             return
+        is_given_up = record.state == CANCELLED or bool(record.delivered)
+        if not sent.wanted and not is_given_up and 0 < sent.given_up < record.round:
+            # `farm retry`: somebody wants it again, and no node waits for it any more.
+            self.jobs.keep(sent, wanted=True, prefix=sent.prefix or record.job.name_prefix)
         if sent.state == "completed":
             if not record.delivered:  # this ComfyUI ended before it could say so
                 self._begin(record.id, client.delivered(record.id))
         elif not sent.wanted:
-            if record.state != CANCELLED and not record.delivered:
+            if is_given_up:
+                self._give_up(record)
+            elif not sent.given_up:
                 self._begin(record.id, self._turn_down(client, record.id))
         elif sent.state == record.state in ENDED:
             return

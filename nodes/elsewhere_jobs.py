@@ -50,6 +50,7 @@ class Sent:
         state, reason: as in the farm's record; "completed" once the file is there. "here" if it was decoded on this
             machine.
         wanted: False once nobody waits for it any more; the farm may not know that yet.
+        given_up: the round of the farm's record in which it knew; in a later one somebody had it queued again.
         before: jobs ahead of it in the queue.
         frames, total: decoded so far, of how many.
         seconds_left: as far as one can tell.
@@ -70,6 +71,7 @@ class Sent:
     state: str = "queued"
     reason: str | None = None
     wanted: bool = True
+    given_up: int = 0
     before: int | None = None
     frames: int | None = None
     total: int | None = None

@@ -356,6 +356,7 @@ def test_one_whose_job_is_used_stays_elsewhere():
 def test_a_node_without_a_class_passes_through():
     # So the editor exports what it does not know.
     swapped({**a_video(), "30": {"inputs": {"image": ["8", 0]}, "_meta": {"title": ""}}})
+    swapped({**a_video(), "2": {"inputs": {"vae_name": "wan_2.1_vae.safetensors"}, "_meta": {"title": ""}}})
 
 
 @pytest.mark.parametrize(

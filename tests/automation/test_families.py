@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from async_frame_pipeline.automation import swap
 from async_frame_pipeline.automation.rules import DECODES, REASONS
 
+from ..conftest import ROOT
 from .graphs import as_json, node, workflow
 from .node import swap_in_node
 
@@ -123,3 +126,17 @@ def test_in_the_browser_too():
         assert "error" not in done, (name, done)
         assert done["changes"] == as_json(changes), name
         assert (done["after"] or job["workflow"]) == after, name
+
+
+DEMOS = ["Demo.json", "Demo with stock nodes.json", "api/demo.json", "api/demo_stock.json"]
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_the_demo_whose_vae_comes_with_the_pack_goes_elsewhere(name: str):
+    """Which VAE the node gives stands in no file's name."""
+    demo = json.loads((ROOT / "workflows" / name).read_text(encoding="utf-8"))
+    after, changes = swap(demo, elsewhere=True)
+    assert [(each.won, each.vae, each.reason) for each in changes] == [("elsewhere", "Wan 2.1", "")]
+    if "nodes" in demo:
+        [done] = swap_in_node([{"workflow": demo, "elsewhere": True}])
+        assert done == {"after": after, "changes": as_json(changes)}

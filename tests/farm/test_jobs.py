@@ -304,6 +304,30 @@ async def test_a_job_goes_to_who_has_its_vae_if_that_one_has_nothing_to_do(groun
         await ground.nothing_is_left(client)
 
 
+@in_a_loop
+async def test_a_job_goes_to_who_is_quicker_with_it_if_that_one_has_nothing_to_do(ground):
+    """A GPU before a CPU, and of those who are alike the fast decoder: also where the other has the VAE already."""
+    await ground.prepare()
+    async with ground.client() as client:
+        warm = ("--warm", sha256_of(ground.vae))
+        ground.worker("cpu", "--patience", 60, *warm)
+        ground.worker("exact", "--decoders", "exact", *warm)
+        await ground.idle("cpu", "exact")
+        assert (await ground.whole(client, (await ground.submit(client)).id)).worker == "exact"
+        ground.worker("fast")
+        for number in (1, 2):
+            await ground.idle("cpu", "exact", "fast")
+            assert (await ground.whole(client, (await ground.submit(client, number=number)).id)).worker == "fast"
+        await ground.idle("cpu", "exact", "fast")
+        endless = await ground.submit(client, "endless", number=5)
+        await until(lambda: in_state(client, endless.id, "in_progress"))
+        assert (await client.broker.record(endless.id)).worker == "fast"
+        # It is busy, so the others have what is next.
+        assert (await ground.whole(client, (await ground.submit(client, number=6)).id)).worker in ("exact", "cpu")
+        await client.broker.cancel(endless.id)
+        await ground.nothing_is_left(client)
+
+
 @pytest.mark.parametrize(
     ("kind", "damage", "said"),
     [

@@ -1,19 +1,21 @@
 """What `farm up` sweeps, from a folder and from the broker alike; and what it leaves."""
 
+import argparse
 import dataclasses
 import time
 
 import pytest
 
-from ...farm import sweep
-from ...farm.broker import Full
+from ...farm import commands, sweep
+from ...farm.broker import STREAM, Full
 from ...farm.messages import FAILED, QUEUED
 from ...farm.metrics import state_of, text
-from ...farm.roles import ADMIN
+from ...farm.roles import ADMIN, CLIENT
 from ...farm.settings import Settings
 from ...farm.sweep import Sweep
 from .conftest import in_a_loop
 from .ground import ended, until
+from .test_kills import in_state
 
 AT_ONCE = Settings(lease_seconds=1.0, orphan_seconds=-1.0)
 
@@ -223,6 +225,59 @@ async def test_a_job_says_that_no_worker_has_a_card_that_large_and_fails_in_the_
             state, _ = await after_a_sweep(waits, now)
         assert state == FAILED and await after_a_sweep(fits) == (QUEUED, "")
         assert waits.job.latent.sha256 in await stored(client, "latents"), "to resume from"
+
+
+@in_a_loop
+async def test_a_job_says_that_no_worker_has_its_decoder_until_one_has(ground, capsys):
+    """Also one that is busy, or has too small a card: what is missing is another thing then, or nothing."""
+    await ground.prepare()
+    async with ground.client(ADMIN) as client:
+        job = await ground.submit(client, family="LTX", need_mb=20_000)
+        workers = [{"name": "w", "all_mb": 40_000, "decoders": ["fast"]}]
+        sweep = Sweep(client.broker, client._blobs, ground.settings)
+
+        async def after_two_sweeps() -> str:
+            for _ in range(2):
+                await sweep.once()
+            await commands.jobs(argparse.Namespace(server=ground.given(CLIENT), json=False))
+            return capsys.readouterr().out.splitlines()[1].partition("it waits for ")[2]
+
+        for each in range(3):
+            await client.broker.hear("workers.ask", lambda _, each=each: answered(workers, each))
+        assert await after_two_sweeps() == "a worker that decodes exact: one that was started with --comfyui"
+        workers.append({"name": "small", "all_mb": 12_000, "decoders": ["exact"], "job": {"id": "0" * 32}})
+        assert await after_two_sweeps() == "a card of 32 GB: no worker has a card that large"
+        workers.append({"name": "large", "all_mb": 40_000, "decoders": ["exact"], "job": {"id": "0" * 32}})
+        assert await after_two_sweeps() == ""
+        del workers[1:]
+        assert await after_two_sweeps() != ""
+        # One whose card it did not fit is named, and not why.
+        record = await client.broker.record(job.id)
+        await client.broker.replace(record, state="in_progress", worker="large", reason="OutOfMemory: it does not fit")
+        await commands.jobs(argparse.Namespace(server=ground.given(CLIENT), json=False))
+        assert capsys.readouterr().out.splitlines()[1].endswith(" large")
+
+
+async def answered(workers: list[dict], number: int) -> dict | None:
+    return workers[number] if number < len(workers) else None
+
+
+@in_a_loop
+async def test_where_who_can_do_it_is_busy_it_waits_for_nothing_else(ground):
+    await ground.prepare()
+    async with ground.client(ADMIN) as client:
+        ground.worker("exact", "--decoders", "exact")
+        busy = await ground.submit(client, "endless", family="LTX")
+        await until(lambda: in_state(client, busy.id, "in_progress"))
+        ground.worker("fast")
+        waits = await ground.submit(client, number=1, family="LTX")
+
+        async def came_to_the_other_often() -> bool:
+            return (await client.broker.jetstream.consumer_info(STREAM, "s-std")).delivered.consumer_seq > 5
+
+        await until(came_to_the_other_often)
+        record = await client.broker.record(waits.id)
+        assert (record.state, record.reason) == (QUEUED, "")
 
 
 @in_a_loop

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from ...farm import commands, supervisor
 from ...farm.broker import RECORDS, Broker
 from ...farm.client import farm
 from ...farm.server import Listen, Server, free_port
-from ...farm.settings import Address, NoFarm, Settings, write_private
+from ...farm.settings import UNFIT, Address, NoFarm, Settings, write_private
 from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import PATIENCE_SECONDS, until
@@ -100,6 +101,35 @@ async def test_up_killed_up_again_and_down(command, tmp_path, certificate):
     assert "has ended" in (tmp_path / "said").read_text().splitlines()[-1]
     assert not (tmp_path / "home" / "nats.pid").exists()
     assert (await asyncio.to_thread(command, "jobs"))[0] == 1, "nothing answers any more"
+
+
+def test_a_gpu_that_is_not_there_ends_it_with_a_line(command, tmp_path):
+    """It would not be there the next time either."""
+    asked = command("up", "--gpus", "99", wait=False, stderr=subprocess.PIPE)
+    _, said = asked.communicate(timeout=PATIENCE_SECONDS)
+    assert asked.returncode == 1
+    up, why, ended = said.splitlines()
+    assert "is up" in up and "has ended" in ended and not (tmp_path / "home" / "nats.pid").exists()
+    assert re.fullmatch(r"GPU 99 was asked for, and .+: --gpus takes numbers that nvidia-smi lists, or cpu", why)
+
+
+def test_without_what_a_worker_needs_it_is_not_started_again(monkeypatch, capsys):
+    async def work(_):
+        raise ModuleNotFoundError(name="torch")
+
+    monkeypatch.setattr(commands, "work", work)
+    assert commands.main(["work", "a"]) == UNFIT
+    assert capsys.readouterr().err == "A worker needs torch: see docs/farm.md\n"
+
+
+def test_one_that_was_there_is_waited_for(tmp_path):
+    """As is whoever ended for another reason."""
+    worker = supervisor.KeptWorker("a", [], {})
+    for status, is_unfit in ((UNFIT, True), (1, False), (UNFIT, False)):
+        worker._command = [sys.executable, "-c", f"exit({status})"]
+        worker.start()
+        worker.process.wait()
+        assert worker.is_unfit() == is_unfit
 
 
 def test_one_supervisor_at_a_time_whatever_their_numbers(tmp_path):

@@ -98,8 +98,10 @@ def test_of_many_that_have_nothing_to_do_a_few_say_so(tmp_path, monkeypatch):
             for each in workers:
                 await each._hear_others(values)
 
-    def one(name: str, free_mb: int, *warm: str) -> Worker:
-        decode = types.SimpleNamespace(warm=warm, decoders=("fast",), memory_mb=lambda: (free_mb, 40_000))
+    def one(name: str, free_mb: int, *warm: str, patience: float = 60.0) -> Worker:
+        decode = types.SimpleNamespace(
+            warm=warm, decoders=("fast",), patience=patience, memory_mb=lambda: (free_mb, 40_000)
+        )
         return Worker(Told(), Settings(), None, scratch, name, decode)
 
     async def a_round() -> list[str]:
@@ -112,10 +114,10 @@ def test_of_many_that_have_nothing_to_do_a_few_say_so(tmp_path, monkeypatch):
 
     scratch = Scratch(tmp_path)
     workers = [one(f"small {number}", 9_000) for number in range(100)]
-    workers += [one("large", 39_000), one("warm", 9_000, "a" * 64)]
+    workers += [one("large", 39_000), one("warm", 9_000, "a" * 64), one("quick", 9_000, patience=1.0)]
     for _ in range(5):
         # What nobody else has, its owner says itself.
-        assert {"large", "warm"} <= {*asyncio.run(a_round())} and len(told) <= SPEAKERS + 2
+        assert {"large", "warm", "quick"} <= {*asyncio.run(a_round())} and len(told) <= SPEAKERS + 3
     for _ in range(3):
         workers[:] = [each for each in workers if each._name not in told]
         assert 0 < len(asyncio.run(a_round()) + asyncio.run(a_round())) <= 2 * SPEAKERS, "others say so instead"

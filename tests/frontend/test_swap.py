@@ -87,7 +87,12 @@ def unordered(serialized: str) -> dict:
 
 # What our nodes have besides the widgets of those that they stand for.
 OWN = {name: DEFAULTS[name] for name in ("decoder", "save_latents_first")}
-UNKNOWN = " (unknown VAE: what is won shows when it runs)"
+STREAMS = " (Wan 2.1: streamed)"
+FITS = (
+    " (Wan 2.1: streamed without tiles: the fast decoder fits itself into what memory is free; "
+    "its tile settings are back when you restore it)"
+)
+AWAY = " (Wan 2.1: decoded elsewhere, the next prompt starts at once)"
 
 
 def without_what_the_editor_adds(workflow: dict) -> dict:
@@ -137,7 +142,7 @@ def test_right_click_on_a_decode(editor: SwapEditor):
     expect(editor.page.get_by_text(TO_IMAGES, exact=True)).to_be_visible()
     expect(editor.page.get_by_text(TO_VIDEO, exact=True)).to_have_count(0)  # the decode feeds a preview as well
     editor.page.get_by_text(TO_IMAGES, exact=True).click()
-    editor.expect_toast("Decodes swapped: 1", f"VAE Decode → Async VAE Decode (Video){UNKNOWN}")
+    editor.expect_toast("Decodes swapped: 1", f"VAE Decode → Async VAE Decode (Video){STREAMS}")
 
     after = editor.workflow()
     node, was = by_id(after)[8], by_id(json.loads(before))[8]
@@ -156,7 +161,7 @@ def test_right_click_on_a_pair_and_back(editor: SwapEditor):
     editor.show(PAIR)
     before, steps = editor.serialized(), editor.undo_steps()
     swap_by_menu(editor, 8, TO_VIDEO)
-    editor.expect_toast("Decodes swapped: 1", f"VAE Decode + Create Video → Async VAE Decode to Video{UNKNOWN}")
+    editor.expect_toast("Decodes swapped: 1", f"VAE Decode + Create Video → Async VAE Decode to Video{STREAMS}")
     after = editor.workflow()
     node = by_id(after)[9]
     assert (
@@ -232,7 +237,7 @@ def test_right_click_on_a_decode_and_its_saver_and_back(editor: SwapEditor, ther
     swap_by_menu(editor, *there)
     both = "Async VAE Decode to Video + Save Video (Streaming)"
     editor.expect_toast(
-        f"{'Savers' if there[0] == 10 else 'Decodes'} swapped: 1", f"VAE Decode + Save WEBM → {both}{UNKNOWN}"
+        f"{'Savers' if there[0] == 10 else 'Decodes'} swapped: 1", f"VAE Decode + Save WEBM → {both}{STREAMS}"
     )
     after = editor.workflow()
     assert by_id(after)[10]["title"] == "My saver"
@@ -255,7 +260,7 @@ def test_right_click_to_decode_elsewhere_and_back(editor: SwapEditor, node: int)
     before, steps = editor.serialized(), editor.undo_steps()
     swap_by_menu(editor, node, ELSEWHERE)
     stock, ours = "VAE Decode + Create Video + Save Video", "Save Video (Decode Elsewhere)"
-    editor.expect_toast("Decodes swapped: 1", f"{stock} → {ours}")
+    editor.expect_toast("Decodes swapped: 1", f"{stock} → {ours}{AWAY}")
     assert connections(editor.workflow()) == {"1.0>10.samples", "1.1>10.vae", "4.0>10.fps"}
     assert editor.prompt()["10"]["inputs"] == {
         "samples": ["1", 0],
@@ -295,7 +300,7 @@ def test_right_click_in_a_subgraph(editor: SwapEditor):
     editor.enter_subgraph(7)
     before, steps = editor.serialized(), editor.undo_steps()
     swap_by_menu(editor, 8, TO_IMAGES)
-    editor.expect_toast("Decodes swapped: 1", f"VAE Decode → Async VAE Decode (Video){UNKNOWN}")
+    editor.expect_toast("Decodes swapped: 1", f"VAE Decode → Async VAE Decode (Video){STREAMS}")
     assert editor.page.evaluate("() => app.canvas.graph.id") == INSIDE, "the subgraph stays open"
     [inside] = editor.workflow()["definitions"]["subgraphs"]
     assert by_id(inside)[8]["type"] == "AsyncVAEDecodeVideo"
@@ -350,10 +355,10 @@ def test_the_toast_tells_what_was_left_alone_and_why(editor: SwapEditor):
     editor.run_command(SPEED_UP)
     editor.expect_toast(
         "Decodes swapped: 4",
-        f"2 × VAE Decode + Create Video → Async VAE Decode to Video{UNKNOWN}",
-        f"VAE Decode → Async VAE Decode (Video){UNKNOWN}",
+        f"2 × VAE Decode + Create Video → Async VAE Decode to Video{STREAMS}",
+        f"VAE Decode → Async VAE Decode (Video){STREAMS}",
         "VAE Decode left alone: its frames do not go into a video",
-        f"VAE Decode (Tiled) + Create Video → Async VAE Decode (Tiled) to Video{UNKNOWN}",
+        f"VAE Decode (Tiled) + Create Video → Async VAE Decode to Video{FITS}",
     )
     before, steps = editor.serialized(), editor.undo_steps()
     editor.run_command(SPEED_UP)

@@ -266,6 +266,10 @@ def test_an_interrupt_cancels_the_job(comfyui, the_farm):
             comfyui.result(prompt_id)
         assert failed.value.interrupted
         until(lambda: the_farm.record(job["job_id"]).state == "cancelled")
+    # Who wants it all the same has it retried; no node waits for it any more, so it is a file.
+    the_farm.ask(lambda client: client.retry(job["job_id"]))
+    [again] = until(lambda: [each for each in jobs(comfyui) if each["job_id"] == job["job_id"] and each["ui"]])
+    assert again["state"] == "completed" and len(read(path_of(comfyui, again)).pts) == FRAMES
 
 
 def test_a_job_that_fails_says_why_and_leaves_its_latents(comfyui):
@@ -313,10 +317,13 @@ def test_what_needs_a_comfyui_is_decoded_by_the_worker_that_has_one(comfyui, the
     video = graph("AsyncVAEDecodeToVideo", **inputs)
     here = graph("SaveVideoStreaming", video=video, filename_prefix="ltx_here", quality="lossless")
     there = graph("AsyncSaveVideoElsewhere", **inputs, filename_prefix="ltx_there", quality="lossless")
+    # Before it comes it is decoded here; then the same prompt is sent, once.
+    assert job_of(run(comfyui, graph).ui(there)[JOB])["state"] == "here"
     worker = the_farm.start_worker("exact", "--comfyui", comfyui.host.root)
     try:
         until(lambda: the_farm.ask(has_exact))
-        outcome = run(comfyui, graph)
+        outcome, again = run(comfyui, graph), run(comfyui, graph)
+        assert job_of(again.ui(there)[JOB])["job_id"] == job_of(outcome.ui(there)[JOB])["job_id"]
         job = ended(comfyui, job_of(outcome.ui(there)[JOB])["job_id"])
     finally:
         worker.kill()

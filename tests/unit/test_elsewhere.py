@@ -310,6 +310,32 @@ def test_a_prompt_id_that_is_used_again_is_another_job(sender):
     assert {sent.job_id for sent in collector.jobs.all()} == {first.job_id, second.job_id}
 
 
+@pytest.mark.parametrize("decoder", ["auto", "exact"])
+def test_what_was_decoded_here_leaves_once_it_can(sender, monkeypatch, decoder):
+    """What ComfyUI asks before it answers out of its cache: another answer is a node that runs again."""
+    collector, answers = sender
+    is_there, asked = False, []
+
+    def ask(*what):
+        asked.append(what)
+        if not is_there:
+            raise Unreachable("nobody is there")
+
+    monkeypatch.setattr(collector, "_reached" if decoder == "auto" else "_found", ask)
+    first, others = collector.fingerprint("9"), collector.fingerprint("8")
+    assert not asked, "of a node that sent nothing no farm is asked"
+    with pytest.raises(Unreachable):
+        collector.send(Sent("", "prompt", "9"), contextlib.nullcontext, decoder)
+    assert collector.fingerprint("9") == first, "nobody has come"
+    is_there = True
+    again = collector.fingerprint("9")
+    assert again != first and collector.fingerprint("8") == others
+    answers.append(True)
+    collector.send(Sent("", "prompt", "9"), contextlib.nullcontext, decoder)
+    asked.clear()
+    assert collector.fingerprint("9") == again and not asked, "what left well is not sent twice"
+
+
 @pytest.mark.parametrize(
     "error, said",
     [(NoFarm("it is gone"), "^it is gone$"), (InvalidJob("it is bad"), "^it is bad$"), (KeyError("x"), "KeyError")],
@@ -568,6 +594,42 @@ def test_what_was_decoded_here_meanwhile_is_not_decoded_there_too(folders, state
     collector.jobs.forget(collector.jobs.get(ID))
     collected(folders, client)
     assert client.cancelled == cancels and videos(folders) == [] == videos(folders, "input")
+
+
+@pytest.mark.parametrize("state", [QUEUED, IN_PROGRESS, FAILED, CANCELLED])
+def test_what_was_cancelled_here_and_is_retried_there_comes(folders, state):
+    """Its node was interrupted, so the video goes into the output folder."""
+    mine = waiting(folders, state="cancelled", wanted=False, prefix=None).client()
+    client = StandIn(folders, record(state, client=Client(mine, "prompt", "9"), name_prefix="x"))
+    collected(folders, client)
+    cancels = list(client.cancelled)
+    client.now = dataclasses.replace(client.now, state=QUEUED, round=2, delivered=0.0)
+    assert collected(folders, client).jobs.get(ID).state == "queued" and client.cancelled == cancels
+    again = StandIn(folders, dataclasses.replace(record(), round=2))
+    assert collected(folders, again).jobs.get(ID).state == "completed"
+    assert videos(folders) == ["x_00001_.mp4"] and again.now.delivered
+
+
+def test_what_the_farm_told_before_it_heard_of_the_cancel_is_no_retry(folders, monkeypatch):
+    mine = waiting(folders).client()
+    client = StandIn(folders, record(QUEUED, client=Client(mine, "prompt", "9")))
+    collector, before = Collector(Jobs(folders / "jobs")), client.now
+    sent = collector.jobs.get(ID)
+
+    async def reached():
+        return client
+
+    async def cancel():
+        collector.jobs.keep(sent, state="cancelled", wanted=False)
+        await collector._cancel(ID)
+        collector._see(client, before)
+        assert not collector._tasks and (sent.state, client.now.state) == ("cancelled", CANCELLED)
+        collector._see(client, dataclasses.replace(before, round=2))
+        assert not collector._tasks and sent.is_open
+
+    monkeypatch.setattr(collector, "_reached", reached)
+    asyncio.run(cancel())
+    end(collector.jobs)
 
 
 @pytest.mark.parametrize(

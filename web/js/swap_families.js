@@ -1,12 +1,14 @@
-// Which VAE a decode gets, by the names of files; and what is won with it. Its twin, with the explanations, is
-// automation/families.py.
+// Which VAE a decode gets, by the names of files and of nodes; and what is won with it. Its twin, with the
+// explanations, is automation/families.py.
 import { DECODES, FAMILIES, LONGEST_ROW, REASONS } from './swap_rules.js'
 
 const NUMBER = /^\s*[0-9]+(\.[0-9]+)?\s*$/
 const FILE = /\.(safetensors|sft|ckpt|pt|pth|bin|gguf)$|^(light)?tae\w+$/i
 
-/** The family of a VAE that comes out of a node which loads these files; null if that cannot be told. */
-export function familyOf(fileNames) {
+/** The family of a VAE that comes out of a node of this type that loads these files; null if that cannot be told. */
+export function familyOf(fileNames, type) {
+  const bringing = FAMILIES.find(({ nodes }) => nodes?.includes(type))
+  if (bringing) return bringing
   const names = fileNames.filter((name) => FILE.test(name)).map((name) => name.split(/[/\\]/).at(-1))
   const withVae = names.filter((name) => name.toLowerCase().includes('vae'))
   const found = new Set()

@@ -191,7 +191,7 @@ export function familyAt(file, graph, decode) {
   for (const [graph, node] of todo) {
     if (seen.has(node)) continue
     seen.add(node)
-    const family = familyOf(filesOf(file, graph, node))
+    const family = familyOf(filesOf(file, graph, node), node.type)
     const { handedOn, isCertain } = vaesInto(graph, node)
     if (handedOn.length && (isCertain || !family))
       todo.push(...handedOn.flatMap((name) => file.sources(graph, node, name)))
