@@ -142,14 +142,21 @@ def test_depth_to_space_is_its_reference(device, channels, shortcut, half):
 
 @pytest.mark.parametrize(("channels", "outputs"), [(2, 3), (12, 3), (96, 3), (256, 12)])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (9, 150), (4, 128)])
-def test_head_is_a_convolution(device, channels, outputs, height, width):
-    window, bias = noise(device, 5, height, width, channels), noise(device, outputs, dtype=torch.float32)
+def test_head_is_a_convolution(device, monkeypatch, channels, outputs, height, width):
+    """A row at a time, of one frame, of four and of two."""
+    monkeypatch.setattr(cuda, "HEAD_BYTES", 1)
+    frames, bias = noise(device, 7, height, width, channels), noise(device, outputs, dtype=torch.float32)
     weight = (noise(device, outputs, channels, 3, 3, 3).float() * (27 * channels) ** -0.5).to(torch.float16)
     wanted = torch.nn.functional.conv3d(
-        window.double().permute(3, 0, 1, 2)[None], weight.double(), bias.double(), padding=(0, 1, 1)
-    )
-    got = kernels.head(window[:2], window[2:], weight, bias)
-    torch.testing.assert_close(got.double(), wanted[0], atol=1e-2, rtol=STEP)
+        frames.double().permute(3, 0, 1, 2)[None], weight.double(), bias.double(), padding=(2, 1, 1)
+    )[0]
+    carried, got = torch.zeros((2, outputs, height, width), device=device), []
+    for part in frames.split([1, 4, 2]):
+        pixels, carried = kernels.head(carried, part, weight, bias)
+        got.append(pixels)
+    torch.testing.assert_close(torch.cat(got, dim=1).double(), wanted[:, :7], atol=1e-2, rtol=STEP)
+    wanted_next = (wanted[:, 7:] - bias.double()[:, None, None, None]).transpose(0, 1)
+    torch.testing.assert_close(carried.double(), wanted_next, atol=1e-2, rtol=STEP)
 
 
 def decode(decoder, latents):

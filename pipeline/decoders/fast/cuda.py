@@ -121,24 +121,25 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     return out
 
 
-def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def head(
+    carried: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One matrix product of every pixel with all taps, some rows at a time, and a sum over neighbours."""
     count, height, width, channels = frames.shape
     outputs = len(bias)
-    taps = weight.permute(2, 3, 4, 0, 1).reshape(1, 27 * outputs, channels)
-    out = torch.empty((outputs, count, height, width), device=frames.device)
-    rows = max(1, HEAD_BYTES // ((len(history) + count) * 27 * outputs * width * 4))
+    taps = weight.permute(2, 3, 4, 0, 1).reshape(1, 27 * outputs, channels).expand(count, -1, -1)
+    out, carry = carried.new_empty((outputs, count, height, width)), torch.empty_like(carried)
+    rows = max(1, HEAD_BYTES // (count * 27 * outputs * width * 4))
     for first in range(0, height, rows):
         wanted = min(rows, height - first)
         start, stop = max(0, first - 1), min(height, first + wanted + 1)
-        products = []
-        for part in (history, frames):
-            seen = part[:, start:stop].reshape(len(part), (stop - start) * width, channels).transpose(1, 2)
-            # float32: rounding what is summed up would be most of the decoder's error.
-            products.append(torch.bmm(taps.expand(len(part), -1, -1), seen, out_dtype=torch.float32))
+        seen = frames[:, start:stop].reshape(count, (stop - start) * width, channels).transpose(1, 2)
+        # float32: rounding what is summed up would be most of the decoder's error.
+        products = torch.bmm(taps, seen, out_dtype=torch.float32)
         numbers = [count, stop - start, width, first - start, first, wanted, height]
-        _launch("add_taps", count * wanted * width, [*products, bias, out, *numbers], OUTPUTS=outputs)
-    return out
+        threads = (count + len(carried)) * wanted * width
+        _launch("add_taps", threads, [products, carried, bias, out, carry, *numbers], OUTPUTS=outputs)
+    return out, carry
 
 
 def norm_silu_groups(

@@ -283,22 +283,25 @@ extern "C" __global__ void depth_to_space(const half_bits *phases, const float *
 #endif
 #endif
 
-// Sums up for each pixel, in OUTPUTS channels, what its neighbours in space and time give: products of each tap with the
-// two frames before, (2, 27 * OUTPUTS, rows, W), and with these, (T, ...). Their first row is `top` rows above the first
-// that is wanted.
+// Sums up for each pixel, in OUTPUTS channels, what its neighbours in space and time give: products of each tap with these
+// frames, (T, 27 * OUTPUTS, rows, W), and what the frames before have `carried` here already. Two frames more than there
+// are get something of these: that is carried on. The products' first row is `top` rows above the first that is wanted.
 #ifdef ADD_TAPS
-extern "C" __global__ void add_taps(const float *before, const float *these, const float *bias, float *out, int frames,
-                         int rows, int width, int top, int first, int wanted, int height) {
+extern "C" __global__ void add_taps(const float *products, const float *carried, const float *bias, float *out, float *carry,
+                         int frames, int rows, int width, int top, int first, int wanted, int height) {
     long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (thread >= (long long)frames * wanted * width) return;
+    if (thread >= (long long)(frames + 2) * wanted * width) return;
     int x = (int)(thread % width), y = (int)(thread / width % wanted), t = (int)(thread / width / wanted);
+    long long plane = (long long)height * width, place = (long long)(first + y) * width + x;
     float sums[OUTPUTS];
 #pragma unroll
-    for (int n = 0; n < OUTPUTS; ++n) sums[n] = bias[n];
+    for (int n = 0; n < OUTPUTS; ++n) {
+        sums[n] = t < frames ? bias[n] : 0.0f;
+        if (t < 2) sums[n] += carried[(t * OUTPUTS + n) * plane + place];
+    }
     for (int dt = 0; dt < 3; ++dt) {
-        int frame = t + dt;
-        const float *products = frame < 2 ? before : these;
-        if (frame >= 2) frame -= 2;
+        int frame = t + dt - 2;
+        if (frame < 0 || frame >= frames) continue;
         for (int dy = -1; dy < 2; ++dy)
             for (int dx = -1; dx < 2; ++dx) {
                 int row = y + top + dy, column = x + dx;
@@ -311,7 +314,8 @@ extern "C" __global__ void add_taps(const float *before, const float *these, con
     }
 #pragma unroll
     for (int n = 0; n < OUTPUTS; ++n)
-        out[(((long long)n * frames + t) * height + first + y) * width + x] = sums[n];
+        if (t < frames) out[((long long)n * frames + t) * plane + place] = sums[n];
+        else carry[((t - frames) * OUTPUTS + n) * plane + place] = sums[n];
 }
 #endif
 

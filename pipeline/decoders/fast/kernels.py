@@ -106,19 +106,24 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     return _on(q).attention(q, k, v)
 
 
-def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def head(
+    carried: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The last convolution, to so few channels that cuDNN's kernels would mostly compute padding.
 
+    What it is to remember of two frames is what they give to the next two: so many channels, not those of its input.
+
     Args:
-        history: (2, H, W, C), the two frames before.
+        carried: (2, n, H, W) float32, of the frames before; zeros if there were none.
         frames: (T, H, W, C), the input.
         weight: (n <= 16, C, 3, 3, 3), in the frames' dtype.
         bias: (n,) float32.
     Returns:
-        (n, T, H, W) float32: rounding the pixels to bfloat16 would be most of the decoder's error.
+        (n, T, H, W) float32, as rounding the pixels to bfloat16 would be most of the decoder's error; and what is
+        `carried` for the frames that follow.
     Stream: the caller's current stream.
     """
-    return _on(frames).head(history, frames, weight, bias)
+    return _on(frames).head(carried, frames, weight, bias)
 
 
 # For decoders that make several groups of four frames in a call, and look a frame ahead: see `ltx`.

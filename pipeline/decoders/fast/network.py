@@ -33,7 +33,7 @@ Shapes: TypeAlias = "list[tuple[AnyConv, tuple[int, int, int, int]]]"
 
 
 class History(dict[int, torch.Tensor]):
-    """By the id of a convolution: the last HISTORY frames of its input; all in one flat `block`."""
+    """By the id of a convolution: the last HISTORY frames of its input, or what the head carries; in one `block`."""
 
     def __init__(self, block: torch.Tensor, shapes: Shapes):
         super().__init__()
@@ -250,6 +250,8 @@ class WanDecoder:
         """Of what a convolution remembers of frames of this size."""
         assert not isinstance(conv, RowConv), "a CPU's"
         weight = conv.points[0] if isinstance(conv, PointsConv) else conv.weight
+        if conv is self._weights.head:  # what `head` carries, which is float32
+            return HISTORY, weight.shape[0], height, width * 4 // weight.itemsize
         return HISTORY, height, width, weight.shape[1]
 
     def _zeros(self, shapes: Shapes) -> History:
@@ -354,11 +356,9 @@ class WanDecoder:
         return self._linear(latent_bchw.permute(0, 2, 3, 1), self._weights.latent)
 
     def _head(self, inputs: torch.Tensor) -> torch.Tensor:
-        conv, history = self._weights.head, self._history[id(self._weights.head)]
-        frames = head(history, inputs, conv.weight, conv.bias)
-        if len(inputs) < HISTORY:
-            history[0].copy_(history[1])
-        history[-len(inputs) :].copy_(inputs[-HISTORY:])
+        conv, carried = self._weights.head, self._history[id(self._weights.head)].view(torch.float32)
+        frames, carry = head(carried, inputs, conv.weight, conv.bias)
+        carried.copy_(carry)
         return frames
 
     def _attention(self, layer: Attention, x: torch.Tensor) -> torch.Tensor:

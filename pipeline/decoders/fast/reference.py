@@ -84,9 +84,13 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     return F.scaled_dot_product_attention(q.float()[None], k.float()[None], v.float()[None])[0].to(v.dtype)
 
 
-def head(history: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    window = torch.cat((history, frames))
-    return F.conv3d(window.permute(3, 0, 1, 2)[None].float(), weight.float(), bias, padding=(0, 1, 1))[0]
+def head(
+    carried: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    sums = F.conv3d(frames.permute(3, 0, 1, 2)[None].float(), weight.float(), padding=(2, 1, 1))[0]
+    sums[:, :2] += carried.transpose(0, 1)
+    out, carry = sums.split([len(frames), 2], dim=1)
+    return out + bias[:, None, None, None], carry.transpose(0, 1).contiguous()
 
 
 def _sum(
