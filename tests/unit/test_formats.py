@@ -21,7 +21,7 @@ def test_a_crf_is_taken_within_its_range_and_refused_elsewhere(name):
         return
     low, high = each.crf_range
     for crf in (low, low + 0.5, high):
-        options = each.encoder.options(choice_of(name, crf=crf), 64, 64, 1)
+        options = each.encoder.options(choice_of(name, crf=crf), 64, 64, 1, 1)
         assert f"{crf:g}" in (options.get("crf"), options.get("cq"))
     for crf in (low - 1, high + 1, math.nan, math.inf):
         with pytest.raises(ValueError, match=f"has CRFs from {low} to {high}, got {crf:g}"):

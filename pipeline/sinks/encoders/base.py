@@ -90,8 +90,8 @@ class Encoder:
         """How many of the usable threads it is worth having for frames of this height."""
         return usable
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
-        """FFmpeg's options for frames of this size."""
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
+        """FFmpeg's options for so many frames of this size."""
         raise NotImplementedError
 
     def is_available(self) -> bool:
