@@ -57,7 +57,7 @@ class ImageSequenceSink:
         encoder.time_base = encoder.sample_aspect_ratio = Fraction(1, 1)  # else the file says that pixels have no width
         encoder.framerate = self._options.fps
         threads = encoder_threads()
-        encoder.options = kind.options(choice, spec.height, spec.width, threads)
+        encoder.options = kind.options(choice, spec.height, spec.width, spec.frames, threads)
         # Each thread has a frame of its own: deflate uses one.
         encoder.thread_type, encoder.thread_count = "FRAME", threads
         encoder.open()

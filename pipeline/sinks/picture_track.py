@@ -27,6 +27,7 @@ class PictureTrack:
         choice: what to encode them with.
         clock: when they are shown.
         height, width: of the frames, before odd sizes are grown.
+        frames: how many come.
         repeats: whether it will be played again, for which the packets are kept.
         cut: whether the last turn may end before its last frame: none may need a later one.
     Attributes:
@@ -41,6 +42,7 @@ class PictureTrack:
         clock: Clock,
         height: int,
         width: int,
+        frames: int,
         repeats: bool = False,
         cut: bool = False,
     ):
@@ -54,7 +56,7 @@ class PictureTrack:
         height, width = pixels.stored_size(height, width)
         threads = encoder.threads(height, encoder_threads())
         # Said of frames, since editors may ask where nothing is said.
-        options = encoder.options(choice, height, width, threads) | {"field_order": "progressive"}
+        options = encoder.options(choice, height, width, frames, threads) | {"field_order": "progressive"}
         if cut:
             # No frame is made of a later one. A key frame where it is cut would do as well, but x265 4.2 crashed now
             # and then where it was told to make one (once in a few hundred clips of 48x96, "medium", 2026-11-26).

@@ -150,10 +150,11 @@ class VideoFileSink:
         container = av.open(self._place.create(), "w", format=muxer.name, options=muxer.options(writing))
         self._container = container
         container.metadata.update(self._tags)
-        size = spec.height, spec.width
         total = options.total(spec.frames)
         repeats, cut = total > spec.frames, total % spec.frames > 0
-        picture = self._picture = PictureTrack(container, choice, self._clock, *size, repeats, cut)
+        picture = self._picture = PictureTrack(
+            container, choice, self._clock, spec.height, spec.width, spec.frames, repeats, cut
+        )
         sound = self._sound = self._add_sound(container, total)
         # Opens the encoders and writes the header: what cannot be encoded fails here, not after a decode.
         try:

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from async_frame_pipeline.pipeline.sinks.encoders.base import encoder_threads
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 
 
@@ -20,7 +21,7 @@ def test_a_crf_is_taken_within_its_range_and_refused_elsewhere(name):
         return
     low, high = each.crf_range
     for crf in (low, low + 0.5, high):
-        options = each.encoder.options(choice_of(name, crf=crf), 64, 64, 1)
+        options = each.encoder.options(choice_of(name, crf=crf), 64, 64, 1, 1)
         assert f"{crf:g}" in (options.get("crf"), options.get("cq"))
     for crf in (low - 1, high + 1, math.nan, math.inf):
         with pytest.raises(ValueError, match=f"has CRFs from {low} to {high}, got {crf:g}"):
@@ -53,3 +54,10 @@ def test_a_crf_is_taken_within_its_range_and_refused_elsewhere(name):
 def test_what_browsers_play(name, more, plays):
     """All of them: Chromium alone plays H.264 beyond its profile High, which is also what lossless H.264 is in."""
     assert choice_of(name, **more).plays == plays
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 3), (4, 4), (7, 7), (8, 7), (16, 15)])
+def test_only_where_there_are_many_cores_is_one_kept_from_encoders(monkeypatch, cores, threads):
+    """Of two cores one is half of them: then savers that take both are quicker."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert encoder_threads() == threads

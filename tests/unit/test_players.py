@@ -68,7 +68,7 @@ def test_every_encoder_of_h265_is_named_so(tmp_path, name):
     clock = each.container.clock(Fraction(16))
     options = each.container.options(Writing(clock, 1))
     with av.open(str(tmp_path / "clip"), "w", format=each.container.name, options=options) as container:
-        PictureTrack(container, Choice(each, bit_depth=each.depths[each.default_chroma][0]), clock, 64, 96)
+        PictureTrack(container, Choice(each, bit_depth=each.depths[each.default_chroma][0]), clock, 64, 96, 1)
         tag = container.streams.video[0].codec_context.codec_tag
     assert tag == ("hvc1" if codec.canonical_name == "hevc" else "\0\0\0\0")
 

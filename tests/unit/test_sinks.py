@@ -381,6 +381,27 @@ def test_every_quality_and_speed(tmp_path, name, chroma):
         assert sizes["lossless", "fast"] > by_quality[0]
 
 
+@pytest.mark.parametrize(
+    "frames, more, last",
+    [
+        (100, {}, "zones=82,99,subme=6"),
+        (20, {}, "zones=15,19,subme=6"),
+        (3, {}, None),
+        (100, {"speed": "slow"}, None),
+        (100, {"speed": "fast"}, None),
+        (100, {"quality": "lossless"}, None),
+    ],
+)
+def test_the_last_frames_of_h264_take_less_time(tmp_path, frames, more, last):
+    """They are left when the decoder ends. x264 writes into the file what it was told."""
+    each, pictures = FORMATS["mp4 (h264)"], moving(frames, 48, 64)
+    sink = file_sink(target(tmp_path, each), VideoOptions(Fraction(16), Choice(each, **more)))
+    write(sink, frames, 48, 64, decode=lambda submit: submit(pictures))
+    told = sink.path.read_bytes()
+    assert b"x264 - core" in told and (last is None) == (b"zones=" not in told)
+    assert last is None or last.encode() in told
+
+
 def codes(frame: av.VideoFrame) -> list[np.ndarray]:
     """The bytes of each plane, without what is only there to align its rows."""
     bytes_a_code = 2 if frame.format.components[0].bits > 8 else 1

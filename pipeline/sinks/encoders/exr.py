@@ -12,7 +12,7 @@ class Exr(Encoder):
     alpha = ("rgb",)
     lossy = False
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         # Deflate over 16 rows, which is also what editors write; over one; runs of equal bytes alone.
         return {"format": "half", "compression": at(wanted.speed, ("zip16", "zip16", "zip1", "rle"))}
 

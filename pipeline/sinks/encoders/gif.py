@@ -20,7 +20,7 @@ class Gif(Encoder):
     largest_side = 65535
     takes_threads = False
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         return {}
 
     def takes(self, pixels: PixelFormat) -> str:

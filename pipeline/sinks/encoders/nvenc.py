@@ -19,7 +19,7 @@ class Nvenc(Encoder):
     depths: ClassVar = {"4:2:0": (8, 10)}
     takes_threads = False
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         if wanted.quality == "lossless":
             rate = {"tune": "lossless"}
         else:

@@ -15,7 +15,7 @@ class Png(Encoder):
     alpha = ("rgb",)
     lossy = False
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         level, filtered = at(wanted.speed, EFFORTS)
         return {"compression_level": level, "pred": filtered}
 

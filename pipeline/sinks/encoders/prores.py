@@ -19,7 +19,7 @@ class ProRes(Encoder):
     # the same bytes either way.
     thread_type = "FRAME"
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         if wanted.chroma != "4:4:4":
             return {"vendor": "apl0", "profile": PROFILES[wanted.quality]}
         alpha = {"alpha_bits": "16"} if wanted.alpha else {}

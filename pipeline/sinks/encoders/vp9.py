@@ -11,7 +11,7 @@ class VP9(Encoder):
     depths: ClassVar = {"4:2:0": (8,), "4:4:4": (8,), "4:2:2": (8,)}
     alpha = ("4:2:0",)
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         lossless = wanted.quality == "lossless"
         rate = {"lossless": "1"} if lossless else {"crf": rate_factor(wanted, (15, 22, 31, 42)), "b": "0"}
         deadline = "realtime" if wanted.speed == "fastest" else "good"

@@ -15,7 +15,7 @@ class WebP(Encoder):
     takes_threads = False
     rgb_layout = ("bgr", "gbr")
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         effort = at(wanted.speed, ("6", "4", "2", "0"))
         if wanted.quality == "lossless":
             return {"lossless": "1", "compression_level": effort, "quality": "60"}

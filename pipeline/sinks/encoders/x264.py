@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from .base import H265_UNITS, Encoder, Wanted, at, mastering_display, rate_factor
+from .base import H265_UNITS, SPEEDS, Encoder, Wanted, at, mastering_display, rate_factor
 
 PRESETS = ("slow", "medium", "veryfast", "ultrafast")  # for each of SPEEDS
 
@@ -11,6 +11,13 @@ PRESETS = ("slow", "medium", "veryfast", "ultrafast")  # for each of SPEEDS
 # 0.18 s (H100 with 16 cores, 2026-11-21). 10 instead of 20 cost 4 % of the size at equal quality, which threads of
 # whole frames bring back: they need no slices (natural 720p, 2026-11-26).
 LOOKAHEAD_FRAMES = (20, 10, 10, 10)
+# When the decoder has ended, "medium" still has the frames to do that it looks ahead, the decoder's last four, and some
+# of the four before. With these settings for them it takes half to two thirds of the CPU time from then on, and 81
+# frames are at most 1.0 % larger at equal luma PSNR, 0.9 % at equal SSIM, soft ones 2 % (five clips of 720p and 272p,
+# natural, with noise, and of a decoder, 2026-11-26); of a short video they are a quarter. "subme=4" took no less and
+# made soft pictures 2 % larger, "trellis=0" noise 2.6 %.
+LAST_FRAMES = 8 + LOOKAHEAD_FRAMES[SPEEDS.index("medium")]
+FOR_LAST_FRAMES = "subme=6,ref=1,mixed-refs=0,partitions=i4x4+i8x8+p8x8"
 ROWS_A_THREAD = 32  # pixels: two rows of blocks, x264's own limit
 
 
@@ -33,10 +40,14 @@ class X264(Encoder):
     def threads(self, height: int, usable: int) -> int:
         return min(usable, max(1, height // ROWS_A_THREAD))
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
-        rate = {"qp": "0"} if wanted.quality == "lossless" else {"crf": rate_factor(wanted, (14, 18, 23, 28))}
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
+        lossless = wanted.quality == "lossless"
+        rate = {"qp": "0"} if lossless else {"crf": rate_factor(wanted, (14, 18, 23, 28))}
         # Looks ahead while it is given a frame, with all threads: one of its own would hold back four more frames.
         own = ["sync-lookahead=0", f"lookahead-threads={threads}"]
+        last = min(LAST_FRAMES, frames // 4)
+        if wanted.speed == "medium" and last and not lossless:
+            own.append(f"zones={frames - last},{frames - 1},{FOR_LAST_FRAMES}")
         if wanted.stated.mastering:
             own.append("mastering-display=" + mastering_display(wanted.stated, *H265_UNITS))
         if wanted.stated.content_light:

@@ -29,7 +29,7 @@ class X265(Encoder):
     depths: ClassVar = {"4:2:0": (8, 10, 12), "4:2:2": (8, 10, 12), "4:4:4": (8, 10, 12)}
     takes_threads = False
 
-    def options(self, wanted: Wanted, height: int, width: int, threads: int) -> dict[str, str]:
+    def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         # -1 as its log level: errors come back as return codes; the rest goes to the terminal past Python's log.
         preset, more = at(wanted.speed, PRESETS)
         own = ["log-level=-1", f"pools={threads}", f"rc-lookahead={at(wanted.speed, x264.LOOKAHEAD_FRAMES)}"]
