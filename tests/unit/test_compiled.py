@@ -79,3 +79,12 @@ def test_where_nothing_can_be_kept_it_works_as_well(compiler, tmp_path):
     for _ in range(2):
         assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
     assert len(compiler.compiled) == 2
+
+
+@pytest.mark.parametrize("caches", ["", "caches"])
+def test_who_has_no_folder_for_caches_gets_none_where_comfyui_was_started(compiler, monkeypatch, tmp_path, caches):
+    monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", caches)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it does where nobody knows of a home
+    monkeypatch.chdir(tmp_path)
+    assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
+    assert not list(tmp_path.iterdir())

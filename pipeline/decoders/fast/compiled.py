@@ -61,12 +61,12 @@ def kernel(source: str, name: str) -> Kernel:
     """
     # Another torch brings another compiler.
     of = (torch.__version__, torch.version.cuda, torch.cuda.get_device_capability(), name, source)
-    path = _folder() / hashlib.sha256(repr(of).encode()).hexdigest()
-    binary = _kept(path)
+    file_name = hashlib.sha256(repr(of).encode()).hexdigest()
+    binary = _kept(file_name)
     if binary is None:
         with without_toolkit():
             binary, _ = torch.cuda._utils._nvrtc_compile(source, name)
-        _keep(path, binary)
+        _keep(file_name, binary)
     return Kernel(torch.cuda._utils._cuda_load_module(binary, [name])[name], _driver())
 
 
@@ -76,23 +76,34 @@ def _driver() -> ctypes.CDLL:
 
 
 def _folder() -> Path:
-    """In the user's caches; it may be deleted at any time."""
-    home = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return Path(home or os.path.expanduser("~/.cache")) / "async-frame-pipeline" / "kernels"
+    """In the user's caches; it may be deleted at any time.
+
+    Raises:
+        OSError: the user has none.
+    """
+    caches = Path(
+        os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+        or os.path.expanduser("~/.cache")
+    )
+    if not caches.is_absolute():  # without a home, "~" would be a folder where ComfyUI was started
+        raise FileNotFoundError(caches)
+    return caches / "async-frame-pipeline" / "kernels"
 
 
-def _kept(path: Path) -> bytes | None:
+def _kept(file_name: str) -> bytes | None:
     """What `_keep` wrote there; None if there is nothing, or not all of it."""
     with contextlib.suppress(OSError):
-        digest, binary = (data := path.read_bytes())[:32], data[32:]
+        data = (_folder() / file_name).read_bytes()
+        digest, binary = data[:32], data[32:]
         if hashlib.sha256(binary).digest() == digest:
             return binary
     return None
 
 
-def _keep(path: Path, binary: bytes) -> None:
+def _keep(file_name: str, binary: bytes) -> None:
     """Whole or not at all, whoever else does the same; where it cannot be written, the next process compiles again."""
     with contextlib.suppress(OSError):
+        path = _folder() / file_name
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(hashlib.sha256(binary).digest() + binary)
