@@ -88,3 +88,20 @@ def test_who_has_no_folder_for_caches_gets_none_where_comfyui_was_started(compil
     monkeypatch.chdir(tmp_path)
     assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_a_full_disk_is_not_filled_further(compiler, tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        for _ in range(3):
+            assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(kept(tmp_path)) <= 1 and len(compiler.compiled) == 3
+    compiled.kernel("one", "f")
+    compiled.kernel("one", "f")
+    assert len(compiler.compiled) == 4, "and once there is room it is kept"

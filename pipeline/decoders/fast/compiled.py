@@ -13,7 +13,6 @@ import functools
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,16 +100,13 @@ def _kept(file_name: str) -> bytes | None:
 
 
 def _keep(file_name: str, binary: bytes) -> None:
-    """Whole or not at all, whoever else does the same; where it cannot be written, the next process compiles again."""
+    """For the next process, if it can be written; `_kept` sees what is not whole: where the disk was full, or while
+    another process writes the same.
+    """
     with contextlib.suppress(OSError):
-        path = _folder() / file_name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(binary).digest() + binary)
-        try:
-            os.replace(file.name, path)
-        except OSError:  # on Windows, while somebody reads it
-            os.unlink(file.name)
+        folder = _folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / file_name).write_bytes(hashlib.sha256(binary).digest() + binary)
 
 
 @contextlib.contextmanager
