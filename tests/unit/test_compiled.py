@@ -40,7 +40,7 @@ def compiler(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: seen.capability)
     monkeypatch.setattr(torch.cuda._utils, "_nvrtc_compile", compile_)
     monkeypatch.setattr(torch.cuda._utils, "_cuda_load_module", lambda binary, names: {names[0]: binary})
-    monkeypatch.setattr(compiled, "_driver", lambda: None)
+    monkeypatch.setattr(torch.cuda._utils, "_get_gpu_runtime_library", lambda: seen)
     return seen
 
 
@@ -105,3 +105,13 @@ def test_a_full_disk_is_not_filled_further(compiler, tmp_path):
     compiled.kernel("one", "f")
     compiled.kernel("one", "f")
     assert len(compiler.compiled) == 4, "and once there is room it is kept"
+
+
+def test_amd_has_a_driver_of_its_own_and_its_gpus_of_one_capability_take_other_kernels(compiler, monkeypatch):
+    gpu = SimpleNamespace(gcnArchName="gfx1100")
+    monkeypatch.setattr(torch.version, "hip", "7.1")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: gpu)
+    assert compiled.kernel("one", "f")._driver is compiler
+    gpu.gcnArchName = "gfx1101"
+    compiled.kernel("one", "f")
+    assert len(compiler.compiled) == 2

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import hashlib
 import os
 import sys
@@ -26,7 +25,7 @@ class Kernel:
 
     Args:
         loaded: torch's.
-        driver: CUDA's.
+        driver: CUDA's, or AMD's with the same names.
     """
 
     def __init__(self, loaded: Any, driver: Any):
@@ -58,20 +57,19 @@ def kernel(source: str, name: str) -> Kernel:
     Raises:
         RuntimeError: it cannot be compiled.
     """
+    # AMD's GPUs of one capability take different kernels.
+    is_amd = torch.version.hip is not None
+    gpu = torch.cuda.get_device_properties().gcnArchName if is_amd else torch.cuda.get_device_capability()
     # Another torch brings another compiler.
-    of = (torch.__version__, torch.version.cuda, torch.cuda.get_device_capability(), name, source)
+    of = (torch.__version__, torch.version.cuda, gpu, name, source)
     file_name = hashlib.sha256(repr(of).encode()).hexdigest()
     binary = _kept(file_name)
     if binary is None:
         with without_toolkit():
             binary, _ = torch.cuda._utils._nvrtc_compile(source, name)
         _keep(file_name, binary)
-    return Kernel(torch.cuda._utils._cuda_load_module(binary, [name])[name], _driver())
-
-
-@functools.cache
-def _driver() -> ctypes.CDLL:
-    return torch.cuda._utils._get_cuda_library()
+    loaded = torch.cuda._utils._cuda_load_module(binary, [name])[name]
+    return Kernel(loaded, torch.cuda._utils._get_gpu_runtime_library())
 
 
 def _folder() -> Path:
