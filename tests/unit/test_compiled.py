@@ -40,7 +40,7 @@ def compiler(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: seen.capability)
     monkeypatch.setattr(torch.cuda._utils, "_nvrtc_compile", compile_)
     monkeypatch.setattr(torch.cuda._utils, "_cuda_load_module", lambda binary, names: {names[0]: binary})
-    monkeypatch.setattr(compiled, "_driver", lambda: None)
+    monkeypatch.setattr(torch.cuda._utils, "_get_gpu_runtime_library", lambda: seen)
     return seen
 
 
@@ -78,4 +78,40 @@ def test_where_nothing_can_be_kept_it_works_as_well(compiler, tmp_path):
     (tmp_path / "caches").write_text("in the way")
     for _ in range(2):
         assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
+    assert len(compiler.compiled) == 2
+
+
+@pytest.mark.parametrize("caches", ["", "caches"])
+def test_who_has_no_folder_for_caches_gets_none_where_comfyui_was_started(compiler, monkeypatch, tmp_path, caches):
+    monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", caches)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it does where nobody knows of a home
+    monkeypatch.chdir(tmp_path)
+    assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_a_full_disk_is_not_filled_further(compiler, tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        for _ in range(3):
+            assert compiled.kernel("one", "f")._loaded == b"one for (9, 0)"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(kept(tmp_path)) <= 1 and len(compiler.compiled) == 3
+    compiled.kernel("one", "f")
+    compiled.kernel("one", "f")
+    assert len(compiler.compiled) == 4, "and once there is room it is kept"
+
+
+def test_amd_has_a_driver_of_its_own_and_its_gpus_of_one_capability_take_other_kernels(compiler, monkeypatch):
+    gpu = SimpleNamespace(gcnArchName="gfx1100")
+    monkeypatch.setattr(torch.version, "hip", "7.1")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: gpu)
+    assert compiled.kernel("one", "f")._driver is compiler
+    gpu.gcnArchName = "gfx1101"
+    compiled.kernel("one", "f")
     assert len(compiler.compiled) == 2

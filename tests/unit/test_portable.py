@@ -18,7 +18,7 @@ PORTABLE = {
     "os": {
         *("O_CREAT", "O_EXCL", "O_WRONLY", "PathLike", "close", "cpu_count", "environ", "fsencode", "fspath", "fsync"),
         *("getpid", "kill", "link", "lstat", "makedirs", "mkdir", "name", "open", "path", "rename", "replace"),
-        *("strerror", "truncate", "unlink"),
+        *("strerror", "truncate"),
     },
     "signal": {"SIGINT", "SIGTERM", "SIG_DFL", "getsignal", "signal"},
     "time": {"monotonic", "perf_counter", "sleep", "strftime", "time"},

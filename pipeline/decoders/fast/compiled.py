@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ class Kernel:
 
     Args:
         loaded: torch's.
-        driver: CUDA's.
+        driver: CUDA's, or AMD's with the same names.
     """
 
     def __init__(self, loaded: Any, driver: Any):
@@ -59,47 +57,54 @@ def kernel(source: str, name: str) -> Kernel:
     Raises:
         RuntimeError: it cannot be compiled.
     """
+    # AMD's GPUs of one capability take different kernels.
+    is_amd = torch.version.hip is not None
+    gpu = torch.cuda.get_device_properties().gcnArchName if is_amd else torch.cuda.get_device_capability()
     # Another torch brings another compiler.
-    of = (torch.__version__, torch.version.cuda, torch.cuda.get_device_capability(), name, source)
-    path = _folder() / hashlib.sha256(repr(of).encode()).hexdigest()
-    binary = _kept(path)
+    of = (torch.__version__, torch.version.cuda, gpu, name, source)
+    file_name = hashlib.sha256(repr(of).encode()).hexdigest()
+    binary = _kept(file_name)
     if binary is None:
         with without_toolkit():
             binary, _ = torch.cuda._utils._nvrtc_compile(source, name)
-        _keep(path, binary)
-    return Kernel(torch.cuda._utils._cuda_load_module(binary, [name])[name], _driver())
-
-
-@functools.cache
-def _driver() -> ctypes.CDLL:
-    return torch.cuda._utils._get_cuda_library()
+        _keep(file_name, binary)
+    loaded = torch.cuda._utils._cuda_load_module(binary, [name])[name]
+    return Kernel(loaded, torch.cuda._utils._get_gpu_runtime_library())
 
 
 def _folder() -> Path:
-    """In the user's caches; it may be deleted at any time."""
-    home = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return Path(home or os.path.expanduser("~/.cache")) / "async-frame-pipeline" / "kernels"
+    """In the user's caches; it may be deleted at any time.
+
+    Raises:
+        OSError: the user has none.
+    """
+    caches = Path(
+        os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+        or os.path.expanduser("~/.cache")
+    )
+    if not caches.is_absolute():  # without a home, "~" would be a folder where ComfyUI was started
+        raise FileNotFoundError(caches)
+    return caches / "async-frame-pipeline" / "kernels"
 
 
-def _kept(path: Path) -> bytes | None:
+def _kept(file_name: str) -> bytes | None:
     """What `_keep` wrote there; None if there is nothing, or not all of it."""
     with contextlib.suppress(OSError):
-        digest, binary = (data := path.read_bytes())[:32], data[32:]
+        data = (_folder() / file_name).read_bytes()
+        digest, binary = data[:32], data[32:]
         if hashlib.sha256(binary).digest() == digest:
             return binary
     return None
 
 
-def _keep(path: Path, binary: bytes) -> None:
-    """Whole or not at all, whoever else does the same; where it cannot be written, the next process compiles again."""
+def _keep(file_name: str, binary: bytes) -> None:
+    """For the next process, if it can be written; `_kept` sees what is not whole: where the disk was full, or while
+    another process writes the same.
+    """
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(binary).digest() + binary)
-        try:
-            os.replace(file.name, path)
-        except OSError:  # on Windows, while somebody reads it
-            os.unlink(file.name)
+        folder = _folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / file_name).write_bytes(hashlib.sha256(binary).digest() + binary)
 
 
 @contextlib.contextmanager

@@ -240,8 +240,7 @@ def _bits(value: float) -> int:
 
 def _source(name: str, made_for: tuple[tuple[str, int], ...]) -> str:
     macros = [f"#define {macro} {value}" for macro, value in ((name.upper(), 1), *made_for)]
-    # Older versions of torch put the two words before whatever a source begins with.
-    return "\n".join(['extern "C" {}', *macros, SOURCE.read_text(encoding="utf-8")])
+    return "\n".join([*macros, SOURCE.read_text(encoding="utf-8")])
 
 
 def _flags(
