@@ -13,7 +13,8 @@ When the decoder is done the sink thread finishes every sink; only then, and aft
 caller's thread publishes them all. So a run commits, or every sink is aborted.
 
 The barriers and why they hold are in `ring.py`. Kernels and copies are launched on the caller's
-thread only, and none is left running when `run` returns or raises.
+thread only, and no copy is left running when `run` returns or raises; what a decoder had launched
+before an error may be.
 """
 
 from __future__ import annotations
