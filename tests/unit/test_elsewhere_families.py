@@ -28,9 +28,8 @@ from async_frame_pipeline.pipeline.sinks.video_file import VideoFileSink, VideoO
 
 from . import in_comfyui, stock_wan  # noqa: F401
 from ..farm.conftest import in_a_loop, make_ground  # noqa: F401
-from ..farm.ground import SECRET, until
+from ..farm.ground import SECRET
 from ..farm.test_decode import pictures, saved
-from ..farm.test_exact import waits
 from ..server.pack import vaes as tiny
 
 import comfy.sd
@@ -151,7 +150,7 @@ async def test_a_worker_with_a_comfyui_decodes_ltx_and_others_leave_it_alone(mak
         # As a script may leave it out.
         params = LOSSLESS | {"decoder": "auto"}
         queued = await client.submit(tmp_path / "a.latent", elsewhere_files.write_vae(vae), family="LTX", params=params)
-        await until(lambda: waits(client, queued.id))
+        await ground.whole(client, (await ground.submit(client)).id)  # what is behind it comes
         worker.start()
         try:
             await client.fetch(queued.id, tmp_path / "there.mkv")
