@@ -154,8 +154,13 @@ def run_prompt(arguments: argparse.Namespace) -> int:
     try:
         prompt = read_prompt(arguments.prompt)
         server = arguments.server if "://" in arguments.server else f"http://{arguments.server}"
-        for path in asyncio.run(run(server, prompt, arguments.out)):
+        paths = asyncio.run(run(server, prompt, arguments.out))
+        for path in paths:
             print(plain(f"saved {path}"))
+        if not paths:
+            print("there was no file to fetch when the prompt ended")
+    except aiohttp.ClientConnectorError as error:
+        return fail(plain(f"{error}; is ComfyUI running? --server names another address"), status=1)
     except (PromptError, FormatError, aiohttp.ClientError, OSError) as error:
         return fail(plain(str(error)), status=1)
     except KeyboardInterrupt:

@@ -116,6 +116,11 @@ def test_it_tells_which_node_is_at_work(server: Server, tmp_path: Path):
     ]
 
 
+def test_a_prompt_that_saves_nothing(server: Server, tmp_path: Path):
+    done = run(server, {"1": VIDEO["1"], "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}, tmp_path)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "there was no file to fetch when the prompt ended"
+
+
 def test_a_prompt_that_fails(server: Server, tmp_path: Path):
     done = run(server, FAILING, tmp_path)
     assert done.returncode == 1
@@ -142,3 +147,4 @@ def test_no_server(tmp_path: Path):
     nowhere = type("Nowhere", (), {"url": "http://127.0.0.1:9"})
     done = run(nowhere, VIDEO, tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert "--server" in done.stderr
