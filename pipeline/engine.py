@@ -24,7 +24,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -43,9 +42,6 @@ from .worker import SinkThread
 Submit = Callable[[torch.Tensor], None]
 
 
-# How many of the decoder's pieces are launched beyond the one that the GPU works on: enough for it never to wait. CUDA
-# takes about a thousand launches; who has more to launch waits inside of it with a whole core, which the encoder lacks.
-AHEAD = 1
 # How long the end of the process waits for lanes under way: a chunk of the decoder, and the writes in hand.
 STOP_SECONDS = 10
 # How long a run that is over waits for the sink it is to give up. Encoders exist that never return (svt_av1.py knows
@@ -95,7 +91,7 @@ def run(
         decode: called once on this thread with a `submit` function; calls `submit(frames_cthw)` for
             every chunk in order. A chunk is (spec.channels, T, H, W), any float dtype, T >= 1, on
             `spec.device`; it may be freed or reused on the same stream as soon as `submit` returns,
-            which on a GPU it does when the chunk before is done.
+            which on a GPU, from the third on, it does when the chunk before is done.
         spec: what `decode` will deliver in all.
         sinks: where the frames go, one or more; each gets every frame, in order. The first is what the user
             asked for: it is published first, and the report speaks of it.
@@ -174,7 +170,7 @@ class _Lanes:
         self._submitted_frames = 0  # to the lanes: those of the window
         self._refusal: BaseException | None = None  # what `submit` raised, and will raise from then on
         self._stalls: list[tuple] = []  # (output was there, slot was there), two events each
-        self._pieces: deque = deque()  # an event at the end of each that the GPU may not have reached
+        self._piece_ends: list = []  # an event at the end of each of the decoder's pieces
         self._on_cuda = spec.device.type == "cuda"
 
     @contextlib.contextmanager
@@ -303,12 +299,17 @@ class _Lanes:
         self._keep_pace()
 
     def _keep_pace(self) -> None:
-        """Sleep until the GPU is at most AHEAD pieces behind."""
+        """Sleep until the GPU is done with the piece before, and has this one to do while the next is launched.
+
+        CUDA takes about a thousand launches; who has more to launch waits inside of it with a whole core, which the
+        encoder lacks. The second piece waits for none: the first is short, and what a decoder launched before it
+        handed that over would be waited for as well.
+        """
         ended = make_event(self._spec.device)
         ended.record()
-        self._pieces.append(ended)
-        if len(self._pieces) > AHEAD:
-            self._pieces.popleft().synchronize()
+        self._piece_ends.append(ended)
+        if len(self._piece_ends) > 2:
+            self._piece_ends[-2].synchronize()
 
     def _send(self, chunk: torch.Tensor) -> None:
         """Put up to a slot's worth of frames into the lanes."""

@@ -53,7 +53,7 @@ def test_a_piece_is_done_when_the_next_one_is_submitted(device):
             pieces.append(torch.cuda.Event())
             pieces[-1].record()
             submit(torch.zeros((3, 2, 64, 96), device=device))
-            assert all(piece.query() for piece in pieces[: -engine.AHEAD])
+            assert len(pieces) < 3 or pieces[-2].query()
 
     engine.run(decode, VideoSpec(12, 64, 96, device), [ListSink()], slots=5, frames_per_slot=2)
 

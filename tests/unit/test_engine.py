@@ -253,12 +253,12 @@ def test_the_launching_thread_sleeps_while_the_gpu_has_a_whole_piece_to_do(monke
     def decode(submit):
         for start in range(0, 12, 3):
             submit(frames[:, start : start + 3])  # more than a slot takes
-            assert done == pieces()[:-1]
+            assert done == pieces()[1:-1], "not of the first, which is short"
 
     def pieces():
         return events[1:]  # before them there is that of the decode's beginning
 
-    engine.run(decode, spec_of(frames), [ListSink()], slots=5, frames_per_slot=2)
+    engine.run(decode, spec_of(frames), [ListSink()], slots=8, frames_per_slot=2)  # no chunk waits for a slot
     assert len(pieces()) == 5, "four, and the decode's end"
 
 
