@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 
-def in_huge_pages(nbytes: int) -> torch.Tensor:
-    """Main memory, uint8, uninitialised: numpy's, since numpy asks Linux for huge pages.
+def in_huge_pages(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A contiguous tensor in main memory, uninitialised: in numpy's, since numpy asks Linux for huge pages.
 
     Pages are made when they are first used, small ones one by one. 4 GiB were made, filled by torch on all cores,
     page-locked and given back in 0.40 s, torch's in 0.78 s (beside an H200).
     """
-    return torch.from_numpy(np.empty(nbytes, dtype=np.uint8))
+    return torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(tuple(shape))
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor without gaps, and not empty, in main memory, with its strides."""
-    host = in_huge_pages(tensor.nbytes).view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
-    return host.copy_(tensor)
+    return in_huge_pages(tensor.shape, tensor.dtype).as_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
 def page_lock(host: torch.Tensor) -> bool:

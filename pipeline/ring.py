@@ -19,7 +19,6 @@ Note [The three barriers]
 
 from __future__ import annotations
 
-import math
 import queue
 import time
 from collections.abc import Callable, Iterable
@@ -70,9 +69,7 @@ class Slot:
         self.device: dict[PixelFormat, torch.Tensor] = {}
         for pixel_format in formats:
             shape = (capacity, *pixel_format.frame_shape(spec.height, spec.width))
-            nbytes = math.prod(shape) * pixel_format.dtype.itemsize
-            host = in_huge_pages(nbytes).view(pixel_format.dtype).view(shape)
-            self.host[pixel_format] = host
+            host = self.host[pixel_format] = in_huge_pages(shape, pixel_format.dtype)
             # On the CPU the two halves are one: there is nothing to copy.
             self.device[pixel_format] = (
                 host if spec.device.type == "cpu" else torch.empty_like(host, device=spec.device)

@@ -208,4 +208,4 @@ def _aligned(nbytes: int) -> int:
 
 def _touched(nbytes: int) -> torch.Tensor:
     """Main memory whose pages are there: torch fills it on all cores, page-locking would make them one by one."""
-    return in_huge_pages(nbytes).zero_()
+    return in_huge_pages((nbytes,), torch.uint8).zero_()

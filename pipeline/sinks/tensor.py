@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from ..main_memory import in_huge_pages
@@ -37,8 +35,7 @@ class TensorSink:
 
     def open(self, spec: VideoSpec) -> None:
         shape = (spec.frames, *self.pixel_format.frame_shape(spec.height, spec.width))
-        nbytes = math.prod(shape) * self.pixel_format.dtype.itemsize
-        self.frames_thwc = in_huge_pages(nbytes).view(self.pixel_format.dtype).view(shape)
+        self.frames_thwc = in_huge_pages(shape, self.pixel_format.dtype)
         self._written = 0
 
     def write(self, pixels: torch.Tensor) -> None:
