@@ -24,6 +24,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -170,7 +171,7 @@ class _Lanes:
         self._submitted_frames = 0  # to the lanes: those of the window
         self._refusal: BaseException | None = None  # what `submit` raised, and will raise from then on
         self._stalls: list[tuple] = []  # (output was there, slot was there), two events each
-        self._piece_ends: list = []  # an event at the end of each of the decoder's pieces
+        self._piece_ends: deque = deque(maxlen=3)  # an event at the end of each of the decoder's last pieces
         self._on_cuda = spec.device.type == "cuda"
 
     @contextlib.contextmanager
@@ -308,7 +309,7 @@ class _Lanes:
         ended = make_event(self._spec.device)
         ended.record()
         self._piece_ends.append(ended)
-        if len(self._piece_ends) > 2:
+        if len(self._piece_ends) == self._piece_ends.maxlen:
             self._piece_ends[-2].synchronize()
 
     def _send(self, chunk: torch.Tensor) -> None:
