@@ -74,7 +74,7 @@ async def test_a_job_that_asks_for_it_waits_for_a_worker_that_has_it(make_ground
             worker.process.kill()
             worker.process.wait()
         record = await client.broker.record(job.id)
-        assert (record.worker, record.attempt) == (worker.name, 1)
+        assert (record.worker, record.attempt, record.reason) == (worker.name, 1, "")
     assert pictures(tmp_path / "there.mkv").shape == (5, 96, 128, 3)
 
 
