@@ -242,6 +242,9 @@ def _compared(vae, kind: type[FastModel]) -> FastModel:
     memory.make_room_for(LAYING_OUT * memory.size_of(vae), vae.device)
     noise = trust.noise(vae.latent_channels, vae.device)
     model = kind(vae)
+    if vae.device.type == "cuda":
+        model.plan(*noise.shape[-2:], ())  # runs on the meta device, where it is seen which kernels there will be
+        cuda.begin(vae.device)  # they are compiled while the stock decoder runs
     memory.load_for_decoding(vae, noise)
     draw_again = random_numbers.remembered(vae)
     # Some models gather what they decoded in main memory.

@@ -1,6 +1,7 @@
 """Kernels of CUDA C++, compiled by NVRTC, which comes with torch on Linux and on Windows.
 
-That takes 0.2 s a kernel, one after the other, so they are kept on disk for the next process.
+That takes 0.2 s a kernel, so they are compiled at the same time, each in a thread, and kept on disk for the next
+process.
 
 What is private to torch is used here and nowhere else.
 """
@@ -12,7 +13,8 @@ import ctypes
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +53,71 @@ class Kernel:
         )
 
 
-def kernel(source: str, name: str) -> Kernel:
-    """The `extern "C"` kernel of this name, for the current device.
+def begun(source: str, name: str) -> Future[bytes]:
+    """The `extern "C"` kernel of this name, being compiled for the current device in a thread of its own.
 
-    Raises:
-        RuntimeError: it cannot be compiled.
+    Returns:
+        What `loaded` takes; or RuntimeError: it cannot be compiled.
     """
     # AMD's GPUs of one capability take different kernels.
     is_amd = torch.version.hip is not None
     gpu = torch.cuda.get_device_properties().gcnArchName if is_amd else torch.cuda.get_device_capability()
+    thread = ThreadPoolExecutor(1)
+    binary = thread.submit(_binary, source, name, gpu)
+    thread.shutdown(wait=False)
+    return binary
+
+
+def loaded(binary: bytes, name: str) -> Kernel:
+    """What `begun` gave for the current device."""
+    function = torch.cuda._utils._cuda_load_module(binary, [name])[name]
+    return Kernel(function, torch.cuda._utils._get_gpu_runtime_library())
+
+
+def _binary(source: str, name: str, gpu: str | tuple[int, int]) -> bytes:
+    """As kept, or compiled."""
     # Another torch brings another compiler.
     of = (torch.__version__, torch.version.cuda, gpu, name, source)
     file_name = hashlib.sha256(repr(of).encode()).hexdigest()
     binary = _kept(file_name)
     if binary is None:
-        with without_toolkit():
-            binary, _ = torch.cuda._utils._nvrtc_compile(source, name)
+        binary = compiled(source, gpu)
         _keep(file_name, binary)
-    loaded = torch.cuda._utils._cuda_load_module(binary, [name])[name]
-    return Kernel(loaded, torch.cuda._utils._get_gpu_runtime_library())
+    return binary
+
+
+def compiled(source: str, gpu: str | tuple[int, int]) -> bytes:
+    """What the driver loads. Several threads may compile at a time: but for the first 10 ms of each they do not wait
+    for one another (NVRTC 12.6, 12.8 and 13.0).
+
+    Torch's own function has the headers of CUDA's toolkit looked up, which hardly anybody has, and raises without; that
+    takes a fifth of a second and needs setuptools. The kernels include nothing.
+
+    Args:
+        gpu: its compute capability, or AMD's name for it.
+    Raises:
+        RuntimeError: the compiler refuses.
+    """
+    if isinstance(gpu, str):
+        prefix, binary, option = "hiprtc", "Code", f"--offload-arch={gpu}"
+    else:
+        prefix, binary, option = "nvrtc", "CUBIN", f"--gpu-architecture=sm_{gpu[0]}{gpu[1]}"
+    compiler = torch.cuda._utils._get_gpu_rtc_library()
+
+    def call(function: str, *args: Any) -> int:
+        return int(getattr(compiler, prefix + function)(*args))
+
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    call("CreateProgram", ctypes.byref(program), source.encode(), None, 0, None, None)
+    error = call("CompileProgram", program, 1, (ctypes.c_char_p * 1)(option.encode()))
+    wanted = "ProgramLog" if error else binary
+    call(f"Get{wanted}Size", program, ctypes.byref(size))
+    result = ctypes.create_string_buffer(size.value)
+    call(f"Get{wanted}", program, result)
+    call("DestroyProgram", ctypes.byref(program))
+    if error or not size.value:
+        raise RuntimeError(f"error {error}: {result.value.decode(errors='replace')}")
+    return result.raw
 
 
 def _folder() -> Path:
@@ -105,22 +153,3 @@ def _keep(file_name: str, binary: bytes) -> None:
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file_name).write_bytes(hashlib.sha256(binary).digest() + binary)
-
-
-@contextlib.contextmanager
-def without_toolkit() -> Iterator[None]:
-    """For torch's compiler, which asks for the headers of CUDA's toolkit and raises where there are none.
-
-    Hardly anybody has them, and the kernels include nothing.
-    """
-    # Here, since it takes a fifth of a second and needs setuptools, without which all else works.
-    from torch.utils import cpp_extension
-
-    missing = [name for name in ("CUDA_HOME", "ROCM_HOME") if getattr(cpp_extension, name) is None]
-    for name in missing:
-        setattr(cpp_extension, name, str(Path(torch.__file__).parent))
-    try:
-        yield
-    finally:
-        for name in missing:
-            setattr(cpp_extension, name, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import struct
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -25,6 +26,9 @@ BIAS, RESIDUAL, X_OUT, Y_OUT, POINTS, SILU = 1, 2, 4, 8, 16, 32
 HEAD_BYTES = 128 * 1024**2
 # Of the scores of the attention, which are made for some pixels at a time.
 SCORES_BYTES = 256 * 1024**2
+# What was launched on the meta device, where a decoder's memory is counted before it runs: each kernel's name, and what
+# it is made for.
+_expected: set[tuple[str, tuple[tuple[str, int], ...]]] = set()
 
 
 @functools.cache
@@ -36,10 +40,16 @@ def why_not(device: torch.device) -> Text | None:
         if torch.version.hip is not None:  # for AMD torch says that it has no such product
             ones = torch.ones((8, 8), device=device, dtype=torch.float16)
             torch.mm(ones, ones, out_dtype=torch.float32)
-        _kernel("add_taps", torch.cuda.current_device() if device.index is None else device.index, (("OUTPUTS", 3),))
+        _kernel("exponentials", _index(device), ())  # it is compiled soonest
     except Exception as error:  # no compiler, or a torch that has another way to it
         return Text("its kernels cannot be compiled here: %error%", error=f"{type(error).__name__}: {error}")
     return None
+
+
+def begin(device: torch.device) -> None:
+    """Have the kernels that are expected compiled for a GPU, all at the same time, while the caller goes on."""
+    for name, made_for in list(_expected):
+        _begun(name, _index(device), made_for)
 
 
 def norm_silu(
@@ -217,10 +227,11 @@ def patches(
 
 
 def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
-    device = args[0].device
+    device, macros = args[0].device, tuple(made_for.items())
     if device.type == "meta":
+        _expected.add((name, macros))
         return
-    kernel = _kernel(name, device.index, tuple(made_for.items()))
+    kernel = _kernel(name, device.index, macros)
     elsewhere = device.index != torch.cuda.current_device()  # seldom, and to enter a device takes as long as to launch
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
         kernel((threads + THREADS - 1) // THREADS, THREADS, args, device.index)
@@ -229,8 +240,19 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
 @functools.cache
 def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> compiled.Kernel:
     """Compiled for a device."""
+    begin(torch.device("cuda", device_index))
     with torch.cuda.device(device_index):
-        return compiled.kernel(_source(name, made_for), name)
+        return compiled.loaded(_begun(name, device_index, made_for).result(), name)
+
+
+@functools.cache
+def _begun(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> Future[bytes]:
+    with torch.cuda.device(device_index):
+        return compiled.begun(_source(name, made_for), name)
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _bits(value: float) -> int:
