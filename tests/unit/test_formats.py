@@ -4,6 +4,7 @@ import math
 
 import pytest
 from async_frame_pipeline.pipeline.sinks.encoders.base import encoder_threads
+from async_frame_pipeline.pipeline.sinks.encoders.x264 import X264
 from async_frame_pipeline.pipeline.sinks.formats import FORMATS, Choice
 
 
@@ -61,3 +62,12 @@ def test_only_where_there_are_many_cores_is_one_kept_from_encoders(monkeypatch, 
     """Of two cores one is half of them: then savers that take both are quicker."""
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
     assert encoder_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("height", "usable", "threads"),
+    [(2160, 15, 22), (720, 15, 22), (480, 15, 15), (720, 2, 3), (720, 1, 1), (16, 15, 1)],
+)
+def test_x264_has_more_threads_than_cores_but_not_more_than_rows(height, usable, threads):
+    """Its threads wait for one another."""
+    assert X264().threads(height, usable) == threads

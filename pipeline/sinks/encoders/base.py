@@ -87,7 +87,7 @@ class Encoder:
     rgb_layout: ClassVar[tuple[str, str]] = ("rgb", "rgb")
 
     def threads(self, height: int, usable: int) -> int:
-        """How many of the usable threads it is worth having for frames of this height."""
+        """How many it is worth having on so many usable cores, for frames of this height."""
         return usable
 
     def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
@@ -133,11 +133,11 @@ def pyav_version() -> int:
     return int(av.__version__.partition(".")[0])
 
 
-# From so many cores on, encoders leave one to the thread that launches the GPU's kernels: with x264's own 1.5 threads a
-# core it waits its turn, and the GPU with it. Below, that is more than an eighth of what encodes, for a thread that
-# needs a share of a core. Beside encoders on both of two cores the 10 ms of Python of a step took 10 to 19 ms, at most
-# 33, and no simulated GPU with steps of 50 ms and more ran out of work. 49 frames of 720p took 1.43 s as H.264, with
-# one thread 2.15 (the stock saver 1.47), as ProRes 2.02 and 3.66 (2.38) (EPYC 9xx4, 2026-11-26).
+# From so many cores on, encoders leave one to the thread that launches the GPU's kernels, which else waits its turn,
+# and the GPU with it. Below, that is more than an eighth of what encodes, for a thread that needs a share of a core.
+# Beside encoders on both of two cores the 10 ms of Python of a step took 10 to 19 ms, at most 33, and no simulated
+# GPU with steps of 50 ms and more ran out of work. 49 frames of 720p took 1.43 s as H.264, with one thread 2.15 (the
+# stock saver 1.47), as ProRes 2.02 and 3.66 (2.38) (EPYC 9xx4, 2026-11-26).
 KEEPS_ONE = 8
 
 
