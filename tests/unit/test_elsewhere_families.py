@@ -86,6 +86,7 @@ def sent(tmp_path, monkeypatch):
     return sent
 
 
+@torch.inference_mode()  # as ComfyUI runs nodes
 def decoded_here(path, vae, latent):
     """By the nodes."""
     torch.manual_seed(3)
