@@ -126,6 +126,7 @@ def picture(
 ) -> Image.Image:
     """The part of the graph with these nodes and the groups around them, `width` pixels wide."""
     page.wait_for_function("() => app.rootGraph.nodes.every(node => node.type !== 'LoadImage' || node.imgs?.length)")
+    settle(page)
     height = page.evaluate(
         """async ([wanted, width, margin]) => {
             const nodes = app.rootGraph.nodes.filter(eval(wanted))
