@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import gc
 import re
 import sys
+import weakref
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -134,6 +136,34 @@ def test_the_first_kernel_has_all_that_are_expected_compiled(monkeypatch):
     source = cuda._source("exponentials", ())
     assert cuda._kernel.__wrapped__("exponentials", 77, ()) == (source, "exponentials")
     assert begun.keys() == {source, *(cuda._source(*each) for each in expected)}
+
+
+def test_a_kernel_that_does_not_compile_holds_nobodys_memory_and_is_tried_again(monkeypatch):
+    """An error that is kept would hold the decoder in whose frames it was raised."""
+    tries = []
+
+    def refuse(source, name):
+        tries.append(name)
+        refused = Future()
+        refused.set_exception(RuntimeError("no such thing"))
+        return refused
+
+    class Decoder:
+        def launch(self):
+            cuda._kernel("exponentials", 78, ())
+
+    monkeypatch.setattr(cuda, "_expected", set())
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
+    monkeypatch.setattr(compiling, "begun", refuse)
+    held = []
+    for _ in range(2):
+        decoder = Decoder()
+        held.append(weakref.ref(decoder))
+        with contextlib.suppress(RuntimeError):
+            decoder.launch()
+        del decoder
+    gc.collect()
+    assert [reference() for reference in held] == [None, None] and len(tries) == 2
 
 
 @pytest.mark.parametrize(("arch", "version", "width"), CASES)

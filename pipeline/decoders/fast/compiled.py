@@ -1,6 +1,6 @@
 """Kernels of CUDA C++, compiled by NVRTC, which comes with torch on Linux and on Windows.
 
-That takes 0.2 s a kernel, so they are compiled at the same time, each in a thread, and kept on disk for the next
+That takes 0.05 to 0.6 s a kernel, so they are compiled at the same time, each in a thread, and kept on disk for the next
 process.
 
 What is private to torch is used here and nowhere else.
@@ -104,20 +104,26 @@ def compiled(source: str, gpu: str | tuple[int, int]) -> bytes:
         prefix, binary, option = "nvrtc", "CUBIN", f"--gpu-architecture=sm_{gpu[0]}{gpu[1]}"
     compiler = torch.cuda._utils._get_gpu_rtc_library()
 
-    def call(function: str, *args: Any) -> int:
-        return int(getattr(compiler, prefix + function)(*args))
+    def call(function: str, *args: Any) -> None:
+        if error := getattr(compiler, prefix + function)(*args):
+            raise RuntimeError(f"{prefix}{function}: error {error}")
 
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    def got(what: str) -> bytes:
+        size = ctypes.c_size_t()
+        call(f"Get{what}Size", program, ctypes.byref(size))
+        result = ctypes.create_string_buffer(size.value)
+        call(f"Get{what}", program, result)
+        return result.raw
+
+    program = ctypes.c_void_p()
     call("CreateProgram", ctypes.byref(program), source.encode(), None, 0, None, None)
-    error = call("CompileProgram", program, 1, (ctypes.c_char_p * 1)(option.encode()))
-    wanted = "ProgramLog" if error else binary
-    call(f"Get{wanted}Size", program, ctypes.byref(size))
-    result = ctypes.create_string_buffer(size.value)
-    call(f"Get{wanted}", program, result)
-    call("DestroyProgram", ctypes.byref(program))
-    if error or not size.value:
-        raise RuntimeError(f"error {error}: {result.value.decode(errors='replace')}")
-    return result.raw
+    try:
+        call("CompileProgram", program, 1, (ctypes.c_char_p * 1)(option.encode()))
+        return got(binary)
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}\n{got('ProgramLog').decode(errors='replace').rstrip(chr(0))}") from None
+    finally:
+        call("DestroyProgram", ctypes.byref(program))
 
 
 def _folder() -> Path:

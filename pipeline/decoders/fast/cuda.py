@@ -241,8 +241,13 @@ def _launch(name: str, threads: int, args: list, **made_for: int) -> None:
 def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> compiled.Kernel:
     """Compiled for a device."""
     begin(torch.device("cuda", device_index))
+    begun = _begun(name, device_index, made_for)
+    if error := begun.exception():
+        _begun.cache_clear()  # another try may be lucky, as there may be more memory
+        # An error that is kept holds the memory of all frames that it has passed through.
+        raise RuntimeError(str(error))
     with torch.cuda.device(device_index):
-        return compiled.loaded(_begun(name, device_index, made_for).result(), name)
+        return compiled.loaded(begun.result(), name)
 
 
 @functools.cache
