@@ -1,7 +1,7 @@
 """Kernels of CUDA C++, compiled by NVRTC, which comes with torch on Linux and on Windows.
 
-That takes 0.05 to 0.6 s a kernel, so they are compiled at the same time, each in a thread, and kept on disk for the next
-process.
+That takes 0.05 to 0.6 s a kernel, so they are compiled at the same time, each in a thread, and kept on disk for the
+next process.
 
 What is private to torch is used here and nowhere else.
 """

@@ -137,7 +137,8 @@ def pyav_version() -> int:
 # and the GPU with it. Below, that is more than an eighth of what encodes, for a thread that needs a share of a core.
 # Beside encoders on both of two cores the 10 ms of Python of a step took 10 to 19 ms, at most 33, and no simulated
 # GPU with steps of 50 ms and more ran out of work. 49 frames of 720p took 1.43 s as H.264, with one thread 2.15 (the
-# stock saver 1.47), as ProRes 2.02 and 3.66 (2.38) (EPYC 9xx4, 2026-11-26).
+# stock saver 1.47), as ProRes 2.02 and 3.66 (2.38) (EPYC 9xx4, 2026-11-26). x264 has more threads than that, since
+# they wait for one another; the GPU was as busy.
 KEEPS_ONE = 8
 
 
