@@ -34,7 +34,7 @@ from nats.js.api import (
 
 from .messages import CANCELLED, CLASSES, ENDED, MOST_BYTES, PRIORITIES, QUEUED, InvalidJob, Job, Record, is_id
 from .roles import inbox_of, role_of
-from .settings import Address, NoFarm, Settings
+from .settings import Address, NoFarm, Settings, Unfit
 
 STREAM, RECORDS, FARM = "JOBS", "jobs", "farm"
 # In which a message of the same id is the same message.
@@ -163,7 +163,7 @@ class Broker:
         if not connecting.done() or connecting.exception() is not None:
             connecting.cancel()
             if refused.done():
-                raise NoFarm(f"{address.url} refuses the token")
+                raise Unfit(f"{address.url} refuses the token")
             raise NoFarm(f"nobody answers at {address.url}: is the farm up? ({last or 'no answer'})")
         connection = connecting.result()
         try:

@@ -21,14 +21,15 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from .roles import ADMIN, CLIENT, DOWN, WORKER, token_of
-from .settings import UNFIT, NoFarm, Settings, Unfit, address, home
-from .work import NoDevice
+from .settings import NOT_YET, UNFIT, NoFarm, NotYet, Settings, Unfit, address, home
+from .work import NoComfyUI, NoDevice, may_pass, named
 
 ANSWER_SECONDS = 0.3
 LOOK_SECONDS = 0.05
 EXTRA = "python -m pip install -r farm/requirements.txt"
 # ComfyUI has aiohttp, so it is not among the farm's packages, which are pinned: a pin could replace ComfyUI's.
 NEEDED = {"nats": f"A farm needs nats-py: {EXTRA}", "aiohttp": "HTTP needs aiohttp: python -m pip install aiohttp"}
+LATER = "a worker cannot be here for now: "
 OF_WORKERS = ("torch", "numpy", "av", "safetensors", "psutil", "PIL")
 # As of a program that wrote to a pipe that nobody reads any more.
 BROKEN_PIPE = 141
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         return BROKEN_PIPE
     except NoFarm as error:
         print(error, file=sys.stderr)
-        return UNFIT if isinstance(error, Unfit) else 1
+        statuses = {Unfit: UNFIT, NotYet: NOT_YET} if given.command is work else {}
+        return statuses.get(type(error), 1)
     except KeyboardInterrupt:
         return 130
     return 1
@@ -226,7 +228,6 @@ async def worker(given: argparse.Namespace) -> int:
 
 
 async def work(given: argparse.Namespace) -> None:
-    from .blobs import Scratch
     from .broker import Broker
     from .client import blobs_of, scratch_parent
     from .models import Models
@@ -241,12 +242,14 @@ async def work(given: argparse.Namespace) -> None:
         loop.call_soon_threadsafe(stopping.set)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    # Before all that may be away for a while: who ends for that could be here, see `KeptWorker.is_unfit`.
+    decoder = _decoder(given)
     async with Broker.connect(address(role=WORKER), name=given.name, patience=60.0) as broker:
         settings = await broker.settings()
-        scratch = Scratch(scratch_parent(settings))
+        scratch = _scratch(scratch_parent(settings))
         try:
             models = Models([Path(folder) for folder in given.models], home())
-            each = Worker(broker, settings, blobs_of(settings, broker), scratch, given.name, _decoder(given), models)
+            each = Worker(broker, settings, blobs_of(settings, broker), scratch, given.name, decoder, models)
             running = asyncio.ensure_future(each.run())
             await asyncio.wait({running, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
             each.stop()
@@ -355,23 +358,44 @@ async def down(given: argparse.Namespace) -> None:
 
 
 def _decoder(given: argparse.Namespace):
+    """Raises:
+    Unfit: starting again does not help.
+    NotYet: it may.
+    """
     try:
         if given.comfyui:
             from .exact import ExactDecoder
-
-            try:
-                return ExactDecoder(given.device, Path(given.comfyui))
-            except ModuleNotFoundError as error:
-                how = "is this the Python that it runs on?"
-                raise Unfit(f"the ComfyUI in {given.comfyui} cannot be loaded: {error}; {how}") from error
-        from .decode import Decoder
-
-        return Decoder(given.device)
+        else:
+            from .decode import Decoder
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in OF_WORKERS:  # `main` says so
+            raise
+        if may_pass(error):
+            raise NotYet(f"{LATER}{named(error)}") from error
+        raise Unfit(f"what a worker needs cannot be loaded: {named(error)}: see docs/farm.md") from error
+    try:
+        return ExactDecoder(given.device, Path(given.comfyui)) if given.comfyui else Decoder(given.device)
     except NoDevice as error:
         gpu, how = os.environ.get("CUDA_VISIBLE_DEVICES", ""), "--gpus takes numbers that nvidia-smi lists, or cpu"
-        raise Unfit(f"GPU {gpu} was asked for, and torch says: {error}: {how}") from error
-    except RuntimeError as error:
-        raise NoFarm(str(error)) from error
+        raise Unfit(f"GPU {gpu} was asked for, and {error}: {how}") from error
+    except NoComfyUI as error:
+        raise Unfit(str(error)) from error
+    except (RuntimeError, OSError, MemoryError) as error:
+        raise NotYet(f"{LATER}{named(error)}") from error
+
+
+def _scratch(parent: Path):
+    """Raises:
+    Unfit: this user may not write there.
+    """
+    from .blobs import Scratch
+
+    try:
+        return Scratch(parent)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise Unfit(f"a worker has to write into {parent}: {error}: let this user do that") from error
 
 
 def _of_workers(given: argparse.Namespace) -> list[str]:

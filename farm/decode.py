@@ -44,6 +44,8 @@ WARM = 2
 MOST_CONFIG_CHARACTERS = 1 << 20
 # A busy CPU with two cores takes 100 s for four frames of 480p, five times that for 1080p.
 CPU_PATIENCE = 60.0
+# What CUDA and AMD say of a GPU that torch was not built for.
+NOT_BUILT_FOR = ("no kernel image", "invalid device function")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ class Decoder:
         decoders: what a job may ask for here, beside "auto".
         patience: see `Decode`.
     Raises:
-        NoDevice: it is not there.
-        RuntimeError: the fast decoder cannot run there.
+        NoDevice: it is not there, or cannot decode.
+        RuntimeError: it cannot for now: its memory is full, say.
     """
 
     decoders: tuple[str, ...] = ("fast",)
@@ -116,13 +118,8 @@ class Decoder:
     def __init__(self, device: str, needs_kernels: bool = True):
         self.device = torch.device(device)
         self.patience = CPU_PATIENCE if self.device.type == "cpu" else 1.0
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            try:
-                torch.cuda.init()  # it says why
-            except (RuntimeError, AssertionError) as error:
-                raise NoDevice(str(error).partition(". ")[0]) from error
-        if needs_kernels and self.device.type == "cuda" and (reason := cuda.why_not(self.device)) is not None:
-            raise RuntimeError(f"this GPU cannot decode: {reason}")
+        if self.device.type == "cuda":
+            _check_gpu(self.device, needs_kernels)
         self._warm: OrderedDict[str, Model] = OrderedDict()
         self._needed: int | None = None  # bytes, of the decode under way; None where there is no other way
 
@@ -286,6 +283,33 @@ class Decoder:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _check_gpu(device: torch.device, needs_kernels: bool) -> None:
+    """Raises:
+    NoDevice, RuntimeError: see `Decoder`.
+    """
+    if not torch.cuda.is_available():
+        try:
+            torch.cuda.init()  # it says why
+        except (RuntimeError, AssertionError) as error:
+            raise NoDevice("torch says: " + str(error).partition(". ")[0]) from error
+    reasons = []
+    try:
+        # First of all: a GPU that is full or another's fails here, and not as one that no kernel can be compiled for.
+        torch.ones(1, device=device).add_(1)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in NOT_BUILT_FOR):
+            raise
+        built_for = ", ".join(torch.cuda.get_arch_list())
+        reasons.append(f"torch {torch.__version__} is built for {built_for}, and not for it")
+    if needs_kernels and (reason := cuda.why_not(device)) is not None:
+        if ran_out(RuntimeError(reason)):
+            raise RuntimeError(reason)
+        why = reason.splitlines()[0]  # a compiler says more
+        reasons.append(f"the fast decoder cannot run there, though a ComfyUI's own modules may (--comfyui): {why}")
+    if reasons:
+        raise NoDevice("; ".join(reasons))
 
 
 def stored_in(path: Path) -> Stored:

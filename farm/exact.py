@@ -30,7 +30,7 @@ from ..pipeline.sources.file_sound import FileSound
 from ..pipeline.video_spec import VideoSpec
 from .decode import SLOTS, Decoder, Stored, ran_out
 from .messages import InvalidJob, Job
-from .work import Made, Work
+from .work import Made, NoComfyUI, Work, may_pass, named
 
 # Of a frame; that of the largest latent of Wan 2.2.
 MOST_PIXELS = 1 << 26
@@ -87,8 +87,9 @@ class ExactDecoder(Decoder):
         device: "cpu" or "cuda".
         comfyui: the folder of a ComfyUI, whose requirements this Python has.
     Raises:
-        NoDevice: the device is not there.
-        RuntimeError: the ComfyUI is not.
+        NoDevice: the device is not there, or torch cannot use it.
+        NoComfyUI: the ComfyUI is not there, or cannot be loaded.
+        RuntimeError, OSError, MemoryError: it cannot for now.
     """
 
     decoders = ("exact",)
@@ -96,16 +97,21 @@ class ExactDecoder(Decoder):
     def __init__(self, device: str, comfyui: Path):
         super().__init__(device, needs_kernels=False)
         if not (comfyui / "comfy" / "sd.py").is_file():
-            raise RuntimeError(f"there is no ComfyUI in {comfyui}")
+            raise NoComfyUI(f"there is no ComfyUI in {comfyui}: give the folder that has comfy/sd.py in it")
         # Started as a script, Python looks beside it first, and this folder has modules with names of ComfyUI's.
         sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
         sys.path.append(str(comfyui))
-        import comfy.cli_args
+        try:
+            import comfy.cli_args
 
-        comfy.cli_args.args.cpu = self.device.type == "cpu"
-        import comfy.model_management
-        import comfy.sd
-
+            comfy.cli_args.args.cpu = self.device.type == "cpu"
+            import comfy.model_management
+            import comfy.sd
+        except Exception as error:
+            if may_pass(error):
+                raise
+            how = "is this the Python that it runs on?"
+            raise NoComfyUI(f"the ComfyUI in {comfyui} cannot be loaded: {named(error)}; {how}") from error
         self._comfy = comfy
 
     def memory_mb(self) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from .roles import ADMIN, CLIENT, role_of, token_of
 
-# Exit status of a worker that cannot be here as it was asked for, however often it is started.
-UNFIT = 77
+# Exit statuses of a worker that cannot be here as it was asked for: however often it is started, or for now.
+UNFIT, NOT_YET = 77, 78
 # To replace a file that others read.
 TRIES, AGAIN_SECONDS = 20, 0.05
 
@@ -78,6 +78,10 @@ class NoFarm(RuntimeError):
 
 class Unfit(NoFarm):
     """See UNFIT; says what to do."""
+
+
+class NotYet(NoFarm):
+    """See NOT_YET."""
 
 
 def home() -> Path:

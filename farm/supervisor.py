@@ -33,7 +33,7 @@ from .broker import Broker
 from .client import blobs_of
 from .roles import DOWN, WORKER, token_of
 from .server import Listen, Server, apart, free_port
-from .settings import UNFIT, Address, NoFarm, Settings, home, write_private
+from .settings import NOT_YET, UNFIT, Address, NoFarm, Settings, home, write_private
 from .sweep import keep_sweeping
 
 LOOK_SECONDS = 0.1
@@ -113,13 +113,18 @@ class KeptWorker(Kept):
         self._command = [sys.executable, str(Path(__file__).with_name("__main__.py")), "work", name, *arguments]
         self._environment = environment
         self.process: subprocess.Popen | None = None
-        self._is_first = True
+        self._was_fit = False
+
+    def look(self) -> None:
+        if not self.is_unfit():
+            super().look()
 
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        self._is_first = self.process is None
+        # Who ended otherwise got as far as to have its decoder; or was killed, which says nothing.
+        self._was_fit |= self.process is not None and self.process.poll() not in (UNFIT, NOT_YET)
         # Its standard input ends when this process does, however that ends: see `commands.work`.
         self.process = subprocess.Popen(
             self._command, env={**os.environ, **self._environment}, stdin=subprocess.PIPE, **apart()
@@ -129,8 +134,10 @@ class KeptWorker(Kept):
         return f"status {self.process.returncode}" if self.process is not None else ""
 
     def is_unfit(self) -> bool:
-        """Whether it could not be here at all, and said so. One that could once may again: a GPU comes back."""
-        return self._is_first and self.process is not None and self.process.poll() == UNFIT
+        """Whether it could not be here at all, and said why: it is not started again. One that could once may again:
+        a GPU comes back, a folder is mounted.
+        """
+        return not self._was_fit and self.process is not None and self.process.poll() == UNFIT
 
     def stop(self) -> None:
         """Let it give back what it has; does not wait."""
@@ -162,18 +169,24 @@ def _named(gpus: Sequence[str]) -> str:
 
 
 async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> int:
-    """Look after them until `stopping`, or until a worker is unfit; then stop the workers.
+    """Look after them until `stopping`, or until all workers are unfit; then stop the workers.
 
     Returns:
-        The exit status: 1 where one is unfit.
+        The exit status: 1 where all are unfit.
     """
     workers = [each for each in kept if isinstance(each, KeptWorker)]
-    while not stopping.is_set() and not any(each.is_unfit() for each in workers):
+
+    def is_any_left() -> bool:
+        return not workers or not all(each.is_unfit() for each in workers)
+
+    while not stopping.is_set() and is_any_left():
         for each in kept:
             each.look()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stopping.wait(), LOOK_SECONDS)
-    status = int(any(each.is_unfit() for each in workers))
+    status = int(not is_any_left())
+    if status:
+        log.error("no worker is left: above is said why each of them could not be here, and what to do")
     for each in workers:
         each.stop()
     deadline = time.monotonic() + STOP_SECONDS
@@ -186,7 +199,7 @@ async def keep(kept: Sequence[Kept], stopping: asyncio.Event) -> int:
 
 
 async def up(listen: Listen, settings: Settings, gpus: Sequence[str], more: Sequence[str], network: bool) -> int:
-    """The server and this machine's workers, until a signal or `farm down`, or until one of them is unfit.
+    """The server and this machine's workers, until a signal or `farm down`, or until all of these are unfit.
 
     Args:
         settings: where its folder is "", one in `home()` is taken.
@@ -280,7 +293,7 @@ async def keep_probing(broker: Broker, server: Server, kinds: Sequence[str], eve
 
 
 async def join(address: Address, gpus: Sequence[str], more: Sequence[str]) -> int:
-    """Workers of this machine for a farm elsewhere, until a signal, or until one of them is unfit.
+    """Workers of this machine for a farm elsewhere, until a signal, or until all of them are unfit.
 
     Returns:
         The exit status.

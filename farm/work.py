@@ -9,13 +9,32 @@ from typing import Protocol
 
 from .messages import Job
 
+# What is said of a GPU that is full, or another's.
+PASSING = ("out of memory", "cuda error", "hip error")
+
 
 class OutOfMemory(RuntimeError):
     """It does not fit here, whatever is done; it may on a larger card."""
 
 
 class NoDevice(RuntimeError):
-    """This machine has no such device, or this Python cannot use it."""
+    """This machine has no such device, or this Python cannot decode there, however often it is started."""
+
+
+class NoComfyUI(RuntimeError):
+    """It is not there, or this Python cannot load it, however often it is started."""
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a library that could not be loaded may be another time: memory, files and the GPU are others', too."""
+    # Only an error of the system has a number, not that of a loader which misses something.
+    is_of_the_system = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+    return is_of_the_system or any(words in str(error).lower() for words in PASSING)
+
+
+def named(error: Exception) -> str:
+    """An error in one line: libraries say more, in many."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ import torch
 from ...farm.blobs import sha256_of
 from ...farm.decode import Decoder
 from ...farm.messages import Blob, InvalidJob, Job, Params, Vae
-from ...farm.work import Work
+from ...farm.work import NoDevice, Work
 from ...pipeline import engine
-from ...pipeline.decoders.fast import network, weights
+from ...pipeline.decoders.fast import cuda, network, weights
 from ...pipeline.sinks.formats import FORMATS, Choice
 from ...pipeline.sinks.video_file import VideoFileSink, VideoOptions
+from ...pipeline.text import Text
 from ...pipeline.video_spec import VideoSpec
 from ..conftest import ROOT
 
@@ -194,3 +195,52 @@ def test_what_is_no_sound(tmp_path, decoder, data):
     (tmp_path / "a.flac").write_bytes(data)
     with pytest.raises(InvalidJob, match="sound"):
         decoder(dataclasses.replace(work_of(tmp_path, bunny()), audio=tmp_path / "a.flac"))
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """As torch would find one; nothing runs there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", lambda *_, device: torch.zeros(1))
+
+
+OLD = Text("the GPU is older than Turing (GTX 16, RTX 20)")
+COMPILER = "RuntimeError: error 5: nvrtc: error: invalid value for --gpu-architecture (-arch)"
+FULL = Text("its kernels cannot be compiled here: %error%", error="RuntimeError: CUDA error: out of memory")
+
+
+@pytest.mark.parametrize("reason", [OLD, Text("its kernels cannot be compiled here: %error%", error=f"{COMPILER}\nx")])
+def test_a_gpu_without_the_fast_decoder_is_as_none(a_gpu, monkeypatch, reason):
+    monkeypatch.setattr(cuda, "why_not", lambda _: reason)
+    with pytest.raises(NoDevice, match="fast decoder cannot run there.*--comfyui") as refused:
+        Decoder("cuda")
+    assert reason.splitlines()[0] in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_gpu_whose_memory_is_full_may_be_there_later(a_gpu, monkeypatch):
+    monkeypatch.setattr(cuda, "why_not", lambda _: FULL)
+    with pytest.raises(RuntimeError, match="out of memory") as refused:
+        Decoder("cuda")
+    assert not isinstance(refused.value, NoDevice)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_none"),
+    [
+        ("CUDA error: no kernel image is available for execution on the device", True),
+        ("CUDA error: invalid device function", True),
+        ("CUDA error: out of memory", False),
+        ("CUDA error: all CUDA-capable devices are busy or unavailable", False),
+    ],
+)
+def test_a_gpu_that_this_torch_was_not_built_for_is_as_none(a_gpu, monkeypatch, said, is_none):
+    """Without a job: each would fail there."""
+
+    def ones(*_, device):
+        raise RuntimeError(f"{said}\nCUDA kernel errors might be reported at another call")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_120"])
+    with pytest.raises(RuntimeError, match="is built for sm_75, sm_120" if is_none else said) as refused:
+        Decoder("cuda", needs_kernels=False)
+    assert isinstance(refused.value, NoDevice) == is_none

@@ -1,7 +1,10 @@
 """A worker with a ComfyUI: the stock decoder's frames, bit for bit."""
 
 import dataclasses
+import re
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +16,12 @@ from ...farm.messages import InvalidJob
 from ...farm.roles import WORKER, token_of
 from ...farm.settings import Settings
 from ...farm.supervisor import workers_for
+from ...farm.work import NoComfyUI
 from ...pipeline import engine
+from ...pipeline.decoders.fast import cuda
 from ...pipeline.sinks.formats import FORMATS, Choice
 from ...pipeline.sinks.video_file import VideoFileSink, VideoOptions
+from ...pipeline.text import Text
 from ...pipeline.video_spec import VideoSpec
 from ..unit import stock_wan
 from .conftest import in_a_loop
@@ -79,5 +85,43 @@ async def test_a_job_that_asks_for_it_waits_for_a_worker_that_has_it(make_ground
 
 
 def test_where_there_is_no_comfyui(tmp_path):
-    with pytest.raises(RuntimeError, match="no ComfyUI"):
+    with pytest.raises(NoComfyUI, match="no ComfyUI"):
         ExactDecoder("cpu", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        ("ModuleNotFoundError(\"No module named 'einops'\")", NoComfyUI),
+        ("OSError('libtorchaudio.so: undefined symbol')", NoComfyUI),
+        ("RuntimeError('operator torchvision::nms does not exist')", NoComfyUI),
+        ("RuntimeError('PyTorch and torchvision were compiled with different CUDA major versions')", NoComfyUI),
+        ("RuntimeError('CUDA error: all CUDA-capable devices are busy or unavailable')", RuntimeError),
+        ("OSError(24, 'too many open files')", OSError),
+        ("MemoryError()", MemoryError),
+    ],
+)
+def test_a_comfyui_that_cannot_be_loaded_says_so_unless_it_may_pass(tmp_path, monkeypatch, raised, kind):
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "comfy" / "__init__.py").touch()
+    (tmp_path / "comfy" / "sd.py").touch()
+    (tmp_path / "comfy" / "cli_args.py").write_text(f"raise {raised}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "comfy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / "comfy").is_dir()])
+    with pytest.raises(kind) as error:
+        ExactDecoder("cpu", tmp_path)
+    assert type(error.value) is kind
+    if kind is NoComfyUI:
+        assert re.fullmatch(f"the ComfyUI in {tmp_path} cannot be loaded: .*; .* the Python .*", str(error.value))
+
+
+def test_it_needs_no_kernels_of_the_fast_decoder(monkeypatch):
+    """A GPU older than Turing decodes *exact*, where torch runs on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", lambda *_, device: torch.zeros(1))
+    monkeypatch.setattr(cuda, "why_not", lambda _: Text("the GPU is older than Turing (GTX 16, RTX 20)"))
+    import comfy.cli_args
+
+    monkeypatch.setattr(comfy.cli_args.args, "cpu", comfy.cli_args.args.cpu)
+    assert ExactDecoder("cuda", stock_wan.ROOT).decoders == ("exact",)

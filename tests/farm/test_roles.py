@@ -13,7 +13,7 @@ from ...farm.broker import Broker
 from ...farm.client import farm
 from ...farm.roles import ADMIN, CLIENT, DOWN, ROLES, WORKER, role_of, token_of
 from ...farm.server import Listen, Server, free_port
-from ...farm.settings import Address, NoFarm, address
+from ...farm.settings import Address, NoFarm, Unfit, address
 from .conftest import in_a_loop
 from .ground import SECRET
 
@@ -152,7 +152,7 @@ async def test_a_client_empties_no_list_of_records_and_queues_nothing_that_nobod
 @in_a_loop
 async def test_a_wrong_token_is_refused_at_once(ground, token):
     ground.trespasses = True
-    with pytest.raises(NoFarm, match="refuses the token"):
+    with pytest.raises(Unfit, match="refuses the token"):
         async with Broker.connect(Address(ground.server.url, token), patience=30):
             pass
 

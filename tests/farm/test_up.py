@@ -2,22 +2,24 @@
 
 import asyncio
 import dataclasses
+import errno
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import types
 
 import psutil
 import pytest
 from nats.js.api import StreamConfig
 
-from ...farm import commands, supervisor
+from ...farm import blobs, commands, decode, supervisor
 from ...farm.broker import RECORDS, Broker
 from ...farm.client import farm
 from ...farm.server import Listen, Server, free_port
-from ...farm.settings import UNFIT, Address, NoFarm, Settings, write_private
+from ...farm.settings import NOT_YET, UNFIT, Address, NoFarm, Settings, Unfit, write_private
 from ..conftest import ROOT
 from .conftest import in_a_loop
 from .ground import PATIENCE_SECONDS, until
@@ -108,28 +110,222 @@ def test_a_gpu_that_is_not_there_ends_it_with_a_line(command, tmp_path):
     asked = command("up", "--gpus", "99", wait=False, stderr=subprocess.PIPE)
     _, said = asked.communicate(timeout=PATIENCE_SECONDS)
     assert asked.returncode == 1
-    up, why, ended = said.splitlines()
+    up, why, none, ended = said.splitlines()
     assert "is up" in up and "has ended" in ended and not (tmp_path / "home" / "nats.pid").exists()
     assert re.fullmatch(r"GPU 99 was asked for, and .+: --gpus takes numbers that nvidia-smi lists, or cpu", why)
+    assert "no worker is left" in none
 
 
-def test_without_what_a_worker_needs_it_is_not_started_again(monkeypatch, capsys):
+@pytest.fixture
+def an_old_gpu(tmp_path, monkeypatch):
+    """For workers of `command`: torch finds a GPU of Pascal, which it was not built for."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "sitecustomize.py").write_text(PASCAL)
+    path = [str(tmp_path / "old"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+
+
+PASCAL = """
+import os, sys
+
+if "work" in sys.orig_argv and os.environ.get("CUDA_VISIBLE_DEVICES"):
+    import torch
+
+    def ones(*size, device=None, **more):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    torch.cuda.is_available = lambda: True
+    torch.cuda.get_device_capability = lambda *_: (6, 1)
+    torch.cuda.get_arch_list = lambda: ["sm_75", "sm_120"]
+    torch.ones = ones
+"""
+OLD = r"GPU 0 was asked for, and torch \S+ is built for sm_75, sm_120.*; the fast decoder .*older than Turing.*, or cpu"
+
+
+def test_a_gpu_that_cannot_decode_ends_it_with_a_line(an_old_gpu, command):
+    asked = command("up", "--gpus", "0", wait=False, stderr=subprocess.PIPE)
+    _, said = asked.communicate(timeout=PATIENCE_SECONDS)
+    assert asked.returncode == 1
+    _, why, none, ended = said.splitlines()
+    assert re.fullmatch(OLD, why) and "no worker is left" in none and "has ended" in ended
+
+
+@in_a_loop
+async def test_beside_a_gpu_that_cannot_decode_the_others_do(an_old_gpu, command, tmp_path):
+    with open(tmp_path / "said", "w") as said:
+        up = command("up", "--gpus", "0,cpu", wait=False, stderr=said)
+    await is_up(tmp_path)
+    await until(lambda: is_said(tmp_path, "GPU 0"))
+    async with farm() as client:
+        job = await client.submit(saved(tmp_path / "a.latent", bunny()), VAE)
+        await client.fetch(job.id, tmp_path / "a.mp4")
+    assert (await asyncio.to_thread(command, "down"))[0] == 0
+    assert await asyncio.to_thread(up.wait, PATIENCE_SECONDS) == 0
+    assert [bool(re.fullmatch(OLD, line)) for line in (tmp_path / "said").read_text().splitlines()].count(True) == 1
+    assert "once more in" not in (tmp_path / "said").read_text()
+
+
+async def is_said(tmp_path, text):
+    return text in (tmp_path / "said").read_text().partition("\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (ModuleNotFoundError(name="torch"), "A worker needs torch: see docs/farm.md\n"),
+        (Unfit("the token is refused"), "the token is refused\n"),
+    ],
+)
+def test_what_starting_again_cannot_cure_is_a_line_and_a_status(monkeypatch, capsys, raised, line):
     async def work(_):
-        raise ModuleNotFoundError(name="torch")
+        raise raised
 
     monkeypatch.setattr(commands, "work", work)
     assert commands.main(["work", "a"]) == UNFIT
-    assert capsys.readouterr().err == "A worker needs torch: see docs/farm.md\n"
+    assert capsys.readouterr().err == line
 
 
-def test_one_that_was_there_is_waited_for(tmp_path):
-    """As is whoever ended for another reason."""
-    worker = supervisor.KeptWorker("a", [], {})
-    for status, is_unfit in ((UNFIT, True), (1, False), (UNFIT, False)):
-        worker._command = [sys.executable, "-c", f"exit({status})"]
-        worker.start()
-        worker.process.wait()
-        assert worker.is_unfit() == is_unfit
+def test_the_status_is_a_workers_alone(monkeypatch):
+    async def status(_):
+        raise Unfit("the token is refused")
+
+    monkeypatch.setattr(commands, "status", status)
+    assert commands.main(["status"]) == 1
+
+
+LIBRARY = "libtorch_cuda.so: undefined symbol: ncclCommShrink"
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ImportError(LIBRARY),
+        OSError(LIBRARY),  # as of ctypes: it has no number
+        ModuleNotFoundError(LIBRARY, name="torch._C"),
+        RuntimeError(LIBRARY),  # numpy's, of modules that were compiled for another one
+    ],
+)
+def test_libraries_that_cannot_be_loaded_are_a_line(monkeypatch, raised):
+    monkeypatch.setitem(sys.modules, decode.__name__, Unloaded(raised))
+    with pytest.raises(Unfit, match=f"cannot be loaded: .*{LIBRARY}.*docs/farm.md"):
+        commands._decoder(commands.parse(["work", "a"]))
+
+
+def test_a_comfyui_that_is_gone_is_a_line(tmp_path):
+    with pytest.raises(Unfit, match=f"no ComfyUI in {tmp_path}: "):
+        commands._decoder(commands.parse(["work", "a", "--comfyui", str(tmp_path)]))
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        RuntimeError("CUDA error: out of memory\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"),
+        OSError(errno.EMFILE, "too many open files"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_what_may_pass_is_tried_again(monkeypatch, capsys, raised, is_loaded):
+    if is_loaded:
+        monkeypatch.setattr(decode, "Decoder", raises(raised))
+    else:
+        monkeypatch.setitem(sys.modules, decode.__name__, Unloaded(raised))
+
+    async def work(given):
+        commands._decoder(given)
+
+    monkeypatch.setattr(decode, "Decoder", raises(raised))
+    monkeypatch.setattr(commands, "work", work)
+    assert commands.main(["work", "a"]) == NOT_YET
+    said = capsys.readouterr().err
+    assert said.startswith("a worker cannot be here for now: ") and type(raised).__name__ in said
+    assert said.count("\n") == 1
+
+
+def test_a_folder_that_nobody_may_write_is_a_line(monkeypatch, tmp_path):
+    """Whoever runs the tests may."""
+    for number, is_unfit in ((errno.EACCES, True), (errno.EROFS, True), (errno.ENOSPC, False)):
+        monkeypatch.setattr(blobs, "Scratch", raises(OSError(number, os.strerror(number))))
+        with pytest.raises(Unfit if is_unfit else OSError, match=os.strerror(number)):
+            commands._scratch(tmp_path)
+
+
+class Unloaded(types.ModuleType):
+    """A module whose import raises."""
+
+    def __init__(self, error):
+        super().__init__("unloaded")
+        self.error = error
+
+    def __getattr__(self, name):
+        raise AttributeError(name) if name.startswith("__") else self.error
+
+
+def raises(error):
+    def made(*_):
+        raise error
+
+    return made
+
+
+def test_one_that_was_there_is_waited_for():
+    """As is whoever ended for another reason, and so was there."""
+    for statuses in ([(NOT_YET, False), (UNFIT, True)], [(UNFIT, True), (1, False), (UNFIT, False)]):
+        worker = supervisor.KeptWorker("a", [], {})
+        for status, is_unfit in statuses:
+            ending(worker, status)
+            worker.start()
+            worker.process.wait()
+            assert worker.is_unfit() == is_unfit
+
+
+@in_a_loop
+async def test_one_that_cannot_be_here_is_started_once_while_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", 0.0)
+    unfit, fit = supervisor.KeptWorker("unfit", [], {}), supervisor.KeptWorker("fit", [], {})
+    ending(unfit, UNFIT)
+    fit._command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    stopping, starts = asyncio.Event(), []
+    start = unfit.start
+
+    def counted():
+        starts.append(1)
+        start()
+
+    class Looks(supervisor.Kept):
+        """The last one to be looked after."""
+
+        seen = 0
+
+        def look(self):
+            self.seen += bool(starts) and not unfit.is_alive()
+            if self.seen == 5:
+                assert fit.is_alive()
+                stopping.set()
+
+        def is_alive(self):
+            return True
+
+        def start(self):
+            pass
+
+    unfit.start, looks = counted, Looks("looks")
+    assert await supervisor.keep([unfit, fit, looks], stopping) == 0
+    assert (len(starts), looks.seen) == (1, 5)
+    assert fit.process.wait() == 0
+
+
+@in_a_loop
+async def test_it_ends_where_none_can_be_here_and_says_so_once(caplog):
+    workers = [supervisor.KeptWorker(name, [], {}) for name in "ab"]
+    for each in workers:
+        ending(each, UNFIT)
+    assert await supervisor.keep(workers, asyncio.Event()) == 1
+    assert caplog.text.count("no worker is left") == 1
+
+
+def ending(worker, status):
+    worker._command = [sys.executable, "-c", f"exit({status})"]
 
 
 def test_one_supervisor_at_a_time_whatever_their_numbers(tmp_path):
