@@ -166,6 +166,21 @@ def test_a_kernel_that_does_not_compile_holds_nobodys_memory_and_is_tried_again(
     assert [reference() for reference in held] == [None, None] and len(tries) == 2
 
 
+def test_a_gpu_that_was_full_is_asked_again(monkeypatch):
+    asked = []
+
+    def kernel(*of):
+        asked.append(of)
+        if len(asked) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda, "_kernel", kernel)
+    gpu = torch.device("cuda", 79)
+    assert "out of memory" in str(cuda.why_not(gpu))
+    assert [cuda.why_not(gpu), cuda.why_not(gpu)] == [None, None] and len(asked) == 2, "and not once it is known"
+
+
 @pytest.mark.parametrize(("arch", "version", "width"), CASES)
 def test_every_kernel_compiles(arch, version, width):
     wanted = made_for(version, width)

@@ -31,9 +31,15 @@ SCORES_BYTES = 256 * 1024**2
 _expected: set[tuple[str, tuple[tuple[str, int], ...]]] = set()
 
 
-@functools.cache
 def why_not(device: torch.device) -> Text | None:
     """Why kernels cannot be compiled for a GPU; None if they can, as the first of them then is."""
+    if (reason := _refusal(device)) is not None:
+        _refusal.cache_clear()  # it is asked again next time: memory may have run out, of the GPU or for the compiler
+    return reason
+
+
+@functools.cache
+def _refusal(device: torch.device) -> Text | None:
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_GPU:
         return Text("the GPU is older than Turing (GTX 16, RTX 20)")
     try:
