@@ -166,6 +166,27 @@ def test_a_kernel_that_does_not_compile_holds_nobodys_memory_and_is_tried_again(
     assert [reference() for reference in held] == [None, None] and len(tries) == 2
 
 
+def test_beside_a_kernel_that_does_not_compile_the_others_are_compiled_once(monkeypatch):
+    tries = []
+
+    def begin(source, name):
+        tries.append(name)
+        begun = Future()
+        if name == "patches":
+            begun.set_exception(RuntimeError("no such thing"))
+        else:
+            begun.set_result(b"binary")
+        return begun
+
+    monkeypatch.setattr(cuda, "_expected", {("patches", ()), ("spread_groups", ())})
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
+    monkeypatch.setattr(compiling, "begun", begin)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no such thing"):
+            cuda._kernel("patches", 80, ())
+    assert sorted(tries) == ["patches", "patches", "spread_groups"]
+
+
 def test_a_gpu_that_was_full_is_asked_again(monkeypatch):
     asked = []
 
@@ -200,6 +221,13 @@ def test_every_kernel_compiles(arch, version, width):
 def test_the_check_above_sees(broken, why):
     with pytest.raises(RuntimeError, match=why):
         compiled(f"{broken}\n{cuda._source('add_taps', (('OUTPUTS', 3),))}", OLDEST)
+
+
+def test_what_the_compiler_says_is_in_the_first_line():
+    """Logs and nodes may show no more."""
+    with pytest.raises(RuntimeError) as refused:
+        compiled(cuda._source("add_taps", (("OUTPUTS", 3),)), "10")
+    assert "--gpu-architecture" in str(refused.value).splitlines()[0]
 
 
 @pytest.mark.parametrize("version", WIDTHS)

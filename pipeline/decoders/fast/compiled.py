@@ -121,7 +121,7 @@ def compiled(source: str, gpu: str | tuple[int, int]) -> bytes:
         call("CompileProgram", program, 1, (ctypes.c_char_p * 1)(option.encode()))
         return got(binary)
     except RuntimeError as error:
-        raise RuntimeError(f"{error}\n{got('ProgramLog').decode(errors='replace').rstrip(chr(0))}") from None
+        raise RuntimeError(f"{error}: {got('ProgramLog').decode(errors='replace').rstrip(chr(0))}") from None
     finally:
         call("DestroyProgram", ctypes.byref(program))
 

@@ -29,6 +29,8 @@ SCORES_BYTES = 256 * 1024**2
 # What was launched on the meta device, where a decoder's memory is counted before it runs: each kernel's name, and what
 # it is made for.
 _expected: set[tuple[str, tuple[tuple[str, int], ...]]] = set()
+# By a kernel's name, device and what it is made for: compiled, or being compiled.
+_binaries: dict[tuple[str, int, tuple[tuple[str, int], ...]], Future[bytes]] = {}
 
 
 def why_not(device: torch.device) -> Text | None:
@@ -249,17 +251,19 @@ def _kernel(name: str, device_index: int, made_for: tuple[tuple[str, int], ...])
     begin(torch.device("cuda", device_index))
     begun = _begun(name, device_index, made_for)
     if error := begun.exception():
-        _begun.cache_clear()  # another try may be lucky, as there may be more memory
+        _binaries.pop((name, device_index, made_for), None)  # another try may be lucky, as there may be more memory
         # An error that is kept holds the memory of all frames that it has passed through.
         raise RuntimeError(str(error))
     with torch.cuda.device(device_index):
         return compiled.loaded(begun.result(), name)
 
 
-@functools.cache
 def _begun(name: str, device_index: int, made_for: tuple[tuple[str, int], ...]) -> Future[bytes]:
-    with torch.cuda.device(device_index):
-        return compiled.begun(_source(name, made_for), name)
+    of = name, device_index, made_for
+    if (begun := _binaries.get(of)) is None:
+        with torch.cuda.device(device_index):
+            begun = _binaries[of] = compiled.begun(_source(name, made_for), name)
+    return begun
 
 
 def _index(device: torch.device) -> int:
