@@ -19,10 +19,10 @@ LOOKAHEAD_FRAMES = (20, 10, 10, 10)
 LAST_FRAMES = 8 + LOOKAHEAD_FRAMES[SPEEDS.index("medium")]
 FOR_LAST_FRAMES = "subme=6,ref=1,mixed-refs=0,partitions=i4x4+i8x8+p8x8"
 ROWS_A_THREAD = 32  # pixels: two rows of blocks, x264's own limit
-# Threads for each that may be used, x264's own choice: a frame is one thread's, and waits for rows of the frame
-# before. 49 frames of 3840x2160 took 3.44 s instead of 3.67, of 1920x1088 1.04 instead of 1.16, 81 of 1280x720 0.68
-# instead of 0.71 on 16 cores, 25 of 720p 0.50 instead of 0.52 on two (medians of 3 and 5, 2026-11-26).
-FOR_EACH = 1.5
+# Of those that it may use; x264's own choice: a frame is one thread's, and waits for rows of the frame before. 49
+# frames of 3840x2160 took 3.44 s instead of 3.67, of 1920x1088 1.04 instead of 1.16, 81 of 1280x720 0.68 instead of
+# 0.71 on 16 cores, 25 of 720p 0.50 instead of 0.52 on two (medians of 3 and 5, 2026-11-26).
+THREADS_A_CORE = 1.5
 
 
 def is_common_h264(wanted: Wanted) -> bool:
@@ -42,7 +42,7 @@ class X264(Encoder):
         return is_common_h264(wanted)
 
     def threads(self, height: int, usable: int) -> int:
-        return max(1, min(int(FOR_EACH * usable), height // ROWS_A_THREAD))
+        return max(1, min(int(THREADS_A_CORE * usable), height // ROWS_A_THREAD))
 
     def options(self, wanted: Wanted, height: int, width: int, frames: int, threads: int) -> dict[str, str]:
         lossless = wanted.quality == "lossless"
